@@ -1,0 +1,66 @@
+"""What callers may catch.
+
+`UserError` and its children are the caller's mistakes: the command line prints them as one line and exits
+with 2. `RunError` and its children are failures of a run itself: one line, exit 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DeepReduceError(Exception):
+    """Base of everything deepreduce raises on purpose."""
+
+
+class UserError(DeepReduceError):
+    """The caller's mistake: a wrong name, value or file. The message says the repair."""
+
+
+class ConfigError(UserError):
+    """A config key or value that does not fit; all mistakes of a config in one error."""
+
+
+class ModelError(UserError):
+    """An unknown network, an option it does not have, or an input it can't take."""
+
+
+class NetworkTraceError(ModelError):
+    """A network whose graph torch.fx can't follow; names the line and the way out."""
+
+
+class PlanError(UserError):
+    """A plan that names what the network has not, or that changes nothing it names."""
+
+
+class DataError(UserError):
+    """A data set that is missing, malformed, or does not fit the network."""
+
+
+class RunFolderError(UserError):
+    """A run folder that is in use, belongs to another run, or can't be written."""
+
+
+class RunError(DeepReduceError):
+    """The run itself failed: full disk, diverged teacher, out of memory."""
+
+
+class NonFiniteLossError(RunError):
+    """The loss stayed infinite or NaN after every retry."""
+
+
+class CheckpointError(RunError):
+    """A file of weights or state that is corrupt, truncated, or of another network."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """One line for a name that is not known: the nearest known one first, then all of them."""
+    names = list(known)
+    nearest = difflib.get_close_matches(str(name).lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    hint = ""
+    if nearest:
+        original = next(n for n in names if n.lower() == nearest[0])
+        hint = f"did you mean {original!r}? "
+    listed = ", ".join(names) if names else "none"
+    return f"unknown {kind} {str(name)!r}; {hint}known: {listed}"
