@@ -1,0 +1,7 @@
+"""Where networks come from: the private-inference literature's zoo, torchvision, or the user's own file."""
+
+from deepreduce.models.build import build_model, default_input_size, resolve_spec
+from deepreduce.models.spec import ModelSpec
+from deepreduce.models.zoo import ZOO, ZooEntry
+
+__all__ = ["ZOO", "ModelSpec", "ZooEntry", "build_model", "default_input_size", "resolve_spec"]

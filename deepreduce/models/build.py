@@ -1,0 +1,199 @@
+"""From a model's name to its spec, and from a spec to a network."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepreduce.errors import ModelError, unknown_name
+from deepreduce.models.spec import ModelSpec
+from deepreduce.models.zoo import ZOO, Layout
+
+TORCHVISION = "torchvision:"
+ZOO_INPUT_SIZE = 32
+FALLBACK_INPUT_SIZE = 224
+
+
+def resolve_spec(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    width: int | None = None,
+    blocks: Sequence[int] | None = None,
+) -> ModelSpec:
+    """The spec of the model called `name`: a zoo name, `torchvision:NAME` or `FILE.py:FACTORY`.
+
+    `num_classes` defaults to 1,000 for torchvision's networks and 10 elsewhere; `width` and `blocks` to the
+    published ones, and exist for zoo networks only. Raises `ModelError` for a name or option that is not
+    known.
+    """
+    if num_classes is not None and num_classes < 2:
+        raise ModelError(f"num_classes is {num_classes}; a classifier needs at least 2")
+    if in_channels < 1:
+        raise ModelError(f"in_channels is {in_channels}; give at least 1")
+    if name in ZOO:
+        entry = ZOO[name]
+        if width is not None and width < 1:
+            raise ModelError(f"width is {width}; the stem needs at least 1 channel")
+        depth = entry.blocks if blocks is None else tuple(blocks)
+        if len(depth) != len(entry.blocks) or any(n < 1 for n in depth):
+            raise ModelError(
+                f"blocks is {list(depth)}; {name} needs {len(entry.blocks)} positive counts,"
+                f" as in {list(entry.blocks)}"
+            )
+        return ModelSpec(
+            name=name,
+            num_classes=num_classes or 10,
+            in_channels=in_channels,
+            width=entry.width if width is None else width,
+            blocks=depth,
+        )
+    if width is not None or blocks is not None:
+        raise ModelError(f"width and blocks are options of the zoo's networks, {name!r} is none")
+    if name.startswith(TORCHVISION):
+        _check_torchvision(name)
+        if in_channels != 3:
+            raise ModelError(f"{name} takes 3 input channels, the data has {in_channels}")
+        return ModelSpec(name=name, num_classes=num_classes or 1000, in_channels=3)
+    if _is_factory(name):
+        path, factory = name.rsplit(":", 1)
+        # absolute, so that a saved network loads from any folder
+        absolute = f"{Path(path).expanduser().resolve()}:{factory}"
+        return ModelSpec(name=absolute, num_classes=num_classes or 10, in_channels=in_channels)
+    known = [*ZOO, f"{TORCHVISION}NAME", "FILE.py:FACTORY"]
+    raise ModelError(unknown_name("model", name, known))
+
+
+def default_input_size(spec: ModelSpec) -> int:
+    """Height and width that the network is meant for: 32 for the zoo, torchvision's own elsewhere."""
+    if spec.is_zoo:
+        return ZOO_INPUT_SIZE
+    if spec.name.startswith(TORCHVISION):
+        import torchvision
+
+        weights = torchvision.models.get_model_weights(spec.name.removeprefix(TORCHVISION))
+        for member in weights:
+            return int(member.transforms().crop_size[0])
+    return FALLBACK_INPUT_SIZE
+
+
+def build_model(
+    spec: ModelSpec, *, seed: int = 0, device: str | torch.device = "cpu", pretrained: bool = False
+) -> nn.Module:
+    """The network `spec` describes, initialised from `seed`; the global random state stays as it was.
+
+    On device "meta" nothing is allocated. `pretrained` loads torchvision's weights (downloaded on first use;
+    tensors that depend on the number of classes stay random where it is not 1,000). Raises `ModelError` where
+    the network can't be built or has no pretrained weights.
+    """
+    with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device):
+        torch.manual_seed(seed)
+        if spec.name in ZOO:
+            model = _build_zoo(spec)
+        elif spec.name.startswith(TORCHVISION):
+            model = _build_torchvision(spec)
+        else:
+            model = _build_from_factory(spec)
+    if pretrained:
+        _load_pretrained(model, spec)
+    return model
+
+
+def _cuda_devices(device: str | torch.device) -> list[int]:
+    return list(range(torch.cuda.device_count())) if torch.device(device).type == "cuda" else []
+
+
+def _build_zoo(spec: ModelSpec) -> nn.Module:
+    assert spec.width is not None and spec.blocks is not None
+    model = ZOO[spec.name].build(
+        Layout(
+            width=spec.width,
+            blocks=spec.blocks,
+            in_channels=spec.in_channels,
+            num_classes=spec.num_classes,
+        )
+    )
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+def _check_torchvision(name: str) -> None:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name.removeprefix(TORCHVISION) not in known:
+        raise ModelError(unknown_name("model", name, [TORCHVISION + n for n in known]))
+
+
+def _build_torchvision(spec: ModelSpec) -> nn.Module:
+    import torchvision
+
+    name = spec.name.removeprefix(TORCHVISION)
+    options: dict[str, Any] = {"num_classes": spec.num_classes}
+    if name in ("googlenet", "inception_v3"):
+        # their own initialisation takes a minute of scipy, their auxiliary heads give a second output
+        options |= {"init_weights": False, "aux_logits": False}
+    return torchvision.models.get_model(name, weights=None, **options)  # type: ignore[no-any-return]
+
+
+def _load_pretrained(model: nn.Module, spec: ModelSpec) -> None:
+    if not spec.name.startswith(TORCHVISION):
+        raise ModelError(f"{spec.name} has no pretrained weights; they exist for torchvision:NAME")
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(spec.name.removeprefix(TORCHVISION)).DEFAULT
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise ModelError(f"the weights of {spec.name} can't be downloaded ({error}); use pretrained: false") from None
+    own = model.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+def _is_factory(name: str) -> bool:
+    return re.search(r"\.py:[A-Za-z_]\w*$", name) is not None
+
+
+def _build_from_factory(spec: ModelSpec) -> nn.Module:
+    path, name = spec.name.rsplit(":", 1)
+    factory = _load_factory(Path(path), name)
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    options = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
+    try:
+        model = factory(**{k: v for k, v in options.items() if takes_any or k in parameters})
+    except Exception as error:
+        raise ModelError(f"{name} of {path} raised {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name} of {path} returned {type(model).__name__}; it must return a torch.nn.Module")
+    return model
+
+
+def _load_factory(path: Path, name: str) -> Callable[..., Any]:
+    if not path.is_file():
+        raise ModelError(f"no file {path}; a model of your own is given as FILE.py:FACTORY")
+    module_spec = importlib.util.spec_from_file_location(f"deepreduce_user_{path.stem}", path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses and pickling of its classes look it up
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise ModelError(f"{path} can't be imported: {type(error).__name__}: {error}") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ModelError(f"{path}: " + unknown_name("function", name, functions))
+    return factory  # type: ignore[no-any-return]

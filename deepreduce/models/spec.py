@@ -1,0 +1,72 @@
+"""The complete, serializable description of an original network's architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from deepreduce.errors import ModelError, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What `build_model` needs to build the network again, weights aside.
+
+    `name` is a zoo name, `torchvision:NAME` or `FILE.py:FACTORY`. `width` (channels of the stem) and `blocks`
+    (per stage) exist for zoo networks only and are None elsewhere.
+    """
+
+    name: str
+    num_classes: int
+    in_channels: int = 3
+    width: int | None = None
+    blocks: tuple[int, ...] | None = None
+
+    @property
+    def is_zoo(self) -> bool:
+        """True where width and blocks per stage can be scaled by building the network anew."""
+        return self.width is not None
+
+    def scaled(self, *, alpha: float, depth: tuple[int, ...] | None) -> ModelSpec:
+        """The spec with all channels times `alpha` and `depth` blocks per stage (None: unchanged).
+
+        Raises `ModelError` for a network that is not of the zoo, for more blocks than there are and for an
+        alpha that rounds to the channels there are already.
+        """
+        if self.width is None or self.blocks is None:
+            raise ModelError(
+                f"{self.name} has no width and depth to scale; alpha and depth work for the zoo's networks"
+                " (see 'deepreduce models')"
+            )
+        width = round(self.width * alpha)
+        if width < 1 or (alpha != 1 and width == self.width):
+            raise ModelError(f"alpha {alpha} of {self.width} stem channels gives {width}; choose another alpha")
+        blocks = self.blocks if depth is None else depth
+        if len(blocks) != len(self.blocks):
+            raise ModelError(
+                f"depth {list(blocks)} has {len(blocks)} stages, {self.name} has {len(self.blocks)}:"
+                f" {list(self.blocks)}"
+            )
+        if any(new > old for new, old in zip(blocks, self.blocks, strict=True)):
+            raise ModelError(f"depth {list(blocks)} has more blocks than {self.name}: {list(self.blocks)}")
+        return replace(self, width=width, blocks=blocks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"blocks": list(self.blocks) if self.blocks is not None else None}
+
+    @classmethod
+    def from_json(cls, value: Any) -> ModelSpec:
+        """The spec that `to_json` described. Raises `ModelError` for anything else."""
+        if not isinstance(value, Mapping):
+            raise ModelError(f"a model's spec is a JSON object, not {type(value).__name__}")
+        known = [f.name for f in fields(cls)]
+        for key in value:
+            if key not in known:
+                raise ModelError(unknown_name("key of a model's spec", key, known))
+        for key in ("name", "num_classes"):
+            if key not in value:
+                raise ModelError(f"the model's spec lacks {key!r}")
+        blocks = value.get("blocks")
+        return cls(**{**value, "blocks": tuple(blocks) if blocks is not None else None})
