@@ -1,0 +1,1 @@
+"""What ReLUs cost under secure computation."""

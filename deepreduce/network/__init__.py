@@ -1,0 +1,14 @@
+"""What a network is made of: its traced graph, its ReLU sites, what else is non-linear, what it costs."""
+
+from deepreduce.network.analyze import AnalysisReport, analyze_network
+from deepreduce.network.network import LinearLayer, Network, ReluSite
+from deepreduce.network.trace import trace_network
+
+__all__ = [
+    "AnalysisReport",
+    "LinearLayer",
+    "Network",
+    "ReluSite",
+    "analyze_network",
+    "trace_network",
+]

@@ -1,0 +1,180 @@
+"""Counts of a network, per stage and per site, ready to print, save or script against."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepreduce.cost.garbled import OFFLINE_BYTES_PER_RELU, ONLINE_BYTES_PER_RELU
+from deepreduce.errors import ModelError
+from deepreduce.network.network import Network, ReluSite
+
+TAIL = "(after the last ReLU)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteCost:
+    """A ReLU site and the multiply-accumulates of the linear layers that run between it and the one before."""
+
+    site: ReluSite
+    macs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisReport:
+    """A network's ReLUs and multiply-accumulates for one image. `macs_tail` come after the last ReLU."""
+
+    model: str
+    input_shape: tuple[int, int, int]
+    relu_count: int
+    macs: int
+    macs_tail: int
+    stages: Mapping[str, int]
+    sites: tuple[SiteCost, ...]
+    unsupported: Mapping[str, int]
+    unsupported_elements: Mapping[str, int]
+
+    @property
+    def input_size(self) -> int:
+        """Height of the input image in pixels."""
+        return self.input_shape[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `gc_offline_bytes` and `gc_online_bytes` are DELPHI's garbled circuits."""
+        return {
+            "model": self.model,
+            "input_size": self.input_size,
+            "input_shape": list(self.input_shape),
+            "relu_count": self.relu_count,
+            "stages": dict(self.stages),
+            "sites": [
+                {
+                    "name": cost.site.name,
+                    "stage": cost.site.stage,
+                    "block": cost.site.block,
+                    "shape": list(cost.site.shape),
+                    "relu_count": cost.site.relu_count,
+                    "kind": cost.site.kind,
+                    "macs": cost.macs,
+                }
+                for cost in self.sites
+            ],
+            "macs": self.macs,
+            "gc_offline_bytes": self.relu_count * OFFLINE_BYTES_PER_RELU,
+            "gc_online_bytes": self.relu_count * ONLINE_BYTES_PER_RELU,
+            "unsupported": dict(self.unsupported),
+            "unsupported_elements": dict(self.unsupported_elements),
+        }
+
+    def to_csv(self) -> str:
+        """One row per site."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(
+            ["name", "stage", "block", "shape", "kind", "relu_count", "share", "macs", "gc_offline_bytes"]
+        )
+        for cost in self.sites:
+            site = cost.site
+            writer.writerow(
+                [
+                    site.name,
+                    site.stage,
+                    site.block or "",
+                    "x".join(str(n) for n in site.shape),
+                    site.kind,
+                    site.relu_count,
+                    f"{site.relu_count / self.relu_count:.6f}",
+                    cost.macs,
+                    site.relu_count * OFFLINE_BYTES_PER_RELU,
+                ]
+            )
+        return text.getvalue()
+
+    def to_text(self) -> str:
+        """Tables for a terminal: per stage, per site, and what else is not linear."""
+        height, width = self.input_shape[1:]
+        lines = [
+            f"{self.model} at {height}x{width}: {self.relu_count:,} ReLUs in {len(self.sites)} sites,"
+            f" {_pretty(self.macs)} MACs",
+            "",
+            _row("stage", "ReLUs", "share", "MACs", "GC bytes"),
+        ]
+        stage_macs = dict.fromkeys(self.stages, 0)
+        for cost in self.sites:
+            stage_macs[cost.site.stage] += cost.macs
+        for stage, count in self.stages.items():
+            lines.append(self._count_row(stage, count, stage_macs[stage]))
+        lines += ["", _row("site", "ReLUs", "share", "MACs", "GC bytes", "shape", stage="stage")]
+        for cost in self.sites:
+            shape = "x".join(str(n) for n in cost.site.shape)
+            row = self._count_row(cost.site.name, cost.site.relu_count, cost.macs, shape, stage=cost.site.stage)
+            lines.append(row)
+        lines.append(_row(TAIL, "", "", _pretty(self.macs_tail), ""))
+        lines += ["", "GC bytes: garbled circuits sent ahead of one query (DELPHI, 19,088 bytes per ReLU)."]
+        if any(cost.site.kind == "relu6" for cost in self.sites):
+            lines.append("ReLU6 sites are counted once per element; the cap costs a second comparison.")
+        if self.unsupported:
+            listed = ", ".join(
+                f"{kind} x{count} ({self.unsupported_elements[kind]:,} elements)"
+                for kind, count in self.unsupported.items()
+            )
+            lines.append(f"Not counted, and not free either: {listed}.")
+        return "\n".join(lines)
+
+    def _count_row(self, name: str, count: int, macs: int, shape: str = "", stage: str | None = None) -> str:
+        share = f"{count / self.relu_count:.1%}" if self.relu_count else "-"
+        gc_bytes = _pretty(count * OFFLINE_BYTES_PER_RELU) + "B"
+        return _row(name, f"{count:,}", share, _pretty(macs), gc_bytes, shape, stage=stage)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{self.to_text()}</pre>"
+
+
+def analyze_network(network: Network) -> AnalysisReport:
+    """The counts of `network`. Raises `ModelError` where its input is too small for its strides."""
+    check_input_size(network)
+    costs, pending = [], 0
+    macs = {layer.node: layer.macs for layer in network.linear_layers}
+    sites = {site.node: site for site in network.sites}
+    for node in network.module.graph.nodes:
+        pending += macs.get(node.name, 0)
+        if node.name in sites:
+            costs.append(SiteCost(site=sites[node.name], macs=pending))
+            pending = 0
+    return AnalysisReport(
+        model=network.name,
+        input_shape=network.input_shape,
+        relu_count=network.relu_count,
+        macs=network.macs,
+        macs_tail=pending,
+        stages=network.stage_relu_counts,
+        sites=tuple(costs),
+        unsupported=network.unsupported,
+        unsupported_elements=network.unsupported_elements,
+    )
+
+
+def check_input_size(network: Network) -> None:
+    """Raises `ModelError` where a strided convolution gets a feature map smaller than its stride."""
+    if network.starved_layers:
+        height, width = network.input_shape[1:]
+        raise ModelError(
+            f"an image of {height}x{width} is too small for {network.name}: the stride of"
+            f" {network.starved_layers[0]} exceeds its input's size; give a larger input size"
+        )
+
+
+def _row(name: str, count: str, share: str, macs: str, gc: str, shape: str = "", stage: str | None = None) -> str:
+    label = f"{name[-38:]:<38} {stage:<6}" if stage is not None else f"{name[-45:]:<45}"
+    return f"{label} {count:>12} {share:>7} {macs:>8} {gc:>9}  {shape}".rstrip()
+
+
+def _pretty(value: float) -> str:
+    for unit in ("", "K", "M", "G"):
+        if value < 1000:
+            return f"{value:.0f}" if unit == "" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} T"

@@ -1,0 +1,122 @@
+"""The values that describe a network: its sites, its linear layers, its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import networkx as nx
+from torch import fx, nn
+
+from deepreduce.errors import PlanError, unknown_name
+from deepreduce.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReluSite:
+    """One call of a ReLU.
+
+    `name` is the module's path, or the calling module's path and the function's name; a second call of the
+    same carries "#2". `shape` is its output's for one image, without the batch dimension. `kind` is "relu",
+    or "relu6" where the output is capped as well (a second comparison per element).
+    """
+
+    name: str
+    stage: str
+    block: str | None
+    shape: tuple[int, ...]
+    relu_count: int
+    kind: str
+    node: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearLayer:
+    """One node of the graph that multiplies: convolution, linear, matrix product. `macs` are for one image."""
+
+    name: str
+    node: str
+    macs: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A traced network: `module` runs it, the rest describes it. Edits return another one.
+
+    `stages` maps each stage, in network order, to nothing but its name in `site.stage`; stages whose sites
+    are all linearized stay listed, with a count of 0. `unsupported` counts the calls of every non-linearity
+    that is not a ReLU, by name; `unsupported_elements` their outputs for one image. `spec` is how the network
+    was built, where deepreduce built it.
+    """
+
+    name: str
+    module: fx.GraphModule
+    input_shape: tuple[int, int, int]
+    output_shape: tuple[int, ...] | None
+    stages: tuple[str, ...]
+    sites: tuple[ReluSite, ...]
+    linear_layers: tuple[LinearLayer, ...]
+    unsupported: Mapping[str, int]
+    unsupported_elements: Mapping[str, int]
+    node_shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+    starved_layers: tuple[str, ...] = ()
+    spec: ModelSpec | None = None
+
+    @property
+    def relu_count(self) -> int:
+        """ReLUs evaluated for one image."""
+        return sum(site.relu_count for site in self.sites)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return sum(layer.macs for layer in self.linear_layers)
+
+    @property
+    def stage_relu_counts(self) -> dict[str, int]:
+        """ReLUs for one image, per stage in network order."""
+        counts = dict.fromkeys(self.stages, 0)
+        for site in self.sites:
+            counts[site.stage] += site.relu_count
+        return counts
+
+    @property
+    def blocks(self) -> tuple[int, ...] | None:
+        """Blocks per stage, for a network of the zoo."""
+        return self.spec.blocks if self.spec else None
+
+    def sites_of(self, stage: str) -> tuple[ReluSite, ...]:
+        """The stage's sites in network order. Raises `PlanError` for a stage that it has not."""
+        if stage not in self.stages:
+            raise PlanError(f"{self.name}: " + unknown_name("stage", stage, self.stages))
+        return tuple(site for site in self.sites if site.stage == stage)
+
+    def site(self, name: str) -> ReluSite:
+        """The site called `name`. Raises `PlanError` where there is none."""
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise PlanError(f"{self.name}: " + unknown_name("ReLU site", name, [s.name for s in self.sites]))
+
+    @property
+    def dag(self) -> nx.DiGraph:
+        """The data flow: nodes carry `op`, `target`, `shape` (one image), `site` and `macs`."""
+        sites = {site.node: site.name for site in self.sites}
+        macs = {layer.node: layer.macs for layer in self.linear_layers}
+        graph = nx.DiGraph(name=self.name)
+        for node in self.module.graph.nodes:
+            graph.add_node(
+                node.name,
+                op=node.op,
+                target=str(node.target),
+                shape=self.node_shapes.get(node.name),
+                site=sites.get(node.name),
+                macs=macs.get(node.name, 0),
+            )
+            graph.add_edges_from((source.name, node.name) for source in node.all_input_nodes)
+        return graph
+
+    def as_module(self) -> nn.Module:
+        """The network as an ordinary module (images -> logits)."""
+        return self.module

@@ -1,0 +1,130 @@
+"""What each tensor operation is to private inference: a ReLU, another non-linearity, or multiply-accumulates.
+
+The tables name ATen operations, the few hundred that every PyTorch network is executed with, so modules,
+functions, methods and in-place forms of one non-linearity all arrive here as the same entry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RELU = {"relu", "relu_"}
+
+NON_LINEAR = {
+    # activations
+    "gelu": "gelu", "silu": "silu", "mish": "mish", "hardswish": "hardswish", "hardsigmoid": "hardsigmoid",
+    "sigmoid": "sigmoid", "tanh": "tanh", "elu": "elu", "celu": "elu", "leaky_relu": "leaky_relu",
+    "prelu": "prelu", "_prelu_kernel": "prelu", "rrelu": "rrelu", "rrelu_with_noise": "rrelu",
+    "softplus": "softplus", "softshrink": "softshrink", "hardshrink": "hardshrink", "hardtanh": "hardtanh",
+    "log_sigmoid_forward": "log_sigmoid", "threshold": "threshold", "glu": "glu",
+    "_softmax": "softmax", "_safe_softmax": "softmax", "_log_softmax": "log_softmax",
+    "_scaled_dot_product_flash_attention": "softmax",
+    "_scaled_dot_product_flash_attention_for_cpu": "softmax",
+    "_scaled_dot_product_efficient_attention": "softmax",
+    "_scaled_dot_product_cudnn_attention": "softmax",
+    "_scaled_dot_product_fused_attention_overrideable": "softmax",
+    "_native_multi_head_attention": "softmax",
+    "_transformer_encoder_layer_fwd": "transformer_encoder_layer",
+    # comparisons
+    "max_pool2d_with_indices": "max_pool", "max_pool3d_with_indices": "max_pool", "max_pool2d": "max_pool",
+    "adaptive_max_pool2d": "max_pool", "adaptive_max_pool3d": "max_pool", "fractional_max_pool2d": "max_pool",
+    "max": "max", "amax": "max", "maximum": "max", "min": "min", "amin": "min", "minimum": "min",
+    "argmax": "argmax", "argmin": "argmin", "topk": "topk", "sort": "sort", "median": "median",
+    "clamp": "clamp", "clamp_min": "clamp", "clamp_max": "clamp",
+    "gt": "comparison", "ge": "comparison", "lt": "comparison", "le": "comparison", "eq": "comparison",
+    "ne": "comparison", "where": "where", "sign": "sign", "abs": "abs", "round": "round", "floor": "floor",
+    "ceil": "ceil",
+    # other functions of the data
+    "exp": "exp", "log": "log", "sqrt": "sqrt", "rsqrt": "rsqrt", "reciprocal": "reciprocal", "pow": "pow",
+    "erf": "erf", "sin": "sin", "cos": "cos", "linalg_vector_norm": "norm", "norm": "norm", "cumsum": "cumsum",
+    # normalisation by statistics of the data itself
+    "native_layer_norm": "layer_norm", "native_group_norm": "group_norm", "_fused_rms_norm": "rms_norm",
+    # recurrent cells
+    "lstm": "lstm", "gru": "gru", "mkldnn_rnn_layer": "lstm", "_thnn_fused_lstm_cell": "lstm",
+    "rnn_tanh": "rnn", "rnn_relu": "rnn",
+}  # fmt: skip
+"""ATen operation -> the name it is reported under."""
+
+
+def classify(func: Any, args: tuple[Any, ...]) -> str | None:
+    """`"relu"`, `"relu6"` (also other caps), the name of another non-linearity, or None for a linear operation.
+
+    A clamp at 0 from below, `threshold(x, 0, 0)` and `hardtanh(x, 0, cap)` compute ReLUs and count as such.
+    """
+    name = func.overloadpacket.__name__
+    if name in RELU:
+        return "relu"
+    base = name.removesuffix("_") if not name.startswith("__") else name
+    if base in ("clamp", "clamp_min", "hardtanh"):
+        low, high = _bounds(base, args)
+        if low == 0:
+            return "relu" if high is None else "relu6"
+    if base == "threshold" and tuple(args[1:3]) == (0, 0):
+        return "relu"
+    if base == "native_batch_norm" or base == "_native_batch_norm_legit":
+        training = args[5] if base == "native_batch_norm" else args[-3]
+        return "instance_norm" if training is True else None
+    if base == "div" and len(args) > 1 and isinstance(args[1], Tensor) and args[1].dim() > 0:
+        return "division"
+    if base == "pow" and len(args) > 1 and args[1] == 1:
+        return None
+    return NON_LINEAR.get(base, NON_LINEAR.get(name))
+
+
+def _bounds(base: str, args: tuple[Any, ...]) -> tuple[Any, Any]:
+    low = args[1] if len(args) > 1 else (-1 if base == "hardtanh" else None)
+    high = args[2] if len(args) > 2 else (1 if base == "hardtanh" else None)
+    return low, (None if base == "clamp_min" else high)
+
+
+def _convolution(args: tuple[Any, ...], out: Any) -> int:
+    image, weight, transposed = args[0], args[1], bool(args[6])
+    # each input (transposed) or output position meets every weight of one filter
+    positions = math.prod(image.shape[2:]) if transposed else math.prod(out.shape[2:])
+    return int(out.shape[0] * positions * weight.numel())
+
+
+def _matmul(args: tuple[Any, ...], out: Any) -> int:
+    return int(out.numel() * args[0].shape[-1])
+
+
+def _attention(args: tuple[Any, ...], out: Any) -> int:
+    query, key, value = args[:3]
+    return int(math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
+
+
+MACS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
+    "convolution": _convolution,
+    "mm": _matmul,
+    "bmm": _matmul,
+    "linear": _matmul,
+    "addmm": lambda args, out: _matmul(args[1:], out),
+    "baddbmm": lambda args, out: _matmul(args[1:], out),
+    "addmv": lambda args, out: int(args[1].numel()),
+    "mv": lambda args, out: int(args[0].numel()),
+    "_scaled_dot_product_flash_attention": _attention,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_cudnn_attention": _attention,
+    "_scaled_dot_product_fused_attention_overrideable": _attention,
+}
+"""ATen operation -> multiply-accumulates of one call, from its arguments and its first output."""
+
+
+def mac_count(func: Any, args: tuple[Any, ...], out: Any) -> int:
+    """Multiply-accumulates of one executed ATen operation; element-wise work counts as none."""
+    counter = MACS.get(func.overloadpacket.__name__)
+    if counter is None:
+        return 0
+    return counter(args, out[0] if isinstance(out, (tuple, list)) else out)
+
+
+def output_elements(out: Any) -> int:
+    """Elements of the first tensor of an operation's result."""
+    first = out[0] if isinstance(out, (tuple, list)) else out
+    return int(first.numel()) if isinstance(first, torch.Tensor) else 0

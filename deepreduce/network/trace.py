@@ -1,0 +1,371 @@
+"""From a module to a `Network`: follow its graph, run it once without data, find what is not linear."""
+
+from __future__ import annotations
+
+import copy
+import linecache
+import math
+import traceback
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deepreduce.errors import ModelError, NetworkTraceError
+from deepreduce.models.spec import ModelSpec
+from deepreduce.network import ops
+from deepreduce.network.network import LinearLayer, Network, ReluSite
+from deepreduce.network.stages import SiteDraft, assign_stages
+
+SITE = "deepreduce_site"
+"""Key of a graph node's meta: (site name, stage, block), set once when the original is traced."""
+
+# one call of these is one layer; following them inside gains nothing, and some can't be followed
+_LEAF_CLASSES = {"StochasticDepth", "DropBlock2d", "DropBlock3d", "DropPath"}
+
+
+class _Tracer(fx.Tracer):
+    """torch.fx's tracer, with stochastic layers whole so that they still work in training."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m).__name__ in _LEAF_CLASSES or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace_network(
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    name: str | None = None,
+    spec: ModelSpec | None = None,
+) -> Network:
+    """The `Network` of `module` for one image of `input_shape` (C, H, W); the module is shared, not changed.
+
+    Traced in evaluation mode on the meta device: no data, no arithmetic. Raises `NetworkTraceError`, naming
+    the line, where the forward pass depends on the values of tensors, and `ModelError` where the network
+    can't take the input.
+    """
+    name = name or (spec.name if spec else type(module).__name__)
+    was_training = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        tracer = _Tracer()
+        graph = _traced_graph(tracer, module, name)
+        graph_module = fx.GraphModule(module, graph, class_name=type(module).__name__)
+        _make_dropout_trainable(graph_module)
+        observed = observe(graph_module, input_shape, name=name)
+    finally:
+        for m, mode in was_training.items():
+            m.training = mode
+    _name_sites(graph_module, observed, module, declared=spec is not None and spec.is_zoo)
+    graph_module.train(module.training)
+    return describe(graph_module, observed, input_shape, name=name, spec=spec)
+
+
+def describe(
+    graph_module: fx.GraphModule,
+    observed: Observation,
+    input_shape: tuple[int, int, int],
+    *,
+    name: str,
+    spec: ModelSpec | None,
+    stages: tuple[str, ...] | None = None,
+) -> Network:
+    """The `Network` of a graph whose sites are named already. `stages` keeps stages that have lost all sites."""
+    sites = []
+    for node in graph_module.graph.nodes:
+        if SITE in node.meta and node.name in observed.relus:
+            site_name, stage, block = node.meta[SITE]
+            shape = observed.shapes[node.name]
+            sites.append(
+                ReluSite(
+                    name=site_name,
+                    stage=stage,
+                    block=block,
+                    shape=shape,
+                    relu_count=math.prod(shape),
+                    kind=observed.relus[node.name],
+                    node=node.name,
+                )
+            )
+    return Network(
+        name=name,
+        module=graph_module,
+        input_shape=input_shape,
+        output_shape=observed.output_shape,
+        stages=stages if stages is not None else tuple(dict.fromkeys(site.stage for site in sites)),
+        sites=tuple(sites),
+        linear_layers=tuple(observed.linear_layers),
+        unsupported=dict(observed.unsupported),
+        unsupported_elements=dict(observed.unsupported_elements),
+        node_shapes=observed.shapes,
+        starved_layers=tuple(observed.starved),
+        spec=spec,
+    )
+
+
+# -- following the graph ------------------------------------------------------------------------------------
+
+
+def _traced_graph(tracer: _Tracer, module: nn.Module, name: str) -> fx.Graph:
+    try:
+        return tracer.trace(module)
+    except Exception as error:
+        where = _user_line(error)
+        raise NetworkTraceError(
+            f"{name} can't be traced{where}: {_first_line(error)}. The graph must not depend on the values or"
+            " shapes of tensors: move that code out of forward, or put it in a function marked with"
+            " torch.fx.wrap (which then counts as one layer)"
+        ) from error
+
+
+def _user_line(error: BaseException) -> str:
+    """The last line of the network's own code in the traceback."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = frame.filename.replace("\\", "/")
+        if "/torch/" not in path and "/deepreduce/network/" not in path and not path.startswith("<"):
+            code = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
+            return f" at {frame.filename}:{frame.lineno} in {frame.name} ({code})"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+def _make_dropout_trainable(graph_module: fx.GraphModule) -> None:
+    """Turn calls of functional dropout into modules.
+
+    Tracing freezes `training=self.training` at its value of that moment; a module follows train() and eval().
+    """
+    modules = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d, F.alpha_dropout: nn.AlphaDropout}
+    count = 0
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function" or node.target not in modules:
+            continue
+        p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+        target = f"_dropout{count}"
+        count += 1
+        graph_module.add_submodule(target, modules[node.target](p))
+        with graph_module.graph.inserting_before(node):
+            replacement = graph_module.graph.call_module(target, (node.args[0],))
+        replacement.meta = copy.copy(node.meta)
+        node.replace_all_uses_with(replacement)
+        graph_module.graph.erase_node(node)
+    if count:
+        graph_module.recompile()
+
+
+# -- running it once without data ---------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Observation:
+    """What one run of a graph showed. Shapes and counts are for one image, without the batch dimension."""
+
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    relus: dict[str, str] = field(default_factory=dict)
+    linear_layers: list[LinearLayer] = field(default_factory=list)
+    unsupported: Counter[str] = field(default_factory=Counter)
+    unsupported_elements: Counter[str] = field(default_factory=Counter)
+    starved: list[str] = field(default_factory=list)
+    output_shape: tuple[int, ...] | None = None
+
+
+class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Every ATen operation that executes: its kind, its multiply-accumulates, its elements."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kinds: list[tuple[str, int]] = []
+        self.macs = 0
+        self.starved = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        kind = ops.classify(func, args + tuple((kwargs or {}).values()))
+        if kind is not None:
+            self.kinds.append((kind, ops.output_elements(out)))
+        self.macs += ops.mac_count(func, args, out)
+        if func.overloadpacket.__name__ == "convolution" and not args[6]:
+            self.starved |= any(s > n for s, n in zip(args[3], args[0].shape[2:], strict=False))
+        return out
+
+
+class _Observer(fx.Interpreter):
+    """Runs a graph node by node and notes which operations each node executed."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module, garbage_collect_values=True)
+        self.observation = Observation()
+
+    def run_node(self, n: fx.Node) -> Any:
+        with _OperationLog() as log:
+            result = super().run_node(n)
+        self._note(n, result, log)
+        return result
+
+    def _note(self, node: fx.Node, result: Any, log: _OperationLog) -> None:
+        seen = self.observation
+        if isinstance(result, Tensor):
+            seen.shapes[node.name] = tuple(result.shape[1:]) if result.dim() else ()
+        kinds = [kind for kind, _ in log.kinds]
+        if kinds in (["relu"], ["relu6"]) and node.op != "get_attr":
+            seen.relus[node.name] = kinds[0]
+            elements = log.kinds[0][1]
+            if math.prod(seen.shapes[node.name]) != elements:  # the batch is not the first dimension here
+                seen.shapes[node.name] = tuple(result.shape)
+        else:
+            for kind, elements in log.kinds:
+                inside = f"{kind} inside {_target_name(node, self.module)}" if kind in ("relu", "relu6") else kind
+                seen.unsupported[inside] += 1
+                seen.unsupported_elements[inside] += elements
+        if log.macs:
+            seen.linear_layers.append(
+                LinearLayer(
+                    name=str(node.target) if node.op == "call_module" else node.name,
+                    node=node.name,
+                    macs=log.macs,
+                    shape=seen.shapes.get(node.name, ()),
+                )
+            )
+        if log.starved:
+            seen.starved.append(str(node.target))
+        if node.op == "output" and isinstance(result, Tensor):
+            seen.output_shape = tuple(result.shape[1:])
+
+
+def _target_name(node: fx.Node, root: nn.Module) -> str:
+    return type(root.get_submodule(str(node.target))).__name__ if node.op == "call_module" else node.name
+
+
+def observe(graph_module: fx.GraphModule, input_shape: tuple[int, ...], *, name: str) -> Observation:
+    """Run one image of `input_shape` through the graph on the meta device, in evaluation mode.
+
+    A network that insists on a device of its own is run for real, on zeros. Raises `ModelError` where the
+    network can't take the input.
+    """
+    placeholders = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
+    required = [n for n in placeholders if not n.args]
+    if len(required) != 1:
+        raise ModelError(
+            f"{name} takes {len(required)} inputs ({', '.join(n.name for n in required)}); deepreduce reduces"
+            " networks that take one image: wrap it in a module that fixes the others"
+        )
+    attempts = [lambda: (_meta_copy(graph_module), torch.empty((1, *input_shape), device="meta"))]
+    if all(p.device.type != "meta" for p in graph_module.parameters()):
+        device = next((p.device for p in graph_module.parameters()), torch.device("cpu"))
+        attempts.append(lambda: (graph_module, torch.zeros((1, *input_shape), device=device)))
+    failure: Exception | None = None
+    for attempt in attempts:
+        runnable, image = attempt()  # type: ignore[no-untyped-call]
+        observer = _Observer(runnable)
+        modes = {m: m.training for m in runnable.modules()}
+        try:
+            with torch.no_grad():
+                observer.run(image)
+            return observer.observation
+        except Exception as error:
+            failure = error
+        finally:
+            for m, mode in modes.items():
+                m.training = mode
+    size = "x".join(str(n) for n in input_shape)
+    raise ModelError(
+        f"{name} can't take an image of {size} (channels x height x width): {_reason(failure)}; give another"
+        " input size, or check its channels"
+    ) from failure
+
+
+def _reason(error: Exception | None) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _meta_copy(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy on the meta device in evaluation mode; no weight is allocated or copied."""
+    memo: dict[int, Any] = {}
+    for parameter in graph_module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+    for buffer in graph_module.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    for node in graph_module.graph.nodes:  # constants that the graph holds as plain attributes
+        if node.op == "get_attr":
+            value = _attribute(graph_module, str(node.target))
+            if isinstance(value, Tensor) and id(value) not in memo:
+                memo[id(value)] = value.to("meta")
+    return copy.deepcopy(graph_module, memo).eval()
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    value: Any = root
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+# -- naming the sites ---------------------------------------------------------------------------------------
+
+
+def _name_sites(graph_module: fx.GraphModule, observed: Observation, original: nn.Module, *, declared: bool) -> None:
+    drafts, calls = [], Counter[str]()
+    joins = _joining_modules(graph_module)
+    for node in graph_module.graph.nodes:
+        if node.name not in observed.relus:
+            continue
+        path = _site_path(node)
+        calls[path] += 1
+        drafts.append(
+            SiteDraft(
+                node=node.name,
+                name=path if calls[path] == 1 else f"{path}#{calls[path]}",
+                owner=_owner(node, original),
+                shape=observed.shapes[node.name],
+            )
+        )
+    for draft, (stage, block) in zip(drafts, assign_stages(drafts, joins, declared=declared), strict=True):
+        next(n for n in graph_module.graph.nodes if n.name == draft.node).meta[SITE] = (
+            draft.name,
+            stage,
+            block,
+        )
+
+
+def _module_stack(node: fx.Node) -> list[str]:
+    """Paths of the modules whose forward the node was called in, outermost first, without the root."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return [path for path, _ in stack.values() if path]
+
+
+def _site_path(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    function = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name)
+    stack = _module_stack(node)
+    return ".".join([*stack[-1:], function.rstrip("_")])
+
+
+def _owner(node: fx.Node, original: nn.Module) -> str | None:
+    """The innermost module around the call that is somebody's own class: not a container, not the ReLU."""
+    stack = _module_stack(node)
+    if node.op == "call_module":
+        stack = [path for path in stack if path != str(node.target)]
+    for path in reversed(stack):
+        if not isinstance(original.get_submodule(path), nn.Sequential):
+            return path
+    return None
+
+
+def _joining_modules(graph_module: fx.GraphModule) -> set[str]:
+    """Paths of the modules in which two branches meet: an addition, product or concatenation of tensors."""
+    joins = set()
+    for node in graph_module.graph.nodes:
+        if node.op in ("call_function", "call_method") and len(node.all_input_nodes) > 1:
+            joins.update(_module_stack(node))
+    return joins
