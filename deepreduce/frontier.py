@@ -1,0 +1,173 @@
+"""Which candidates are worth having: dominance, the Pareto front, its hypervolume, and picking from it.
+
+A point has a cost (lower is better) and an accuracy (higher is better). Choosing is by *validation* accuracy
+throughout; the test accuracy is only ever reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, overload
+
+import moocore
+import numpy as np
+
+from deepreduce.errors import UserError
+from deepreduce.plan import Candidate, Measurement
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A cost (lower is better, any unit) and an accuracy (higher is better, any unit).
+
+    Raises `UserError` where either is NaN or infinite: such a point neither dominates nor is dominated.
+    """
+
+    cost: float
+    accuracy: float
+
+    def __post_init__(self) -> None:
+        for name in ("cost", "accuracy"):
+            value = getattr(self, name)
+            if not math.isfinite(value):
+                raise UserError(f"{name} is {value!r}; a point of the frontier needs a finite number")
+
+
+def dominates(a: Point, b: Point) -> bool:
+    """True where `a` is nowhere worse than `b`, and better in cost or in accuracy."""
+    return a.cost <= b.cost and a.accuracy >= b.accuracy and (a.cost < b.cost or a.accuracy > b.accuracy)
+
+
+def log_cost(relu_count: float) -> float:
+    """log10 of a ReLU count: as a cost, it makes a decade worth as much everywhere.
+
+    In plain counts the step from 900K to 1M ReLUs weighs as much as that from 100K to 0, and a hypervolume
+    shows little but the largest networks. No ReLU at all costs as much as a single one, 0.0. Raises
+    `UserError` for a negative, infinite or NaN count.
+    """
+    if not math.isfinite(relu_count) or relu_count < 0:
+        raise UserError(f"relu_count is {relu_count!r}; give a number of ReLUs, 0 or more")
+    return math.log10(max(relu_count, 1))
+
+
+@overload
+def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]: ...
+@overload
+def pareto_front(
+    candidates: Iterable[T],
+    *,
+    cost: Callable[[T], float] = ...,
+    accuracy: Callable[[T], float] = ...,
+) -> list[T]: ...
+def pareto_front(
+    candidates: Iterable[T],
+    *,
+    cost: Callable[[T], float] = lambda c: c.relu_count,  # type: ignore[attr-defined]
+    accuracy: Callable[[T], float] = lambda c: c.measurement.val_accuracy,  # type: ignore[attr-defined]
+) -> list[T]:
+    """The candidates that none of the others dominates, by cost ascending (so by accuracy ascending too).
+
+    Of several with equal cost and accuracy only the first is kept. Failed candidates (`measurement` None) are
+    left out. Anything else than candidates will do where `cost` and `accuracy` are given. Raises `UserError`
+    where a cost or accuracy is NaN or infinite.
+    """
+    measured = [c for c in candidates if not (isinstance(c, Candidate) and c.measurement is None)]
+    points = [(Point(cost=cost(c), accuracy=accuracy(c)), c) for c in measured]
+    front: list[T] = []
+    best_accuracy = -math.inf
+    # the sort is stable: of equal points the first given comes first, and only it raises the accuracy
+    for point, candidate in sorted(points, key=lambda pair: (pair[0].cost, -pair[0].accuracy)):
+        if point.accuracy > best_accuracy:
+            front.append(candidate)
+            best_accuracy = point.accuracy
+    return front
+
+
+def hypervolume(points: Iterable[Point], *, reference: Point) -> float:
+    """The area that the points dominate up to the reference: in units of cost times units of accuracy.
+
+    The reference is a point worse than any of interest; what lies beyond it adds nothing, and no points at
+    all give 0.0. For ReLU counts use `log_cost` as the cost, of the reference too. Computed by `moocore`.
+    """
+    inside = [(p.cost, p.accuracy) for p in points if p.cost < reference.cost and p.accuracy > reference.accuracy]
+    if not inside:
+        return 0.0
+    ref = np.array([reference.cost, reference.accuracy])
+    return float(moocore.hypervolume(np.array(inside, dtype=float), ref=ref, maximise=[False, True]))
+
+
+def best(
+    candidates: Iterable[Candidate], *, max_relus: float | None = None, min_accuracy: float | None = None
+) -> Candidate:
+    """The candidate to use under a budget of ReLUs, an accuracy to keep, or both.
+
+    With `max_relus`: the most accurate one that has no more ReLUs for an image (of equals the one of fewest
+    ReLUs), among those of at least `min_accuracy` where that is given too. With `min_accuracy` alone, a
+    fraction: the one of fewest ReLUs that is at least as accurate (of equals the most accurate). Accuracy is
+    validation accuracy. Failed candidates are never chosen. Raises `UserError` where neither is given, and
+    where no candidate will do; it then names the nearest that there is.
+    """
+    if max_relus is None and min_accuracy is None:
+        raise UserError("neither max_relus nor min_accuracy is given; give a budget, an accuracy, or both")
+    if max_relus is not None and not max_relus >= 0:
+        raise UserError(f"max_relus is {max_relus!r}; give a number of ReLUs, 0 or more")
+    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
+        raise UserError(f"min_accuracy is {min_accuracy!r}; it is a fraction, so give a number in [0, 1]")
+    front = pareto_front(candidates)  # what is best by either rule lies on it
+    if not front:
+        raise UserError("no candidate was trained and measured; there is none to choose from")
+    affordable = [c for c in front if max_relus is None or c.relu_count <= max_relus]
+    chosen = [c for c in affordable if min_accuracy is None or measurement_of(c).val_accuracy >= min_accuracy]
+    if chosen:
+        return chosen[0] if max_relus is None else chosen[-1]
+    wanted = []
+    if max_relus is not None:
+        wanted.append(f"at most {max_relus:,} ReLUs")
+    if min_accuracy is not None:
+        wanted.append(f"at least {100 * min_accuracy:.2f} % validation accuracy")
+    if affordable:
+        nearest = affordable[-1]
+        what = "the most accurate" if max_relus is None else "the most accurate within the budget"
+    else:
+        nearest = front[0]
+        what = "the one of fewest ReLUs"
+    raise UserError(
+        f"no candidate has {' and '.join(wanted)}; {what} is {nearest.plan_id} ({nearest.label}): "
+        f"{nearest.relu_count:,} ReLUs, {100 * measurement_of(nearest).val_accuracy:.2f} %"
+    )
+
+
+def knee(front: Sequence[Candidate]) -> Candidate:
+    """The point of the front where more ReLUs stop paying: the one furthest above the chord between its ends.
+
+    The distance is taken in (`log_cost`, validation accuracy), both scaled to [0, 1] over the front, so that
+    it does not depend on their units. Where no point lies above the chord (as on a front of one or two
+    points) there is no knee, and the most accurate end is returned. Raises `UserError` for an empty front.
+    """
+    points = pareto_front(front)
+    if not points:
+        raise UserError("the front is empty; it has no knee")
+    costs = [log_cost(c.relu_count) for c in points]
+    accuracies = [measurement_of(c).val_accuracy for c in points]
+    # only 0 and 1 ReLU share a log cost; then, and with one point, there is no width to scale by
+    width = (costs[-1] - costs[0]) or 1.0
+    height = (accuracies[-1] - accuracies[0]) or 1.0
+    # up to the constant factor 1/sqrt(2), the height above the chord y = x is the distance from it
+    above = [
+        (accuracy - accuracies[0]) / height - (cost - costs[0]) / width
+        for cost, accuracy in zip(costs, accuracies, strict=True)
+    ]
+    top = max(range(len(points)), key=lambda i: above[i])
+    return points[top] if above[top] > 1e-9 else points[-1]
+
+
+def measurement_of(candidate: Candidate) -> Measurement:
+    """The measurement of a candidate. Raises `UserError` for one that failed, with its reason."""
+    if candidate.measurement is None:
+        reason = candidate.failure or "no reason recorded"
+        raise UserError(f"candidate {candidate.plan_id} ({candidate.label}) has no measurement: {reason}")
+    return candidate.measurement
