@@ -1,0 +1,120 @@
+"""Published points of ReLU count against accuracy, to plot beside a frontier."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepreduce.errors import UserError, unknown_name
+
+_COLUMNS = ("method", "year", "dataset", "backbone", "relu_count", "accuracy_pct", "latency_s", "source")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedPoint:
+    """One network of a paper: ReLUs of one image, test accuracy (a fraction), latency where stated."""
+
+    method: str
+    year: int
+    dataset: str
+    backbone: str
+    relu_count: int
+    test_accuracy: float
+    latency_s: float | None
+    source: str
+
+
+def read_published_csv(path: Path | str) -> list[PublishedPoint]:
+    """The points of a CSV file, in its order.
+
+    Its columns are method, year, dataset, backbone, relu_count, accuracy_pct (in percent), latency_s (may be
+    empty) and source; others are ignored. Raises `UserError` for a file that can't be read, and names the
+    line for a missing column or a cell that does not fit.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"can't read the published points of {path}: {error}") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] = []
+    points: list[PublishedPoint] = []
+    try:
+        for cells in reader:
+            if not header:
+                header = cells
+                missing = [name for name in _COLUMNS if name not in header]
+                if missing:
+                    raise UserError(f"the header lacks the columns {', '.join(missing)}")
+            elif cells:
+                points.append(_point(header, cells))
+    except (csv.Error, UserError) as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
+    if not header:
+        raise UserError(f"{path}, line 1: the file is empty; its first line names the columns")
+    return points
+
+
+def _point(header: list[str], cells: list[str]) -> PublishedPoint:
+    if len(cells) != len(header):
+        raise UserError(f"{len(cells)} cells; the header has {len(header)}")
+    row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+    for name in ("method", "dataset"):
+        if not row[name]:
+            raise UserError(f"{name} is empty")
+    accuracy = _number(row, "accuracy_pct")
+    if accuracy > 100:
+        raise UserError(f"accuracy_pct is {row['accuracy_pct']!r}; it is a percentage, at most 100")
+    return PublishedPoint(
+        method=row["method"],
+        year=_whole(row, "year"),
+        dataset=row["dataset"],
+        backbone=row["backbone"],
+        relu_count=_whole(row, "relu_count"),
+        test_accuracy=accuracy / 100,
+        latency_s=_number(row, "latency_s") if row["latency_s"] else None,
+        source=row["source"],
+    )
+
+
+def _number(row: dict[str, str], name: str) -> float:
+    try:
+        value = float(row[name])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise UserError(f"{name} is {row[name]!r}; it is a finite number, 0 or more")
+    return value
+
+
+def _whole(row: dict[str, str], name: str) -> int:
+    value = _number(row, name)
+    if value != int(value):
+        raise UserError(f"{name} is {row[name]!r}; it is a whole number")
+    return int(value)
+
+
+def select_published(
+    points: Iterable[PublishedPoint], *, dataset: str | None = None, methods: Sequence[str] | None = None
+) -> list[PublishedPoint]:
+    """The points on one data set and by some methods; None takes all. Case does not matter.
+
+    Raises `UserError` for a data set that has no points, or a method that has none on the data set.
+    """
+    chosen = list(points)
+    if dataset is not None:
+        known = sorted({p.dataset for p in chosen})
+        chosen = [p for p in chosen if p.dataset.casefold() == dataset.casefold()]
+        if not chosen:
+            raise UserError(unknown_name("published data set", dataset, known))
+    if methods is not None:
+        known = sorted({p.method for p in chosen})
+        for method in methods:
+            if method.casefold() not in (name.casefold() for name in known):
+                raise UserError(unknown_name("published method", method, known))
+        wanted = {method.casefold() for method in methods}
+        chosen = [p for p in chosen if p.method.casefold() in wanted]
+    return chosen

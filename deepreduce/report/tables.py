@@ -1,0 +1,230 @@
+"""Candidates and the frontier as CSV text, and back; the frontier as a table for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+
+from deepreduce.errors import UserError
+from deepreduce.frontier import measurement_of
+from deepreduce.plan import Candidate, Measurement, ReductionPlan
+
+_FIRST = (
+    "plan_id",
+    "relu_count",
+    "val_accuracy",
+    "test_accuracy",
+    "train_seconds",
+    "label",
+    "status",
+    "failure",
+)
+_LAST = ("macs", "churn", "folder", "plan")
+_STAGE = "relus_"
+_OK, _FAILED = "ok", "failed"
+
+_TABLE_WIDTH = 100
+
+
+def candidates_csv(candidates: Iterable[Candidate], *, stages: Sequence[str]) -> str:
+    """All candidates as CSV: by ReLU count descending, then by plan_id.
+
+    Columns: plan_id (`teacher` for the full network), relu_count, val_accuracy, test_accuracy (fractions),
+    train_seconds, label, status (`ok` or `failed`), failure, one `relus_<stage>` for each of `stages`, macs,
+    churn (a fraction), folder, and plan (compact JSON). A failed candidate's measured cells are empty. Label
+    and failure are put on one line. Raises `UserError` where a measurement has ReLUs in a stage that `stages`
+    does not list.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_FIRST, *(_STAGE + stage for stage in stages), *_LAST])
+    for candidate in sorted(candidates, key=lambda c: (-c.relu_count, c.plan_id)):
+        writer.writerow(_cells(candidate, stages))
+    return text.getvalue()
+
+
+def frontier_csv(front: Iterable[Candidate], *, stages: Sequence[str]) -> str:
+    """The frontier as CSV, in the columns and the order of `candidates_csv`, which see for errors too.
+
+    Raises `UserError` for a candidate without a measurement: that can't be on a frontier.
+    """
+    points = list(front)
+    for candidate in points:
+        measurement_of(candidate)
+    return candidates_csv(points, stages=stages)
+
+
+def _cells(candidate: Candidate, stages: Sequence[str]) -> list[object]:
+    measured = candidate.measurement
+    plan = json.dumps(candidate.plan.to_json(), sort_keys=True, separators=(",", ":"))
+    start: list[object] = [candidate.plan_id, candidate.relu_count]
+    label, failure = _one_line(candidate.label), _one_line(candidate.failure or "")
+    if measured is None:
+        empty = [""] * len(stages)
+        return [*start, "", "", "", label, _FAILED, failure, *empty, "", "", candidate.folder, plan]
+    unlisted = sorted(set(measured.stage_relu_counts) - set(stages))
+    if unlisted:
+        raise UserError(
+            f"candidate {candidate.plan_id} has ReLUs in {', '.join(unlisted)}; "
+            f"the table's stages are {', '.join(stages) or 'none'}"
+        )
+    return [
+        *start,
+        f"{measured.val_accuracy:.6f}",
+        f"{measured.test_accuracy:.6f}",
+        f"{measured.train_seconds:.2f}",
+        label,
+        _OK,
+        failure,
+        *(measured.stage_relu_counts.get(stage, 0) for stage in stages),
+        measured.macs,
+        f"{measured.churn:.6f}",
+        candidate.folder,
+        plan,
+    ]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def read_candidates_csv(text: str) -> list[Candidate]:
+    """The candidates of `candidates_csv` or `frontier_csv`, in the file's order, exact to its decimals.
+
+    Raises `UserError` that names the line for a missing column or a cell that does not fit.
+    """
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
+    found: list[Candidate] = []
+    header: list[str] = []
+    try:
+        for cells in reader:
+            if not header:
+                header = _checked_header(cells)
+            elif cells:
+                found.append(_candidate(header, cells))
+                if any(c.plan_id == found[-1].plan_id for c in found[:-1]):
+                    raise UserError(f"a second row for plan_id {found[-1].plan_id!r}")
+    except (csv.Error, UserError) as error:
+        raise UserError(f"candidates CSV, line {reader.line_num}: {error}") from error
+    if not header:
+        raise UserError("candidates CSV, line 1: the file is empty; its first line names the columns")
+    return found
+
+
+def _checked_header(cells: list[str]) -> list[str]:
+    missing = [name for name in (*_FIRST, *_LAST) if name not in cells]
+    if missing:
+        raise UserError(f"the header lacks the columns {', '.join(missing)}")
+    return cells
+
+
+def _candidate(header: list[str], cells: list[str]) -> Candidate:
+    if len(cells) != len(header):
+        raise UserError(f"{len(cells)} cells; the header has {len(header)}")
+    row = dict(zip(header, cells, strict=True))
+    if row["status"] not in (_OK, _FAILED):
+        raise UserError(f"status is {row['status']!r}; it is {_OK!r} or {_FAILED!r}")
+    if not row["plan_id"]:
+        raise UserError("plan_id is empty")
+    try:
+        plan = ReductionPlan.from_json(json.loads(row["plan"]))
+    except json.JSONDecodeError as error:
+        raise UserError(f"plan is not JSON: {error}") from error
+    relu_count = _whole(row, "relu_count")
+    measurement = None
+    if row["status"] == _OK:
+        stages = [name for name in header if name.startswith(_STAGE)]
+        measurement = Measurement(
+            relu_count=relu_count,
+            stage_relu_counts={name.removeprefix(_STAGE): _whole(row, name) for name in stages},
+            macs=_whole(row, "macs"),
+            val_accuracy=_fraction(row, "val_accuracy"),
+            test_accuracy=_fraction(row, "test_accuracy"),
+            churn=_fraction(row, "churn"),
+            train_seconds=_number(row, "train_seconds"),
+        )
+    return Candidate(
+        plan_id=row["plan_id"],
+        plan=plan,
+        label=row["label"],
+        relu_count=relu_count,
+        folder=row["folder"],
+        measurement=measurement,
+        failure=row["failure"] or None,
+    )
+
+
+def _whole(row: dict[str, str], name: str) -> int:
+    # int() takes "1_000" and " 7" too, which no table of ours holds
+    if not (row[name].isascii() and row[name].isdigit()):
+        raise UserError(f"{name} is {row[name]!r}; it is a whole number, 0 or more")
+    return int(row[name])
+
+
+def _number(row: dict[str, str], name: str) -> float:
+    try:
+        value = float(row[name])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise UserError(f"{name} is {row[name]!r}; it is a finite number, 0 or more")
+    return value
+
+
+def _fraction(row: dict[str, str], name: str) -> float:
+    value = _number(row, name)
+    if value > 1:
+        raise UserError(f"{name} is {row[name]!r}; it is a fraction in [0, 1], not a percentage")
+    return value
+
+
+def frontier_table(front: Iterable[Candidate], *, teacher: Candidate) -> str:
+    """The frontier as an aligned table of at most 100 columns for the terminal, without a final newline.
+
+    By ReLU count descending: ReLUs of one image, how many times fewer that is than the teacher's, validation
+    and test accuracy in percent, test accuracy less the teacher's in points, seconds of training, the network
+    and its plan_id. The teacher follows as a last line where it is not on the frontier itself. Raises
+    `UserError` for a candidate, or a teacher, without a measurement.
+    """
+    points = sorted(front, key=lambda c: (-c.relu_count, c.plan_id))
+    rows = [_table_row(candidate, teacher) for candidate in points]
+    heads = ["ReLUs", "fewer", "val %", "test %", "vs teacher", "seconds", "network", "plan_id"]
+    if not any(candidate.is_teacher for candidate in points):
+        rows.append(_table_row(teacher, teacher))
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+    network = heads.index("network")
+    spare = _TABLE_WIDTH - sum(widths) - 2 * (len(heads) - 1)
+    widths[network] = max(widths[network] + min(spare, 0), len("network"))
+    lines = []
+    for row in [heads, *rows]:
+        row[network] = _shortened(row[network], widths[network])
+        cells = [
+            cell.ljust(width) if i >= network else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "-" * max(len(line) for line in lines))
+    return "\n".join(lines)
+
+
+def _table_row(candidate: Candidate, teacher: Candidate) -> list[str]:
+    measured, full = measurement_of(candidate), measurement_of(teacher)
+    times = f"{teacher.relu_count / candidate.relu_count:.1f}x" if candidate.relu_count else "-"
+    points = 100 * (measured.test_accuracy - full.test_accuracy)
+    return [
+        f"{candidate.relu_count:,}",
+        times,
+        f"{100 * measured.val_accuracy:.2f}",
+        f"{100 * measured.test_accuracy:.2f}",
+        "-" if candidate.is_teacher else f"{points:+.2f}",
+        f"{measured.train_seconds:,.0f}",
+        _one_line(candidate.label),
+        candidate.plan_id,
+    ]
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(width - 3, 0)] + "..."
