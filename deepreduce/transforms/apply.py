@@ -1,0 +1,147 @@
+"""From a network and a plan to the reduced network, with the weights that still fit."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from deepreduce.errors import PlanError, unknown_name
+from deepreduce.models import build_model
+from deepreduce.network.network import Network
+from deepreduce.network.trace import SITE, describe, observe, trace_network
+from deepreduce.plan import ReductionPlan
+
+
+def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Network:
+    """A new network, reduced by `plan`; `network` stays as it is, and so does the global random state.
+
+    Weights of the same name and shape are inherited; where alpha has made a tensor smaller, its leading
+    entries are; the rest is initialised from `seed`. Site and stage names stay those of the original, and a
+    stage that has lost all its ReLUs stays listed with a count of 0. Edits add up: a network that is reduced
+    already can be reduced further. Works on the meta device too, where it costs counts but no weights.
+
+    Raises `PlanError` where the plan names a site that the network has not, asks for a size it can't have, or
+    scales a network that deepreduce did not build itself.
+    """
+    plan = normalise_plan(network, plan)
+    if plan.alpha != 1 or plan.depth is not None:
+        module = _rebuilt(network, plan, seed=seed)
+    else:
+        module = copy.deepcopy(network.module)
+    if plan.rho != 1:
+        _scale_resolution(module, plan.rho, network.name)
+    _linearize(module, plan.linearized)
+    spec = network.spec
+    if spec is not None and spec.is_zoo:
+        spec = spec.scaled(alpha=plan.alpha, depth=plan.depth)
+    observed = observe(module, network.input_shape, name=network.name)
+    return describe(module, observed, network.input_shape, name=network.name, spec=spec, stages=network.stages)
+
+
+def normalise_plan(network: Network, plan: ReductionPlan) -> ReductionPlan:
+    """The plan that means the same for this network in the fewest words.
+
+    A depth that the network has already is left out, and so is what a plan says about sites of blocks that
+    its depth drops. Raises `PlanError` as `apply_plan` does.
+    """
+    known = {site.name for site in network.sites}
+    for name, _ in plan.sites:
+        if name not in known:
+            raise PlanError(f"{network.name}: " + unknown_name("ReLU site", name, sorted(known)))
+    if plan.depth is not None and plan.depth == network.blocks:
+        plan = replace(plan, depth=None)
+    if plan.alpha == 1 and plan.depth is None:
+        return plan
+    if network.spec is None or not network.spec.is_zoo:
+        raise PlanError(
+            f"{network.name} was not built from a spec with width and depth; alpha and depth work for the"
+            " zoo's networks (see 'deepreduce models'), culling, thinning and rho for any"
+        )
+    scaled = network.spec.scaled(alpha=plan.alpha, depth=plan.depth)
+    if plan.depth is None:
+        return plan
+    left = {s.name for s in trace_network(build_model(scaled, device="meta"), network.input_shape, spec=scaled).sites}
+    return replace(plan, sites=tuple(pair for pair in plan.sites if pair[0] in left))
+
+
+def _rebuilt(network: Network, plan: ReductionPlan, *, seed: int) -> fx.GraphModule:
+    """The network built anew at another width or depth, with earlier edits and fitting weights carried over."""
+    assert network.spec is not None
+    parameter = next(network.module.parameters())
+    spec = network.spec.scaled(alpha=plan.alpha, depth=plan.depth)
+    fresh = build_model(spec, seed=seed, device=parameter.device).to(parameter.dtype)
+    traced = trace_network(fresh, network.input_shape, spec=spec)
+    module = traced.module
+    present = {site.name for site in network.sites}
+    _linearize(module, [site.name for site in traced.sites if site.name not in present])
+    _carry_strides(module, network.module)
+    _inherit(module, network.module)
+    module.train(network.module.training)
+    return module
+
+
+def _carry_strides(module: nn.Module, source: nn.Module) -> None:
+    """An earlier rho lives in the strides of convolutions."""
+    strides = {name: m.stride for name, m in source.named_modules() if isinstance(m, nn.Conv2d)}
+    for name, m in module.named_modules():
+        if isinstance(m, nn.Conv2d):
+            m.stride = strides.get(name, m.stride)
+
+
+@torch.no_grad()
+def _inherit(module: nn.Module, source: nn.Module) -> None:
+    weights = source.state_dict()
+    for name, value in module.state_dict().items():
+        inherited = weights.get(name)
+        if inherited is None or value.device.type == "meta" or inherited.dim() != value.dim():
+            continue
+        if all(new <= old for new, old in zip(value.shape, inherited.shape, strict=True)):
+            leading: Tensor = inherited[tuple(slice(0, n) for n in value.shape)] if value.dim() else inherited
+            value.copy_(leading)
+
+
+def _linearize(module: fx.GraphModule, names: Iterable[str]) -> None:
+    """Replace the ReLU of every named site by the identity: its graph node goes, its input takes its place."""
+    doomed = set(names)
+    if not doomed:
+        return
+    for node in list(module.graph.nodes):
+        if SITE in node.meta and node.meta[SITE][0] in doomed:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            module.graph.erase_node(node)
+    module.delete_all_unused_submodules()
+    module.recompile()
+
+
+def _scale_resolution(module: fx.GraphModule, rho: float, name: str) -> None:
+    """Multiply the stride of the stem by 1/rho: of every convolution that the image reaches first."""
+    factor = round(1 / rho)
+    if not math.isclose(factor * rho, 1, rel_tol=1e-9):
+        raise PlanError(f"rho is {rho:g}; it is realised as a stride of 1/rho, so give 1/2, 1/3, 1/4, ...")
+    convolutions = {id(c): c for c in _first_convolutions(module)}
+    if not convolutions:
+        raise PlanError(f"{name} has no 2-d convolution that its input reaches first, so rho can't scale it")
+    for convolution in convolutions.values():
+        if isinstance(convolution.padding, str):
+            raise PlanError(f"{name}: its first convolution is padded {convolution.padding!r}, which rules out rho")
+        convolution.stride = tuple(factor * stride for stride in convolution.stride)
+
+
+def _first_convolutions(module: fx.GraphModule) -> Iterator[nn.Conv2d]:
+    frontier = [node for node in module.graph.nodes if node.op == "placeholder"]
+    seen = set(frontier)
+    while frontier:
+        for user in frontier.pop().users:
+            if user in seen:
+                continue
+            seen.add(user)
+            target = module.get_submodule(str(user.target)) if user.op == "call_module" else None
+            if isinstance(target, nn.Conv2d):
+                yield target
+            else:
+                frontier.append(user)
