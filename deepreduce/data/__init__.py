@@ -1,0 +1,26 @@
+"""Labelled images: where they come from, how they are split, how a training or an evaluation sees them."""
+
+from deepreduce.data.arrays import ArraySplit
+from deepreduce.data.images import Augmentation, DataFacts, ImageArrays, ImageData, RawData, Split
+from deepreduce.data.loaders import ImageItems, LoaderSplit
+from deepreduce.data.prepare import Preparation, prepare
+from deepreduce.data.python import raw_from_python
+from deepreduce.data.sources import DATASETS, known_facts, load_source
+
+__all__ = [
+    "DATASETS",
+    "ArraySplit",
+    "Augmentation",
+    "DataFacts",
+    "ImageArrays",
+    "ImageData",
+    "ImageItems",
+    "LoaderSplit",
+    "Preparation",
+    "RawData",
+    "Split",
+    "known_facts",
+    "load_source",
+    "prepare",
+    "raw_from_python",
+]

@@ -1,0 +1,150 @@
+"""From raw images to splits that are ready for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from deepreduce.data.arrays import ArraySplit, standardisation
+from deepreduce.data.images import (
+    Augmentation,
+    DataFacts,
+    ImageArrays,
+    ImageData,
+    Images,
+    RawData,
+    Split,
+    balanced,
+    hashed,
+)
+from deepreduce.data.loaders import LoaderSplit
+from deepreduce.errors import DataError
+from deepreduce.randomness import derived_generator
+
+_RESIZE_CHUNK = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What is done to raw images.
+
+    `train_limit` images are taken from the training images, `val_fraction` of those are for validation, every class
+    keeping its share. `image_size` resizes to squares, `channels` turns grey images into RGB by repetition. `pad`
+    and `flip` override the augmentation that is usual for the data set; `workers` processes decode files.
+    """
+
+    val_fraction: float = 0.1
+    train_limit: int | None = None
+    test_limit: int | None = None
+    image_size: int | None = None
+    channels: int | None = None
+    pad: int | None = None
+    flip: bool | None = None
+    workers: int = 0
+
+    def val_images(self, train_images: int, name: str) -> int:
+        """How many images of so many are for validation. Raises `DataError` where a part would be empty."""
+        count = round(self.val_fraction * train_images)
+        if not 0 < count < train_images:
+            raise DataError(
+                f"{name}: a validation part of {self.val_fraction:g} of {train_images} training images leaves one"
+                " part empty; change data.val_fraction"
+            )
+        return count
+
+    def facts(self, facts: DataFacts, name: str) -> DataFacts:
+        """The sizes of a data set after preparation, from those of the raw one (`val_images` 0)."""
+        train = facts.train_images if self.train_limit is None else self.train_limit
+        test = facts.test_images if self.test_limit is None else self.test_limit
+        val = self.val_images(train, name)
+        channels, height, width = facts.image_shape
+        size = (height, width) if self.image_size is None else (self.image_size, self.image_size)
+        return DataFacts(
+            num_classes=facts.num_classes,
+            image_shape=(self.channels or channels, *size),
+            train_images=train - val,
+            val_images=val,
+            test_images=test,
+        )
+
+
+def prepare(raw: RawData, preparation: Preparation | None = None, *, seed: int) -> ImageData:
+    """Split off a validation part, limit, resize and standardise.
+
+    `seed` draws the training images and the validation part; limited test images are the same for every seed.
+    Raises `DataError` for a limit above what there is and where a part would be empty.
+    """
+    wanted = preparation or Preparation()
+    train = _limited(raw.train, wanted.train_limit, name=raw.name, key="train_limit", seed=seed)
+    test = _limited(raw.test, wanted.test_limit, name=raw.name, key="test_limit", seed=0)
+    count = wanted.val_images(len(train), raw.name)
+    chosen = balanced(train.labels, count, generator=derived_generator(seed, "validation"))
+    rest = torch.ones(len(train), dtype=torch.bool)
+    rest[chosen] = False
+    parts = {"train": train.take(rest.nonzero().squeeze(1)), "val": train.take(chosen), "test": test}
+    if wanted.image_size is not None:
+        parts = {name: _resized(part, wanted.image_size, raw.name) for name, part in parts.items()}
+    if wanted.channels is not None:
+        parts = {name: _with_channels(part, wanted.channels, raw.name) for name, part in parts.items()}
+    augmentation = Augmentation(
+        pad=raw.augmentation.pad if wanted.pad is None else wanted.pad,
+        flip=raw.augmentation.flip if wanted.flip is None else wanted.flip,
+    )
+    splits = _splits(parts, augmentation, workers=wanted.workers)
+    identity = [parts[name].fingerprint() for name in parts] + [repr(augmentation), str(raw.num_classes)]
+    return ImageData(
+        name=raw.name,
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
+        num_classes=raw.num_classes,
+        image_shape=parts["train"].image_shape,
+        fingerprint=hashed(identity),
+    )
+
+
+def _limited(images: Images, limit: int | None, *, name: str, key: str, seed: int) -> Images:
+    if limit is None or limit == len(images):
+        return images
+    if limit > len(images):
+        raise DataError(f"data.{key} is {limit:,}; {name} has {len(images):,} such images")
+    return images.take(balanced(images.labels, limit, generator=derived_generator(seed, key)))
+
+
+def _resized(images: Images, size: int, name: str) -> Images:
+    if images.image_shape[1:] == (size, size):
+        return images
+    if not isinstance(images, ImageArrays):
+        raise DataError(f"{name}: data.image_size can't resize a torch data set; resize in its own transform")
+    chunks = [
+        F.interpolate(chunk.float(), size=(size, size), mode="bilinear", antialias=True)
+        for chunk in torch.split(images.images, _RESIZE_CHUNK)
+    ]
+    pixels = torch.cat(chunks)
+    if images.images.dtype == torch.uint8:
+        pixels = pixels.round_().clamp_(0, 255).to(torch.uint8)
+    return replace(images, images=pixels)
+
+
+def _with_channels(images: Images, channels: int, name: str) -> Images:
+    have = images.image_shape[0]
+    if have == channels:
+        return images
+    if have != 1 or not isinstance(images, ImageArrays):
+        raise DataError(f"{name}: data.channels repeats grey images to {channels} channels; these have {have}")
+    return replace(images, images=images.images.expand(-1, channels, -1, -1).contiguous())
+
+
+def _splits(parts: dict[str, Images], augmentation: Augmentation, *, workers: int) -> dict[str, Split]:
+    train = parts["train"]
+    splits: dict[str, Split] = {}
+    mean, std = standardisation(train.images) if isinstance(train, ImageArrays) else (None, None)
+    for name, part in parts.items():
+        if isinstance(part, ImageArrays):
+            assert mean is not None and std is not None
+            splits[name] = ArraySplit(part, mean=mean, std=std, augmentation=augmentation)
+        else:
+            splits[name] = LoaderSplit(part, workers=workers)
+    return splits

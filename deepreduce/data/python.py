@@ -1,0 +1,78 @@
+"""Data sets given from Python: tensors, NumPy arrays, torch data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from deepreduce.data.images import Augmentation, ImageArrays, Images, RawData
+from deepreduce.data.loaders import ImageItems, items_from_dataset
+from deepreduce.data.sources import labels_from_array
+from deepreduce.errors import DataError
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_FORMS = "(train data set, test data set), (x_train, y_train, x_test, y_test) or a mapping with these names"
+
+
+def raw_from_python(given: Any, *, num_classes: int | None = None) -> RawData:
+    """The data set that a caller handed over.
+
+    `given` is two map-style torch data sets of (image (C, H, W), class) pairs, or four tensors or arrays: images
+    (N, C, H, W) or (N, H, W), uint8 or float, and labels (N,). `num_classes` defaults to the highest training
+    label plus one. Raises `DataError` for anything else.
+    """
+    if isinstance(given, Mapping):
+        missing = [key for key in _KEYS if key not in given]
+        if missing:
+            raise DataError(f"the data lack {', '.join(missing)}; give {_FORMS}")
+        given = tuple(given[key] for key in _KEYS)
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) not in (2, 4):
+        raise DataError(f"the data are {type(given).__name__}; give a data set's name, or {_FORMS}")
+    train: Images
+    test: Images
+    if len(given) == 4:
+        train, test = _arrays(given[0], given[1], "x_train"), _arrays(given[2], given[3], "x_test")
+    else:
+        train, test = _items(given[0], "the training data set"), _items(given[1], "the test data set")
+    return RawData(
+        name="tensors" if len(given) == 4 else "torch data set",
+        train=train,
+        test=test,
+        num_classes=num_classes if num_classes is not None else int(train.labels.max()) + 1,
+        augmentation=Augmentation(),  # what may be done to them is the caller's to say
+    )
+
+
+def _items(dataset: Any, name: str) -> ImageItems:
+    if not isinstance(dataset, Dataset):
+        raise DataError(f"{name} is a {type(dataset).__name__}; give {_FORMS}")
+    return items_from_dataset(dataset, name)
+
+
+def _arrays(images: Any, labels: Any, name: str) -> ImageArrays:
+    pixels, classes = _tensor(images, name), _tensor(labels, f"y{name[1:]}")
+    if pixels.dim() == 3:
+        pixels = pixels.unsqueeze(1)
+    if pixels.dtype != torch.uint8:
+        if not pixels.is_floating_point():
+            raise DataError(f"{name} is {pixels.dtype}; images must be uint8 or floating point")
+        pixels = pixels.float()
+    if not len(pixels):
+        raise DataError(f"{name} holds no images")
+    return ImageArrays(images=pixels, labels=labels_from_array(classes.numpy(), name, count=len(pixels)))
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, (np.ndarray, list, tuple)):
+        try:
+            return torch.as_tensor(np.asarray(value))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{name} can't be read as numbers: {error}") from error
+    raise DataError(f"{name} is a {type(value).__name__}; give a tensor or an array")

@@ -1,0 +1,276 @@
+"""Data sets by name: built in, torchvision's, folders of images, arrays in an npz file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deepreduce.data.images import Augmentation, DataFacts, ImageArrays, RawData, balanced
+from deepreduce.data.loaders import ImageItems, items_from_files
+from deepreduce.errors import DataError, unknown_name
+from deepreduce.randomness import derived_generator
+
+DATASETS: dict[str, str] = {
+    "digits": "scikit-learn's 1,797 real 8x8 handwritten digits; built in, no download",
+    "cifar10": "CIFAR-10, 32x32, 10 classes (data.root, data.download)",
+    "cifar100": "CIFAR-100, 32x32, 100 classes (data.root, data.download)",
+    "tinyimagenet:DIR": "TinyImageNet as unpacked, 64x64, 200 classes; its val part is the test part",
+    "imagefolder:DIR": "DIR/train/CLASS/* and DIR/test (or val)/CLASS/*, of any size",
+    "npz:FILE": "x_train, y_train, x_test, y_test: uint8 NHWC or NHW, whole numbers",
+}
+"""Name -> what it is."""
+
+KNOWN_FACTS: dict[str, DataFacts] = {
+    "digits": DataFacts(
+        num_classes=10, image_shape=(1, 8, 8), train_images=1438, val_images=0, test_images=359
+    ),
+    "cifar10": DataFacts(
+        num_classes=10, image_shape=(3, 32, 32), train_images=50_000, val_images=0, test_images=10_000
+    ),
+    "cifar100": DataFacts(
+        num_classes=100, image_shape=(3, 32, 32), train_images=50_000, val_images=0, test_images=10_000
+    ),
+    "tinyimagenet": DataFacts(
+        num_classes=200, image_shape=(3, 64, 64), train_images=100_000, val_images=0, test_images=10_000
+    ),
+}  # fmt: skip
+"""Sizes of the data sets that everybody knows, so that a run on them can be planned where they are not at hand."""
+
+_DIGITS_TEST_FRACTION = 0.2
+_IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif"}
+_DEFAULT_FOLDER_SIZE = 224
+
+
+def load_source(
+    name: str, *, root: str | None = None, download: bool = False, image_size: int | None = None
+) -> RawData:
+    """The data set called `name`, as in `DATASETS`.
+
+    `root` is the folder of torchvision's data sets (default ./data), `download` fetches what is missing there;
+    `image_size` matters to `imagefolder` alone, whose images have no size of their own. Raises `DataError` for an
+    unknown name, missing files and malformed content.
+    """
+    kind, separator, place = name.partition(":")
+    by_name: dict[str, Callable[[], RawData]] = {
+        "digits": _digits,
+        "cifar10": lambda: _cifar("cifar10", root, download=download),
+        "cifar100": lambda: _cifar("cifar100", root, download=download),
+    }
+    by_place: dict[str, Callable[[Path], RawData]] = {
+        "tinyimagenet": _tiny_imagenet,
+        "imagefolder": lambda path: _image_folder(path, image_size or _DEFAULT_FOLDER_SIZE),
+        "npz": _npz,
+    }
+    if not separator and kind in by_name:
+        return by_name[kind]()
+    if kind in by_place:
+        if not place:
+            raise DataError(f"data set {name!r} lacks its place; give {_form(kind)}")
+        return by_place[kind](Path(place).expanduser())
+    raise DataError(unknown_name("data set", name, DATASETS))
+
+
+def known_facts(name: str) -> DataFacts | None:
+    """The raw sizes of a data set of `KNOWN_FACTS`, None for others. Its files are not looked for."""
+    return KNOWN_FACTS.get(name.partition(":")[0])
+
+
+def _form(kind: str) -> str:
+    return next(name for name in DATASETS if name.startswith(kind))
+
+
+def _digits() -> RawData:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # 0 to 16 as bytes
+    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)  # (N, 1, 8, 8)
+    labels = torch.from_numpy(digits.target).long()
+    everything = ImageArrays(images=images, labels=labels)
+    # the same test images for every seed
+    test = balanced(labels, round(_DIGITS_TEST_FRACTION * len(labels)), generator=derived_generator("digits"))
+    rest = torch.ones(len(labels), dtype=torch.bool)
+    rest[test] = False
+    return RawData(
+        name="digits",
+        train=everything.take(rest.nonzero().squeeze(1)),
+        test=everything.take(test),
+        num_classes=10,
+        augmentation=Augmentation(pad=1, flip=False),  # a mirrored digit is another or none
+    )
+
+
+def _cifar(name: str, root: str | None, *, download: bool) -> RawData:
+    from torchvision import datasets
+
+    folder = Path(root or "data").expanduser()
+    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    parts = []
+    for train in (True, False):
+        try:
+            part = source(str(folder), train=train, download=download)
+        except (RuntimeError, OSError) as error:
+            if download:
+                raise DataError(f"{name} can't be downloaded to {folder}: {_first_line(error)}") from error
+            raise DataError(
+                f"{name} is not in {folder}; name its folder with data.root, or fetch it with data.download=true"
+            ) from error
+        parts.append(_from_nhwc(np.asarray(part.data), np.asarray(part.targets), name))
+    classes = {"cifar10": 10, "cifar100": 100}[name]
+    return RawData(
+        name=name, train=parts[0], test=parts[1], num_classes=classes, augmentation=Augmentation(pad=4, flip=True)
+    )
+
+
+def _npz(path: Path) -> RawData:
+    arrays = _read_npz(path)
+    parts = [
+        _from_nhwc(arrays[f"x_{split}"], arrays[f"y_{split}"], f"{path}: {split}") for split in ("train", "test")
+    ]
+    labels = parts[0].labels
+    num_classes = len(arrays["classes"]) if "classes" in arrays else int(labels.max()) + 1 if len(labels) else 0
+    return RawData(
+        name=f"npz:{path}",
+        train=parts[0],
+        test=parts[1],
+        num_classes=num_classes,
+        # what may be mirrored is not known here
+        augmentation=Augmentation(pad=parts[0].image_shape[1] // 8, flip=False),
+    )
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    wanted = ("x_train", "y_train", "x_test", "y_test")
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; give npz:FILE")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in wanted if key not in file.files]
+            if missing:
+                raise DataError(
+                    f"{path} lacks {', '.join(missing)}; it needs {', '.join(wanted)} and has"
+                    f" {', '.join(file.files) or 'nothing'}"
+                )
+            return {key: file[key] for key in (*wanted, "classes") if key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"{path} can't be read as an npz file: {_first_line(error)}") from error
+
+
+def _from_nhwc(images: NDArray[Any], labels: NDArray[Any], name: str) -> ImageArrays:
+    """Pixels (N, H, W, C) or (N, H, W) uint8 and labels (N,) of whole numbers, checked."""
+    if images.dtype != np.uint8:
+        raise DataError(f"{name} images are {images.dtype}; they must be uint8, 0 to 255")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
+        raise DataError(
+            f"{name} images are of shape {images.shape}; they must be (images, height, width) or (images, height,"
+            " width, channels) with 1, 3 or 4 channels"
+        )
+    return ImageArrays(
+        images=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
+        labels=labels_from_array(labels, name, count=len(images)),
+    )
+
+
+def labels_from_array(labels: NDArray[Any], name: str, *, count: int) -> torch.Tensor:
+    """Labels (N,) int64. Raises `DataError` for other shapes, for NaN and for what is not a whole number."""
+    if labels.shape != (count,):
+        raise DataError(f"{name} labels are of shape {labels.shape}; {count} images need {count} labels")
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise DataError(f"{name} labels hold NaN or infinite values; they must be whole numbers")
+        if (labels != np.rint(labels)).any():
+            raise DataError(f"{name} labels hold fractions; they must be whole numbers")
+    elif labels.dtype.kind not in "iu":
+        raise DataError(f"{name} labels are {labels.dtype}; they must be whole numbers")
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def _tiny_imagenet(folder: Path) -> RawData:
+    train_folder, val_folder = folder / "train", folder / "val"
+    _require(folder, [train_folder, val_folder], "tinyimagenet:DIR is the unpacked archive with train/ and val/")
+    classes = sorted(path.name for path in train_folder.iterdir() if path.is_dir())
+    number = {name: i for i, name in enumerate(classes)}
+    train = [(path, number[name]) for name in classes for path in _images_below(train_folder / name)]
+    annotations = val_folder / "val_annotations.txt"
+    if annotations.is_file():
+        rows = [line.split("\t")[:2] for line in annotations.read_text(encoding="utf-8").splitlines() if line.strip()]
+        strange = [row for row in rows if len(row) < 2 or row[1] not in number]
+        if strange:
+            raise DataError(f"{annotations}: {strange[0]} names no class of {train_folder}")
+        test = [(val_folder / "images" / name, number[label]) for name, label in rows]
+    else:
+        test = [(path, number[name]) for name in classes for path in _images_below(val_folder / name)]
+    return RawData(
+        name="tinyimagenet",
+        train=_decoded(train, "tinyimagenet", size=64),
+        test=_decoded(test, "tinyimagenet", size=64),
+        num_classes=len(classes),
+        augmentation=Augmentation(pad=8, flip=True),
+    )
+
+
+def _image_folder(folder: Path, size: int) -> RawData:
+    test_folder = folder / "test" if (folder / "test").is_dir() else folder / "val"
+    _require(folder, [folder / "train", test_folder], f"imagefolder:DIR is {DATASETS['imagefolder:DIR']}")
+    classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    strange = sorted(p.name for p in test_folder.iterdir() if p.is_dir() and p.name not in classes)
+    if strange:
+        raise DataError(f"{test_folder} has the class {strange[0]!r}, which {folder / 'train'} has not")
+
+    def items(part: Path) -> ImageItems:
+        found = [(path, i) for i, name in enumerate(classes) for path in _images_below(part / name)]
+        if not found:
+            raise DataError(f"{part} holds no images; it needs folders of classes with files such as .jpg or .png")
+        labels = torch.tensor([label for _, label in found])
+        return items_from_files([path for path, _ in found], labels, size=size, flip=True)
+
+    return RawData(
+        name=f"imagefolder:{folder}",
+        train=items(folder / "train"),
+        test=items(test_folder),
+        num_classes=len(classes),
+        augmentation=Augmentation(flip=True),
+    )
+
+
+def _require(folder: Path, parts: list[Path], meaning: str) -> None:
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; {meaning}")
+    for part in parts:
+        if not part.is_dir():
+            raise DataError(f"{folder} has no {part.name}/; {meaning}")
+
+
+def _images_below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_ENDINGS)
+
+
+def _decoded(found: list[tuple[Path, int]], name: str, *, size: int) -> ImageArrays:
+    """All images in memory; every one must be of `size` x `size` pixels."""
+    from PIL import Image, UnidentifiedImageError
+
+    pixels = np.empty((len(found), size, size, 3), dtype=np.uint8)
+    for i, (path, _) in enumerate(found):
+        try:
+            with Image.open(path) as image:
+                array = np.asarray(image.convert("RGB"))
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"{path} can't be read as an image: {_first_line(error)}") from error
+        if array.shape != pixels.shape[1:]:
+            raise DataError(f"{path} is of {array.shape[1]}x{array.shape[0]} pixels; {name} has {size}x{size}")
+        pixels[i] = array
+    return _from_nhwc(pixels, np.array([label for _, label in found], dtype=np.int64), name)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
