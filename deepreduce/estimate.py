@@ -1,0 +1,59 @@
+"""How long a run will take: a few real training steps, scaled by multiply-accumulates."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from deepreduce.network import Network
+from deepreduce.training import Precision
+
+BACKWARD = 2  # a backward pass computes about twice what the forward pass does
+_TIMED_STEPS = 3
+_MACS_PER_STEP = 1e10  # enough to see the machine's speed, not enough to wait for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A training's arithmetic in multiply-accumulates: `macs` of the network, `teacher_macs` 0 without one."""
+
+    macs: int
+    teacher_macs: int
+    epochs: int
+    train_images: int
+    val_images: int
+    test_images: int
+
+    @property
+    def total(self) -> float:
+        """All passes of training, validation and test."""
+        step = (1 + BACKWARD) * self.macs + self.teacher_macs
+        return self.epochs * (self.train_images * step + self.val_images * self.macs) + self.test_images * self.macs
+
+
+def seconds_per_mac(network: Network, *, batch_size: int, precision: Precision, device: torch.device) -> float:
+    """Measured by training a copy of `network` for some steps on noise; `network` must have real weights."""
+    module = copy.deepcopy(network.module).to(device, memory_format=precision.memory_format)  # type: ignore[call-overload]
+    module.train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-6, momentum=0.9, fused=True)
+    batch = max(2, min(batch_size, int(_MACS_PER_STEP / max(network.macs, 1))))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        images = torch.randn(batch, *network.input_shape, device=device)  # (batch, C, H, W)
+    images = images.contiguous(memory_format=precision.memory_format)
+    times = []
+    for _ in range(1 + _TIMED_STEPS):  # the first step also allocates
+        begin = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision.bf16):
+            logits = module(images)
+        loss = F.cross_entropy(logits.float(), logits.detach().argmax(dim=1))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        float(loss.detach())  # waits for the device
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:]) / (batch * (1 + BACKWARD) * max(network.macs, 1))

@@ -1,0 +1,39 @@
+"""What a network is trained to do: match labels, and match its teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Hinton's knowledge distillation (arXiv 1503.02531): temperature, and the weight of the teacher's part."""
+
+    temperature: float = 4.0
+    weight: float = 0.9
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    distillation: Distillation,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """weight * T^2 * KL(teacher || student at temperature T) + (1 - weight) * cross-entropy; a mean, ().
+
+    Logits are (batch, classes), labels (batch,). T^2 keeps the gradients' size independent of T.
+    """
+    temperature = distillation.temperature
+    soft = F.kl_div(
+        F.log_softmax(student_logits / temperature, dim=1),
+        F.log_softmax(teacher_logits / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    hard = F.cross_entropy(student_logits, labels, label_smoothing=label_smoothing)
+    return distillation.weight * temperature**2 * soft + (1 - distillation.weight) * hard

@@ -1,0 +1,79 @@
+"""How a network is trained: the recipe's numbers, its learning rate over time, its arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from deepreduce.network.network import Network
+
+PRECISIONS = ("auto", "fp32", "bf16")
+"""`auto` is bfloat16 autocast where it is known to be faster, else float32."""
+
+_BF16_MACS_PER_PARAMETER = 2
+"""Below this, converting the weights costs more than bfloat16 arithmetic gains (docs/training.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """SGD with Nesterov momentum, linear warm-up and cosine decay to zero.
+
+    `warmup_epochs` may be a fraction of an epoch; `weight_decay` spares norms and biases; `clip_norm` bounds the
+    norm of the whole gradient (None: no bound).
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    clip_norm: float | None = 5.0
+    validate_every: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The arithmetic of training: autocast to bfloat16 or not, and the memory layout of feature maps."""
+
+    bf16: bool
+    channels_last: bool
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of images and convolution weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+def choose_precision(name: str, network: Network, *, device: torch.device) -> Precision:
+    """The arithmetic for training `network` and its reductions: by hardware and shape, never by a stopwatch.
+
+    So the same command on the same machine always computes the same numbers.
+    """
+    assert name in PRECISIONS
+    if device.type == "cuda":
+        supported, worthwhile = torch.cuda.is_bf16_supported(), True
+    else:
+        parameters = sum(p.numel() for p in network.module.parameters())
+        supported = _multiplies_bf16()
+        worthwhile = network.macs >= _BF16_MACS_PER_PARAMETER * parameters
+    bf16 = name == "bf16" or (name == "auto" and supported and worthwhile)
+    return Precision(bf16=bf16, channels_last=worthwhile and (device.type == "cuda" or supported))
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware: AMX, or AVX-512 with BF16."""
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # older torch lacks the second
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)
+
+
+def learning_rate_at(step: int, *, recipe: Recipe, steps_per_epoch: int) -> float:
+    """The learning rate of the step with that number, counted from 0 over all epochs."""
+    total = recipe.epochs * steps_per_epoch
+    warmup = min(round(recipe.warmup_epochs * steps_per_epoch), total - 1)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / (warmup + 1)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
