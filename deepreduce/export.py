@@ -1,0 +1,108 @@
+"""Reduced networks loaded back from their folders: safetensors and JSON, nothing unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from deepreduce.errors import CheckpointError, UserError
+from deepreduce.models import ModelSpec, build_model
+from deepreduce.network import Network, trace_network
+from deepreduce.plan import ReductionPlan
+from deepreduce.storage import read_json, read_tensors
+from deepreduce.transforms import apply_plan
+
+
+def describe_network(original: Network, reduced: Network, plan: ReductionPlan, *, label: str) -> dict[str, Any]:
+    """What `load_reduced` needs beside the weights, and the sites that are left, as plain values for plan.json."""
+    return {
+        "label": label,
+        "plan_id": plan.plan_id,
+        "plan": plan.to_json(),
+        "model": original.spec.to_json() if original.spec is not None else None,
+        "model_name": original.name,
+        "input_shape": list(original.input_shape),
+        "sites": [{"name": s.name, "stage": s.stage, "relu_count": s.relu_count} for s in reduced.sites],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedNetwork:
+    """A network's folder, read: how the original was built, what was reduced, and the weights."""
+
+    path: Path
+    spec: ModelSpec | None
+    model_name: str
+    input_shape: tuple[int, int, int]
+    plan: ReductionPlan
+    label: str
+
+    @classmethod
+    def read(cls, folder: str | Path) -> SavedNetwork:
+        """Raises `UserError` where the folder holds no saved network, `CheckpointError` for a corrupt plan.json."""
+        path = Path(folder)
+        if not (path / "plan.json").is_file() or not (path / "model.safetensors").is_file():
+            raise UserError(
+                f"{path} holds no saved network (plan.json and model.safetensors); give a folder such as"
+                " RUN/candidates/HASH or RUN/teacher"
+            )
+        saved = read_json(path / "plan.json")
+        try:
+            channels, height, width = (int(n) for n in saved["input_shape"])
+            return cls(
+                path=path,
+                spec=ModelSpec.from_json(saved["model"]) if saved["model"] is not None else None,
+                model_name=str(saved["model_name"]),
+                input_shape=(channels, height, width),
+                plan=ReductionPlan.from_json(saved["plan"]),
+                label=str(saved["label"]),
+            )
+        except (KeyError, TypeError, ValueError, UserError) as error:
+            raise CheckpointError(f"{path / 'plan.json'} does not describe a network: {error}") from error
+
+    def original(self, model: nn.Module | None = None) -> Network:
+        """The network the plan applies to: built from its spec, or `model` where the user made it in Python."""
+        if self.spec is None and model is None:
+            raise UserError(
+                f"{self.path} holds a reduction of {self.model_name}, which was given as a Python module;"
+                " pass model=... of the same class"
+            )
+        if model is None:
+            assert self.spec is not None
+            model = build_model(self.spec)
+        return trace_network(model, self.input_shape, name=self.model_name, spec=self.spec)
+
+    def load(self, model: nn.Module | None = None) -> Network:
+        """The reduced network with its trained weights, in evaluation mode."""
+        weights, _ = read_tensors(self.path / "model.safetensors")
+        reduced = apply_plan(self.original(model), self.plan)
+        load_weights(reduced.module, weights, source=self.path)
+        reduced.module.eval()
+        return reduced
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path) -> None:
+    """Copy weights into a module of the same names and shapes; raises `CheckpointError` for others."""
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{source}: the weights are of another network: {_first_difference(error)}") from error
+
+
+def _first_difference(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[min(1, len(lines) - 1)][:160]
+
+
+def load_reduced(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """A trained network of a run, as an ordinary `nn.Module` in evaluation mode, with bit-equal logits.
+
+    `folder` is RUN/teacher or RUN/candidates/HASH. For a network whose original was a Python module, pass a
+    module of the same class as `model`; it is not changed. Raises `UserError` where there is nothing to load and
+    `CheckpointError` where a file is corrupt.
+    """
+    return SavedNetwork.read(folder).load(model).module

@@ -1,0 +1,230 @@
+"""One network of a run: trained or resumed in its folder, measured, and kept there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepreduce.data import ImageData
+from deepreduce.errors import CheckpointError, NonFiniteLossError
+from deepreduce.export import describe_network, load_weights
+from deepreduce.network import Network
+from deepreduce.plan import Measurement, ReductionPlan
+from deepreduce.runs import NetworkFolder
+from deepreduce.training import (
+    Distillation,
+    Monitor,
+    Precision,
+    Predictions,
+    Progress,
+    Recipe,
+    Snapshot,
+    Trained,
+    churn,
+    predict,
+    train,
+)
+
+log = logging.getLogger(__name__)
+
+EVAL_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A network to train: what reduces the original to it, how to build it untrained, by which recipe.
+
+    `test` says whether its test accuracy is wanted; probes are chosen by validation accuracy alone.
+    """
+
+    name: str
+    plan: ReductionPlan
+    folder: NetworkFolder
+    build: Callable[[], Network]
+    recipe: Recipe
+    seed: int
+    test: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a job: accuracies as fractions, or why it failed."""
+
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    churn: float | None = None
+    train_seconds: float = 0.0
+    relu_count: int = 0
+    stage_relu_counts: dict[str, int] | None = None
+    macs: int = 0
+    failure: str | None = None
+
+    def told(self) -> str:
+        """The result in a few words."""
+        if self.failure is not None:
+            return f"failed: {self.failure}"
+        parts = [
+            f"{name} {100 * accuracy:.2f} %"
+            for name, accuracy in (("val", self.val_accuracy), ("test", self.test_accuracy))
+            if accuracy is not None
+        ]
+        return f"{', '.join(parts)}, {self.relu_count:,} ReLUs, {self.train_seconds:.0f} s"
+
+    def measurement(self) -> Measurement | None:
+        """As a measurement; None for a network that failed or whose test accuracy was not wanted."""
+        if self.failure is not None or self.val_accuracy is None or self.test_accuracy is None:
+            return None
+        return Measurement(
+            relu_count=self.relu_count,
+            stage_relu_counts=self.stage_relu_counts or {},
+            macs=self.macs,
+            val_accuracy=self.val_accuracy,
+            test_accuracy=self.test_accuracy,
+            churn=self.churn or 0.0,
+            train_seconds=self.train_seconds,
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class Workshop:
+    """Where all networks of a run are trained: the data, the arithmetic, and the teacher once there is one."""
+
+    original: Network
+    data: ImageData
+    precision: Precision
+    device: torch.device
+    distillation: Distillation
+    checkpoint_seconds: float
+    stop: Callable[[], bool]
+    teacher: nn.Module | None = None
+
+    @cached_property
+    def _teacher_test(self) -> Predictions:
+        assert self.teacher is not None
+        return self._predict(self.teacher, self.data.test)
+
+    def run(self, job: Job, on_step: Callable[[Progress], None]) -> Outcome:
+        """The job's outcome, from its folder where it is done already.
+
+        A corrupt file is named in the log and the network trained again. Raises `Stopped` when asked to stop.
+        """
+        return self._done(job) or self._train(job, on_step)
+
+    def load(self, job: Job) -> Network:
+        """The job's trained network, in evaluation mode on the device."""
+        network = job.build()
+        load_weights(network.module, job.folder.weights(), source=job.folder.path)
+        network.module.to(self.device).eval()
+        return network
+
+    def _done(self, job: Job) -> Outcome | None:
+        try:
+            metrics = job.folder.finished()
+            if metrics is None:
+                return None
+            outcome = _outcome_of(metrics, job)
+            if outcome.failure is None:
+                load_weights(job.build().module, job.folder.weights(), source=job.folder.path)
+            return outcome
+        except CheckpointError as error:
+            log.warning("%s; training %s again", error, job.name)
+            job.folder.clear()
+            return None
+
+    def _train(self, job: Job, on_step: Callable[[Progress], None]) -> Outcome:
+        network = job.build()
+        description = describe_network(self.original, network, job.plan, label=job.name)
+        try:
+            trained = self._fit(network, job, self._snapshot(job), on_step)
+        except NonFiniteLossError as error:
+            log.warning("%s failed: %s", job.name, error)
+            outcome = _counted(network, failure=str(error))
+            job.folder.finish(weights=None, description=description, metrics=_metrics_of(outcome), history=())
+            return outcome
+        outcome = self._measure(network, trained, job)
+        job.folder.finish(
+            weights=network.module.state_dict(),
+            description=description,
+            metrics=_metrics_of(outcome),
+            history=trained.history,
+        )
+        return outcome
+
+    def _snapshot(self, job: Job) -> Snapshot | None:
+        try:
+            return job.folder.snapshot()
+        except CheckpointError as error:
+            log.warning("%s; training %s again from the start", error, job.name)
+            job.folder.clear()
+            return None
+
+    def _fit(
+        self, network: Network, job: Job, snapshot: Snapshot | None, on_step: Callable[[Progress], None]
+    ) -> Trained:
+        if job.recipe.epochs == 0:
+            network.module.to(self.device)
+            return Trained(history=(), seconds=0.0)
+        monitor = Monitor(
+            on_step=on_step,
+            save=job.folder.save_snapshot,
+            save_every=self.checkpoint_seconds,
+            stop=self.stop,
+        )
+        try:
+            return train(
+                network.module, self.data, job.recipe, seed=job.seed, precision=self.precision, device=self.device,
+                teacher=self.teacher, distillation=self.distillation, resume=snapshot, monitor=monitor,
+            )  # fmt: skip
+        except CheckpointError as error:
+            if snapshot is None:
+                raise
+            log.warning("%s: %s; training %s again from the start", job.folder.path, error, job.name)
+            job.folder.clear()
+            network.module.load_state_dict(job.build().module.state_dict())
+            return self._fit(network, job, None, on_step)
+
+    def _measure(self, network: Network, trained: Trained, job: Job) -> Outcome:
+        # in the plain layout of a network that is loaded back, so that its accuracies are those measured here
+        network.module.to(memory_format=torch.contiguous_format)
+        val_accuracy = self._predict(network.module, self.data.val).accuracy
+        test_accuracy = disagreement = None
+        if job.test:
+            test = self._predict(network.module, self.data.test)
+            test_accuracy = test.accuracy
+            disagreement = churn(test, self._teacher_test) if self.teacher is not None else 0.0
+        return _counted(
+            network, val_accuracy=val_accuracy, test_accuracy=test_accuracy, churn=disagreement,
+            train_seconds=trained.seconds,
+        )  # fmt: skip
+
+    def _predict(self, module: nn.Module, split: Any) -> Predictions:
+        return predict(module, split, batch_size=EVAL_BATCH, device=self.device)
+
+
+def _counted(network: Network, **values: Any) -> Outcome:
+    return Outcome(
+        relu_count=network.relu_count,
+        stage_relu_counts=network.stage_relu_counts,
+        macs=network.macs,
+        **values,
+    )
+
+
+def _metrics_of(outcome: Outcome) -> dict[str, Any]:
+    return {name: value for name, value in vars(outcome).items() if value is not None}
+
+
+def _outcome_of(metrics: dict[str, Any], job: Job) -> Outcome:
+    try:
+        outcome = Outcome(**metrics)
+    except TypeError as error:
+        raise CheckpointError(f"{job.folder.path}: its metrics can't be read: {error}") from error
+    if outcome.failure is None and (outcome.val_accuracy is None or job.test != (outcome.test_accuracy is not None)):
+        raise CheckpointError(f"{job.folder.path}: its metrics are incomplete")
+    return outcome

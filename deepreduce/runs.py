@@ -1,0 +1,204 @@
+"""The run folder: one run at a time, resumable after a kill at any moment.
+
+```
+RUN/
+  config.yaml  environment.json  log.txt  criticality.json
+  teacher/  probes/<hash>/  candidates/<hash>/     plan.json  model.safetensors  metrics.json  history.csv
+  candidates.csv  frontier.csv  frontier.png  frontier.svg  layers.png
+```
+
+`metrics.json` is written last and says that a network is done; until then `training.safetensors` holds its state.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import filelock
+from torch import Tensor
+
+from deepreduce.config import OptimizeConfig, differing_keys, dump_config, load_config
+from deepreduce.errors import CheckpointError, RunFolderError
+from deepreduce.storage import (
+    TEMPORARY,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+    write_text,
+    writing,
+)
+from deepreduce.training import EpochRecord, Snapshot
+
+CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "log.txt", ".lock"
+PLAN, WEIGHTS, METRICS, HISTORY, STATE = (
+    "plan.json",
+    "model.safetensors",
+    "metrics.json",
+    "history.csv",
+    "training.safetensors",
+)
+_OURS_BEFORE_CONFIG = {LOCK, LOG}
+
+
+class RunFolder:
+    """A run's folder, locked while it is open. Use as a context manager."""
+
+    def __init__(self, path: Path, lock: filelock.BaseFileLock) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, config: OptimizeConfig, environment: Mapping[str, Any]) -> RunFolder:
+        """Create the folder, or go on with the run in it.
+
+        `environment["identity"]` (fingerprints of model and data) must be the same as when the run began. Raises
+        `RunFolderError` where the folder holds something else, belongs to another config, is in use by another
+        process or can't be written; it is then left as it was.
+        """
+        _refuse_foreign(path)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(path / LOCK, timeout=0)
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                raise RunFolderError(
+                    f"{path} is in use by another run; wait for it to end, or give another folder with --out"
+                ) from None
+        try:
+            for leftover in path.rglob("*" + TEMPORARY):
+                leftover.unlink(missing_ok=True)
+            if (path / CONFIG).exists():
+                _check_same_run(path, config, environment)
+            else:
+                write_json(path / ENVIRONMENT, environment)
+                write_text(path / CONFIG, dump_config(config))
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, lock)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def entry(self, *parts: str) -> NetworkFolder:
+        """The folder of one network, created where it is not there."""
+        path = self.path.joinpath(*parts)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return NetworkFolder(path=path)
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"{path} is a file; give a folder with --out")
+    with writing(path):
+        found = {p.name for p in path.iterdir()} if path.exists() else set()
+    foreign = {n for n in found - _OURS_BEFORE_CONFIG - {ENVIRONMENT} if not n.endswith(TEMPORARY)}
+    if foreign and CONFIG not in found:
+        raise RunFolderError(
+            f"{path} holds other files ({', '.join(sorted(foreign)[:3])}) and no {CONFIG}; give another folder"
+        )
+
+
+def _check_same_run(path: Path, config: OptimizeConfig, environment: Mapping[str, Any]) -> None:
+    different = differing_keys(load_config(path / CONFIG), config)
+    if different:
+        raise RunFolderError(
+            f"{path} belongs to a run with other settings: {', '.join(different)}; give another folder with --out"
+        )
+    try:
+        before = read_json(path / ENVIRONMENT)["identity"]
+    except (CheckpointError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} can't be resumed: {ENVIRONMENT} is missing or corrupt") from error
+    for name, value in environment["identity"].items():
+        if before.get(name) != value:
+            raise RunFolderError(
+                f"{path} belongs to a run with another {name} ({before.get(name)}, now {value}); give another folder"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFolder:
+    """The files of one network of the run: teacher, probe or candidate."""
+
+    path: Path
+
+    def finished_before(self) -> bool:
+        """Whether it seems to be done; its files may still turn out to be corrupt."""
+        return (self.path / METRICS).exists()
+
+    def finished(self) -> dict[str, Any] | None:
+        """Its metrics where it is done; None where it is not. Raises `CheckpointError` for a corrupt file."""
+        if not (self.path / METRICS).exists():
+            return None
+        metrics = read_json(self.path / METRICS)
+        if not isinstance(metrics, dict):
+            raise CheckpointError(f"{self.path / METRICS} can't be read: it holds no metrics")
+        return metrics
+
+    def weights(self) -> dict[str, Tensor]:
+        """Its trained weights by name. Raises `CheckpointError` where they are missing or corrupt."""
+        return read_tensors(self.path / WEIGHTS)[0]
+
+    def finish(
+        self,
+        *,
+        weights: Mapping[str, Tensor] | None,
+        description: Mapping[str, Any],
+        metrics: Mapping[str, Any],
+        history: Sequence[EpochRecord],
+    ) -> None:
+        """Write all files of a network that is done (`weights` None: that failed); metrics last."""
+        write_json(self.path / PLAN, dict(description))
+        write_text(self.path / HISTORY, history_csv(history))
+        if weights is not None:
+            write_tensors(self.path / WEIGHTS, weights, {})
+        write_json(self.path / METRICS, dict(metrics))
+        with suppress(OSError):
+            (self.path / STATE).unlink(missing_ok=True)
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep the state of a training that goes on."""
+        write_tensors(self.path / STATE, snapshot.tensors, snapshot.values)
+
+    def snapshot(self) -> Snapshot | None:
+        """The state that was kept last, if any. Raises `CheckpointError` where it is corrupt."""
+        if not (self.path / STATE).exists():
+            return None
+        tensors, values = read_tensors(self.path / STATE)
+        return Snapshot(tensors=tensors, values=values)
+
+    def clear(self) -> None:
+        """Forget everything about this network."""
+        with writing(self.path):
+            shutil.rmtree(self.path)
+            self.path.mkdir()
+
+
+def history_csv(history: Sequence[EpochRecord]) -> str:
+    """Epochs as CSV; an accuracy that was not measured is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, ["epoch", "learning_rate", "train_loss", "val_accuracy", "seconds"], lineterminator="\n"
+    )
+    writer.writeheader()
+    for record in history:
+        row = asdict(record)
+        row["seconds"] = f"{record.seconds:.2f}"
+        writer.writerow(row)
+    return text.getvalue()
