@@ -1,0 +1,100 @@
+"""Single questions, asked without a run: what does a network hold, how accurate is a saved one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from deepreduce.config import OptimizeConfig
+from deepreduce.errors import DataError
+from deepreduce.export import SavedNetwork
+from deepreduce.inputs import choose_device, load_data
+from deepreduce.models import build_model, default_input_size, resolve_spec
+from deepreduce.network import AnalysisReport, Network, analyze_network, trace_network
+from deepreduce.training import predict
+
+_BATCH = 256
+
+
+def trace(model: nn.Module, example: Tensor | tuple[int, int, int]) -> Network:
+    """The network of a module, to analyze and to edit with `cull`, `thin`, `reshape` and `apply_plan`.
+
+    `example` is a batch of images (N, C, H, W) or the shape (C, H, W) of one; only its shape is used.
+    """
+    shape = tuple(example.shape[1:]) if isinstance(example, Tensor) else tuple(example)
+    if len(shape) != 3:
+        raise DataError(f"the example input is of shape {shape}; give images (N, C, H, W), or one image's (C, H, W)")
+    return trace_network(model, (int(shape[0]), int(shape[1]), int(shape[2])))
+
+
+def analyze(
+    model: str | nn.Module,
+    *,
+    input_size: int | None = None,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    width: int | None = None,
+    blocks: Sequence[int] | None = None,
+) -> AnalysisReport:
+    """Where a network's ReLUs are, and what else it computes, for one image of `input_size` pixels square.
+
+    `model` is a name (see `deepreduce models`) or a module. `input_size` defaults to what the network is meant for
+    (32 for the zoo and for modules); a named network is built without allocating its weights. Raises `ModelError`
+    where the network is unknown, can't be traced or can't take the input.
+    """
+    if isinstance(model, nn.Module):
+        size = input_size or 32
+        return analyze_network(trace_network(model, (in_channels, size, size)))
+    spec = resolve_spec(model, num_classes=num_classes, in_channels=in_channels, width=width, blocks=blocks)
+    size = default_input_size(spec) if input_size is None else input_size
+    module = build_model(spec, device="meta")
+    return analyze_network(trace_network(module, (in_channels, size, size), name=model, spec=spec))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How accurate a saved network is, as fractions, on validation and test images."""
+
+    path: str
+    label: str
+    relu_count: int
+    val_accuracy: float
+    test_accuracy: float
+    test_images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def evaluate(
+    folder: str | Path, config: OptimizeConfig, *, data: Any = None, model: nn.Module | None = None
+) -> Evaluation:
+    """Accuracy of a network of a run on the data of `config`, or on `data` from Python.
+
+    `model` is the original for a run whose original was a Python module. Raises `DataError` where the data do not
+    fit the network.
+    """
+    device = choose_device(config.device)
+    saved = SavedNetwork.read(folder)
+    network = saved.load(model)
+    images = load_data(config.data, seed=config.seed, given=data)
+    if images.image_shape != network.input_shape or network.output_shape != (images.num_classes,):
+        raise DataError(
+            f"{folder} takes images {network.input_shape} and knows {(network.output_shape or ('?',))[0]} classes;"
+            f" {images.name} has {images.image_shape} and {images.num_classes}: name its own data set with --data"
+        )
+    module = network.module.to(device)
+    val, test = (predict(module, split, batch_size=_BATCH, device=device) for split in (images.val, images.test))
+    return Evaluation(
+        path=str(folder),
+        label=saved.label,
+        relu_count=network.relu_count,
+        val_accuracy=val.accuracy,
+        test_accuracy=test.accuracy,
+        test_images=len(images.test),
+    )

@@ -1,0 +1,498 @@
+"""The main job, from a config to a frontier: teacher, criticality, candidates, tables and plots."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepreduce.config import OptimizeConfig, TrainingConfig, load_config
+from deepreduce.data import DataFacts
+from deepreduce.errors import RunError, RunInterrupted
+from deepreduce.estimate import Work, seconds_per_mac
+from deepreduce.inputs import (
+    FROM_PYTHON,
+    choose_device,
+    facts_without_data,
+    fingerprint,
+    load_data,
+    original_network,
+    versions,
+)
+from deepreduce.interrupt import StopRequest
+from deepreduce.jobs import Job, Outcome, Workshop
+from deepreduce.methods import DeepReduceMethod, Probe, Proposal
+from deepreduce.methods.deepreduce import measured_cull_order
+from deepreduce.network import Network
+from deepreduce.outputs import overlay_of, run_title, title_of, write_plots, write_tables
+from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
+from deepreduce.progress import NoWatcher, Watcher, duration
+from deepreduce.randomness import derived_seed
+from deepreduce.results import ReducedNetwork, Result
+from deepreduce.runs import RunFolder
+from deepreduce.schedule import Epochs, Schedule, make_schedule
+from deepreduce.storage import write_json
+from deepreduce.training import Distillation, Precision, Recipe, Stopped, choose_precision
+from deepreduce.transforms import apply_plan
+
+log = logging.getLogger(__name__)
+
+TEACHER_FOLDER = "teacher"
+
+
+# -- what is asked ------------------------------------------------------------------------------------------
+
+
+def resolve_config(
+    *,
+    model: str | nn.Module | None = None,
+    data: Any = None,
+    config: str | Path | OptimizeConfig | None = None,
+    settings: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> OptimizeConfig:
+    """One config from a file or object, overridden by `values`, by model and data, then by `key=value` settings.
+
+    Raises `ConfigError` that lists every mistake at once.
+    """
+    overrides: dict[str, Any] = {}
+    if isinstance(config, OptimizeConfig):
+        overrides |= config.model_dump(mode="json")
+        config = None
+    overrides |= dict(values or {})
+    if model is not None:
+        overrides["model.name"] = model if isinstance(model, str) else f"{FROM_PYTHON}{type(model).__name__}"
+    if data is not None:
+        overrides["data.name"] = data if isinstance(data, str) else f"{FROM_PYTHON}{type(data).__name__}"
+    return load_config(config, values=overrides, settings=settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a run would train. `estimated_seconds` is from timing the network here for a moment."""
+
+    network: Network
+    schedule: Schedule
+    estimated_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: `candidates` (plan_id, relu_count, macs, label, plan), `probes`, `estimated_seconds`, ..."""
+
+        def told(proposal: Proposal) -> dict[str, Any]:
+            return {
+                "plan_id": proposal.plan_id,
+                "relu_count": proposal.relu_count,
+                "macs": proposal.macs,
+                "label": proposal.label,
+                "plan": proposal.plan.to_json(),
+                "depends_on_measurement": self.schedule.is_provisional,
+            }
+
+        return {
+            "model": self.network.name,
+            "relu_count": self.network.relu_count,
+            "cull_order": list(self.schedule.cull_order),
+            "cull_order_is_provisional": self.schedule.is_provisional,
+            "probes": [told(p.proposal) | {"depends_on_measurement": False} for p in self.schedule.probes],
+            "candidates": [told(p) for p in self.schedule.candidates],
+            "left_out": list(self.schedule.left_out),
+            "estimated_seconds": self.estimated_seconds,
+        }
+
+    def to_text(self) -> str:
+        """A list for a terminal."""
+        schedule, full = self.schedule, self.network.relu_count
+        lines = [
+            f"{self.network.name}: {full:,} ReLUs; {len(schedule.candidates)} networks would be distilled from it",
+            "",
+        ]
+        width = max(len(p.label) for p in schedule.candidates)
+        lines.append(f"{'network':<{width}}  {'ReLUs':>11}  {'fewer':>6}  plan_id")
+        for p in schedule.candidates:
+            fewer = f"{full / p.relu_count:.1f}x" if p.relu_count else "-"
+            lines.append(f"{p.label:<{width}}  {p.relu_count:>11,}  {fewer:>6}  {p.plan_id}")
+        lines.append("")
+        if schedule.is_provisional:
+            lines.append(
+                f"All of these depend on a measurement: {len(schedule.probes)} probes first find the order in which"
+                " stages are culled."
+            )
+            lines.append(
+                f"Shown is the order {', '.join(schedule.cull_order)}, most ReLUs first; method.cull_order fixes it."
+            )
+        lines += [f"Left out: {reason}." for reason in schedule.left_out]
+        lines.append(f"Estimated time on this machine: {duration(self.estimated_seconds)} (h:mm:ss or m:ss).")
+        return "\n".join(lines)
+
+
+def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any = None) -> DryRun:
+    """The networks that `optimize` would train, with exact counts; trains nothing, writes nothing.
+
+    Data sets whose sizes are well known need not be at hand.
+    """
+    device = choose_device(config.device)
+    facts = facts_without_data(config.data) if data is None else None
+    if facts is None:
+        facts = load_data(config.data, seed=config.seed, given=data).facts
+    with _threads(config.threads):
+        network = original_network(config.model, facts, seed=_model_seed(config), given=model)
+        schedule = _schedule(network, facts, config, cull_order=config.method.cull_order)
+        precision = choose_precision(config.training.precision, network, device=device)
+        rate = seconds_per_mac(network, batch_size=config.training.batch_size, precision=precision, device=device)
+    return DryRun(network=network, schedule=schedule, estimated_seconds=rate * schedule.total_work)
+
+
+def _schedule(
+    network: Network,
+    facts: DataFacts,
+    config: OptimizeConfig,
+    *,
+    cull_order: Sequence[str] | None,
+    measured: bool = False,
+) -> Schedule:
+    method, training = config.method, config.training
+    return make_schedule(
+        network,
+        facts,
+        DeepReduceMethod(
+            thin_keep=method.thin_keep,
+            alphas=method.alphas,
+            rhos=method.rhos,
+            depths=method.depths,
+            criticality_form=method.criticality_form,
+            criticality_exponent=method.criticality_exponent,
+        ),
+        Epochs(teacher=_teacher_epochs(training), probe=method.probe_epochs, candidate=training.epochs),
+        cull_order=cull_order,
+        max_relus=config.max_relus,
+        measured=measured,
+    )
+
+
+def _teacher_epochs(training: TrainingConfig) -> int:
+    return training.epochs if training.teacher_epochs is None else training.teacher_epochs
+
+
+def _model_seed(config: OptimizeConfig) -> int:
+    return derived_seed(config.seed, "model") % 2**31
+
+
+def _recipe(training: TrainingConfig, *, epochs: int) -> Recipe:
+    return Recipe(
+        epochs=epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        warmup_epochs=training.warmup_epochs,
+        label_smoothing=training.label_smoothing,
+        clip_norm=training.clip_norm,
+        validate_every=training.validate_every,
+    )
+
+
+# -- the run ------------------------------------------------------------------------------------------------
+
+
+def optimize(
+    model: str | nn.Module | None = None,
+    data: Any = None,
+    *,
+    out: str | Path | None = None,
+    config: str | Path | OptimizeConfig | None = None,
+    settings: Sequence[str] = (),
+    max_relus: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    watcher: Watcher | None = None,
+    **values: Any,
+) -> Result:
+    """Train, cull, thin, reshape and distill: the ReLU/accuracy frontier of a network (DeepReDuce, ICML 2021).
+
+    `model` is a name (see `deepreduce models`) or an `nn.Module` that gives (batch, classes) logits; `data` a name,
+    two torch data sets, four tensors, or an `ImageData`. `config` is a YAML file or an `OptimizeConfig`; keyword
+    arguments are its keys, whole sections (`training={"epochs": 2}`) or dotted ones through `settings`
+    (`["training.epochs=2"]`). `out` is the run's folder, by default a new one under runs/; the same call again
+    with the same folder goes on where it stopped.
+
+    Raises `UserError` for the caller's mistakes, `RunError` where the run itself fails and `RunInterrupted` when a
+    signal asked it to stop; everything is saved then.
+    """
+    given = {"max_relus": max_relus, "seed": seed, "device": device}
+    chosen = resolve_config(
+        model=model,
+        data=data,
+        config=config,
+        settings=settings,
+        values=_flattened(values) | {key: value for key, value in given.items() if value is not None},
+    )
+    return run(
+        chosen,
+        out=Path(out) if out is not None else new_run_folder(chosen),
+        model=None if isinstance(model, str) else model,
+        data=None if isinstance(data, str) else data,
+        watcher=watcher,
+    )
+
+
+def _flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections as dotted keys, so that giving one key of a section leaves its others as the config has them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def new_run_folder(config: OptimizeConfig) -> Path:
+    """A folder under runs/ that is not there yet, named after model, data and time."""
+    name = run_title(config.model.name.replace(":", "-"), config.data.name).replace(" on ", "-").replace("/", "-")
+    stem = f"{name.removesuffix('.npz')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = Path("runs") / stem, 2
+    while path.exists():
+        path, number = Path("runs") / f"{stem}-{number}", number + 1
+    return path
+
+
+def run(
+    config: OptimizeConfig,
+    *,
+    out: Path,
+    model: nn.Module | None = None,
+    data: Any = None,
+    watcher: Watcher | None = None,
+) -> Result:
+    """`optimize` with a resolved config; `model` and `data` are those given from Python."""
+    device = choose_device(config.device)
+    images = load_data(config.data, seed=config.seed, given=data)
+    images.check_batch_size(config.training.batch_size)
+    with _threads(config.threads):
+        original = original_network(config.model, images.facts, seed=_model_seed(config), given=model)
+        # also finds what a plan or a budget forbids, before anything is written
+        _schedule(original, images.facts, config, cull_order=config.method.cull_order)
+        precision = choose_precision(config.training.precision, original, device=device)
+        environment = _environment(original, images.fingerprint, device, precision)
+        with RunFolder.open(out, config, environment) as folder, StopRequest() as stop, _log_file(folder):
+            log.info("run in %s", folder.path)
+            workshop = Workshop(
+                original=original,
+                data=images,
+                precision=precision,
+                device=device,
+                distillation=Distillation(temperature=config.distill.temperature, weight=config.distill.weight),
+                checkpoint_seconds=config.training.checkpoint_seconds,
+                stop=stop,
+            )
+            conductor = _Conductor(config, folder, workshop, images.facts, watcher or NoWatcher(), model)
+            try:
+                return conductor.conduct()
+            except Stopped:
+                raise RunInterrupted(f"stopped; all is saved in {folder.path}", folder=folder.path) from None
+            finally:
+                conductor.watcher.close()
+
+
+class _Conductor:
+    """Runs the networks of a schedule one after the other and tells the watcher."""
+
+    def __init__(
+        self,
+        config: OptimizeConfig,
+        folder: RunFolder,
+        workshop: Workshop,
+        facts: DataFacts,
+        watcher: Watcher,
+        model: nn.Module | None,
+    ) -> None:
+        self.config, self.folder, self.workshop, self.facts = config, folder, workshop, facts
+        self.watcher, self.model = watcher, model
+        self.original = workshop.original
+        self.schedule = _schedule(self.original, facts, config, cull_order=config.method.cull_order)
+        self.number = 0
+
+    def conduct(self) -> Result:
+        teacher = self._train_teacher()
+        criticality = self._settle_cull_order()
+        candidates = [teacher]
+        for proposal, work in zip(self.schedule.candidates, self.schedule.candidate_works, strict=True):
+            candidates.append(self._train_candidate(proposal, work))
+            write_tables(self.folder.path, candidates, stages=self.original.stages, complete=False)
+        self._finish(candidates)
+        networks = [
+            ReducedNetwork(candidate=c, folder=self.folder.path / c.folder, original=self.model) for c in candidates
+        ]
+        return Result(
+            folder=self.folder.path, teacher=networks[0], candidates=tuple(networks[1:]), criticality=criticality
+        )
+
+    # -- teacher, probes, candidates ------------------------------------------------------------------------
+
+    def _train_teacher(self) -> Candidate:
+        epochs = _teacher_epochs(self.config.training)
+        job = Job(
+            name=TEACHER_ID,
+            plan=ReductionPlan(),
+            folder=self.folder.entry(TEACHER_FOLDER),
+            build=lambda: apply_plan(self.original, ReductionPlan()),
+            recipe=_recipe(self.config.training, epochs=epochs),
+            seed=derived_seed(self.config.seed, TEACHER_ID),
+        )
+        outcome = self._run(job, self.schedule.teacher_work)
+        if outcome.failure is not None:
+            raise RunError(f"the teacher could not be trained: {outcome.failure}; lower training.learning_rate")
+        self.teacher = self.workshop.load(job)
+        lesson = copy.deepcopy(self.teacher.module).requires_grad_(False)
+        self.workshop.teacher = lesson.to(memory_format=self.workshop.precision.memory_format)
+        return Candidate(
+            plan_id=TEACHER_ID,
+            plan=ReductionPlan(),
+            label="full network",
+            relu_count=self.original.relu_count,
+            folder=TEACHER_FOLDER,
+            measurement=outcome.measurement(),
+        )
+
+    def _settle_cull_order(self) -> dict[str, float]:
+        """Measure the criticality of the stages, where the order is not given, and schedule by it."""
+        if not self.schedule.is_provisional:
+            return {}
+        works = dict(zip((p.stage for p in self.schedule.probes), self.schedule.probe_works, strict=True))
+        accuracies: dict[str, float] = {}
+
+        def score(probe: Probe) -> float:
+            accuracies[probe.stage] = self._probe(probe, works[probe.stage])
+            return accuracies[probe.stage]
+
+        method = self.config.method
+        order, worth = measured_cull_order(
+            self.original, score, form=method.criticality_form, exponent=method.criticality_exponent
+        )
+        if order:
+            log.info("stages to cull, least critical first: %s", ", ".join(order))
+        write_json(
+            self.folder.path / "criticality.json",
+            {"cull_order": list(order), "criticality": worth, "val_accuracy": accuracies},
+        )
+        self.schedule = _schedule(self.original, self.facts, self.config, cull_order=order, measured=True)
+        return worth
+
+    def _probe(self, probe: Probe, work: Work) -> float:
+        proposal = probe.proposal
+        recipe = _recipe(self.config.training, epochs=self.config.method.probe_epochs)
+        outcome = self._run(self._student(proposal, "probes", recipe, test=False), work)
+        if outcome.val_accuracy is None:
+            log.warning("%s could not be trained, so its stage counts as least critical", proposal.label)
+            return 0.0
+        return outcome.val_accuracy
+
+    def _train_candidate(self, proposal: Proposal, work: Work) -> Candidate:
+        recipe = _recipe(self.config.training, epochs=self.config.training.epochs)
+        outcome = self._run(self._student(proposal, "candidates", recipe, test=True), work)
+        return Candidate(
+            plan_id=proposal.plan_id,
+            plan=proposal.plan,
+            label=proposal.label,
+            relu_count=proposal.relu_count,
+            folder=f"candidates/{proposal.plan_id}",
+            measurement=outcome.measurement(),
+            failure=outcome.failure,
+        )
+
+    def _student(self, proposal: Proposal, kind: str, recipe: Recipe, *, test: bool) -> Job:
+        source = self.teacher if self.config.training.init == "teacher" else self.original
+        seed = derived_seed(self.config.seed, proposal.plan_id)
+        return Job(
+            name=proposal.label,
+            plan=proposal.plan,
+            folder=self.folder.entry(kind, proposal.plan_id),
+            build=partial(apply_plan, source, proposal.plan, seed=seed % 2**31),
+            recipe=recipe,
+            seed=seed,
+            test=test,
+        )
+
+    def _run(self, job: Job, work: Work) -> Outcome:
+        if self.workshop.stop():
+            raise Stopped
+        self.number += 1
+        count = 1 + len(self.schedule.probes) + len(self.schedule.candidates)
+        total = self.schedule.total_work
+        self.watcher.begin(job.name, number=self.number, count=count, work=work.total, total=total)
+        was_done = job.folder.finished_before()
+        outcome = self.workshop.run(job, self.watcher.step)
+        self.watcher.end(result=outcome.told(), was_done=was_done)
+        return outcome
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def _finish(self, candidates: Sequence[Candidate]) -> None:
+        if all(c.measurement is None for c in candidates if not c.is_teacher):
+            reasons = "; ".join(sorted({c.failure or "" for c in candidates if c.failure}))
+            raise RunError(f"no network could be trained: {reasons}; lower training.learning_rate")
+        path = self.folder.path
+        write_tables(path, candidates, stages=self.original.stages, complete=True)
+        write_plots(path, title=title_of(self.config), overlay=overlay_of(self.config))
+
+
+# -- surroundings -------------------------------------------------------------------------------------------
+
+
+def _environment(
+    original: Network, data_fingerprint: str, device: torch.device, precision: Precision
+) -> dict[str, Any]:
+    arithmetic = f"{'bf16' if precision.bf16 else 'fp32'}{' channels_last' if precision.channels_last else ''}"
+    return {
+        "versions": dict(versions()),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        # a run goes on only where these are the same: other values give other numbers
+        "identity": {
+            "model": fingerprint(original),
+            "data": data_fingerprint,
+            "device": device.type,
+            "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+            "precision": arithmetic,
+        },
+    }
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _log_file(folder: RunFolder) -> Iterator[None]:
+    """Everything that deepreduce logs, in the run's log.txt as well."""
+    handler = logging.FileHandler(folder.path / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("deepreduce")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
