@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class DeepReduceError(Exception):
@@ -46,6 +47,14 @@ class RunError(DeepReduceError):
     """The run itself failed: full disk, diverged teacher, out of memory."""
 
 
+class RunInterrupted(DeepReduceError):
+    """A signal asked the run to stop. `folder` holds it; the same call with that folder goes on."""
+
+    def __init__(self, message: str, *, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
 class NonFiniteLossError(RunError):
     """The loss stayed infinite or NaN after every retry."""
 
@@ -54,13 +63,17 @@ class CheckpointError(RunError):
     """A file of weights or state that is corrupt, truncated, or of another network."""
 
 
+def nearest_name(name: object, known: Iterable[str]) -> str | None:
+    """The known name that `name` most resembles, whatever its case; None where none comes near."""
+    by_lower = {n.lower(): n for n in known}
+    nearest = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.5)
+    return by_lower[nearest[0]] if nearest else None
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """One line for a name that is not known: the nearest known one first, then all of them."""
     names = list(known)
-    nearest = difflib.get_close_matches(str(name).lower(), [n.lower() for n in names], n=1, cutoff=0.5)
-    hint = ""
-    if nearest:
-        original = next(n for n in names if n.lower() == nearest[0])
-        hint = f"did you mean {original!r}? "
+    nearest = nearest_name(name, names)
+    hint = f"did you mean {nearest!r}? " if nearest is not None else ""
     listed = ", ".join(names) if names else "none"
     return f"unknown {kind} {str(name)!r}; {hint}known: {listed}"
