@@ -1,0 +1,198 @@
+"""DeepReDuce (Jha, Ghodsi, Garg, Reagen; ICML 2021, arXiv 2103.01396).
+
+In the paper's order:
+
+1. criticality: what are a stage's ReLUs worth? (section 3.1: train a network with ReLUs in that stage only)
+2. culling: drop the least critical stage, then the next, ..., keep at least one (section 3.1)
+3. thinning: drop alternate ReLUs in what each culling left (section 3.2)
+4. reshaping: scale channels by alpha and resolution by rho for tighter budgets (section 3.3)
+5. and 6. every network is distilled from the full one, and the Pareto frontier is taken: the pipeline's part
+
+For D stages that is D probes and at most (D - 1) * (1 + K * (1 + number of reshapes)) networks, K being the number of
+ways to thin (1, or 2 with `thin_keep` both): linear in D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from deepreduce.errors import ModelError, PlanError, unknown_name
+from deepreduce.methods.proposal import Proposal, Proposals
+from deepreduce.network.analyze import check_input_size
+from deepreduce.network.network import Network
+from deepreduce.plan import ReductionPlan
+from deepreduce.transforms import THIN_KEEP, apply_plan, cull_plan, normalise_plan, reshape_plan, thin_plan
+
+CRITICALITY_FORMS = ("ratio", "difference")
+"""`ratio`: A_k (N_k / N)^-w. `difference`: (A_k - min A) / N_k^w. The paper's exact formula is not known to us."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepReduceMethod:
+    """The method's options.
+
+    `thin_keep` is the ReLU that a thinned block keeps: first, last, or both as networks of their own. `alphas` and
+    `rhos` are combined with each other; `depths` (blocks per stage) apply at the smallest alpha and rho only, where
+    the budget is tightest.
+    """
+
+    thin_keep: str = "first"
+    alphas: tuple[float, ...] = (1.0, 0.5)
+    rhos: tuple[float, ...] = (1.0, 0.5)
+    depths: tuple[tuple[int, ...], ...] = ()
+    criticality_form: str = "ratio"
+    criticality_exponent: float = 0.07
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """The network that has ReLUs in `stage` only."""
+
+    stage: str
+    proposal: Proposal
+
+
+# -- 1. criticality -----------------------------------------------------------------------------------------
+
+
+def probes(network: Network) -> list[Probe]:
+    """One network per stage that has ReLUs, with all other stages culled."""
+    stages = live_stages(network)
+    return [
+        Probe(
+            stage=stage,
+            proposal=_proposal(network, cull_plan(network, [s for s in stages if s != stage]), f"only {stage}"),
+        )
+        for stage in (stages if len(stages) > 1 else [])
+    ]
+
+
+def criticality(
+    accuracies: Mapping[str, float], relu_counts: Mapping[str, int], *, form: str, exponent: float
+) -> dict[str, float]:
+    """How much each stage's ReLUs are worth, from the accuracy A_k with ReLUs in stage k alone and their count N_k.
+
+    `form` is one of `CRITICALITY_FORMS`. In both, equal accuracy from fewer ReLUs is worth more.
+    """
+    if form not in CRITICALITY_FORMS:
+        raise PlanError(unknown_name("form of criticality", form, CRITICALITY_FORMS))
+    total, worst = sum(relu_counts.values()), min(accuracies.values())
+    if form == "ratio":
+        return {k: a * (relu_counts[k] / total) ** -exponent for k, a in accuracies.items()}
+    return {k: (a - worst) / relu_counts[k] ** exponent for k, a in accuracies.items()}
+
+
+def measured_cull_order(
+    network: Network, score: Callable[[Probe], float], *, form: str, exponent: float
+) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Stages to cull, least critical first, without the most critical; and every stage's criticality.
+
+    `score` trains a probe and returns its validation accuracy.
+    """
+    counts = network.stage_relu_counts
+    accuracies = {probe.stage: score(probe) for probe in probes(network)}
+    if not accuracies:
+        return (), {}
+    worth = criticality(accuracies, {k: counts[k] for k in accuracies}, form=form, exponent=exponent)
+    # of equally critical stages the one with more ReLUs goes first: that saves more
+    ranked = sorted(worth, key=lambda stage: (worth[stage], -counts[stage]))
+    return tuple(ranked[:-1]), worth
+
+
+def provisional_cull_order(network: Network) -> tuple[str, ...]:
+    """The order to show before criticality is measured: the stage with most ReLUs first."""
+    counts = network.stage_relu_counts
+    return tuple(sorted(live_stages(network), key=lambda stage: -counts[stage])[:-1])
+
+
+def check_cull_order(network: Network, order: Sequence[str]) -> tuple[str, ...]:
+    """The order as given. Raises `PlanError` for unknown or repeated stages, and where none would be left."""
+    for stage in order:
+        network.sites_of(stage)
+    if len(set(order)) != len(order):
+        raise PlanError(f"cull order {', '.join(order)} names a stage twice")
+    if set(live_stages(network)) <= set(order):
+        raise PlanError(f"cull order {', '.join(order)} leaves {network.name} no ReLU; leave out the stage to keep")
+    return tuple(order)
+
+
+def live_stages(network: Network) -> list[str]:
+    """The stages that have ReLUs, in network order."""
+    return [stage for stage, count in network.stage_relu_counts.items() if count]
+
+
+# -- 2. to 4. culling, thinning, reshaping --------------------------------------------------------------------
+
+
+def propose(network: Network, cull_order: Sequence[str], method: DeepReduceMethod) -> Proposals:
+    """Every network that the method trains when it culls in that order.
+
+    Raises `PlanError` where there is nothing to propose.
+    """
+    found: dict[str, Proposal] = {}
+    left_out: dict[str, list[str]] = {}
+    for plan, label in _variants(network, cull_order, method, left_out):
+        try:
+            proposal = _proposal(network, plan, label)
+        except (PlanError, ModelError) as error:
+            left_out.setdefault(str(error), []).append(label)
+        else:
+            found.setdefault(proposal.plan_id, proposal)
+    if not found:
+        reasons = "; ".join(left_out) or "it has one stage, and no two ReLUs to alternate in"
+        raise PlanError(f"{network.name}: nothing to cull, thin or reshape ({reasons})")
+    networks = sorted(found.values(), key=lambda p: (-p.relu_count, p.label))
+    return Proposals(
+        networks=tuple(networks),
+        left_out=tuple(f"{reason} (left out: {'; '.join(labels)})" for reason, labels in left_out.items()),
+    )
+
+
+def _variants(
+    network: Network, cull_order: Sequence[str], method: DeepReduceMethod, left_out: dict[str, list[str]]
+) -> Iterator[tuple[ReductionPlan, str]]:
+    # a network of one stage has nothing to cull, but may still be thinned and reshaped
+    for level in range(1, len(cull_order) + 1) if cull_order else [0]:
+        culled = list(cull_order[:level])
+        plan = cull_plan(network, culled) if culled else ReductionPlan()
+        label = f"cull {' '.join(culled)}" if culled else "all stages"
+        if culled:
+            yield plan, label
+        kept = [stage for stage in live_stages(network) if stage not in culled]
+        for keep in THIN_KEEP if method.thin_keep == "both" else (method.thin_keep,):
+            thinned, thinned_label = plan, label
+            try:
+                thinned = plan.merge(thin_plan(network, stages=kept, keep=keep))
+            except PlanError as error:
+                left_out.setdefault(str(error), []).append(f"{label}, thin")
+            else:
+                thinned_label = f"{label}, thin" if keep == "first" else f"{label}, thin (keep {keep})"
+                yield thinned, thinned_label
+            for reshape, reshape_label in _reshapes(method):
+                yield thinned.merge(reshape), f"{thinned_label}, {reshape_label}"
+
+
+def _reshapes(method: DeepReduceMethod) -> Iterator[tuple[ReductionPlan, str]]:
+    for alpha in method.alphas:
+        for rho in method.rhos:
+            if (alpha, rho) != (1, 1):
+                yield reshape_plan(alpha=alpha, rho=rho), _reshape_label(alpha, rho)
+    alpha, rho = min(method.alphas, default=1.0), min(method.rhos, default=1.0)
+    for depth in method.depths:
+        label = f"{_reshape_label(alpha, rho)} depth {'-'.join(str(n) for n in depth)}".strip()
+        yield reshape_plan(alpha=alpha, rho=rho, depth=depth), label
+
+
+def _reshape_label(alpha: float, rho: float) -> str:
+    parts = [f"{name} {value:g}" for name, value in (("alpha", alpha), ("rho", rho)) if value != 1]
+    return " ".join(parts)
+
+
+def _proposal(network: Network, plan: ReductionPlan, label: str) -> Proposal:
+    plan = normalise_plan(network, plan)
+    reduced = apply_plan(network, plan)
+    check_input_size(reduced)
+    if plan.is_empty or reduced.relu_count == network.relu_count:
+        raise PlanError("it has as many ReLUs as the full network")
+    return Proposal(plan=plan, label=label, relu_count=reduced.relu_count, macs=reduced.macs)
