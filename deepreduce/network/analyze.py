@@ -174,7 +174,7 @@ def _row(name: str, count: str, share: str, macs: str, gc: str, shape: str = "",
 
 def _pretty(value: float) -> str:
     for unit in ("", "K", "M", "G"):
-        if value < 1000:
+        if value < 999.5:  # what is more rounds to 1,000 of this unit
             return f"{value:.0f}" if unit == "" else f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} T"

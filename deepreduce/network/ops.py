@@ -50,19 +50,44 @@ NON_LINEAR = {
 }  # fmt: skip
 """ATen operation -> the name it is reported under."""
 
+LINEAR = {
+    # sums, scalings and averages
+    "add", "sub", "rsub", "mul", "div", "neg", "sum", "mean", "addcmul", "lerp", "matmul", "dot",
+    "convolution", "_convolution", "convolution_overrideable", "mm", "bmm", "linear", "addmm", "baddbmm", "addbmm",
+    "addmv", "mv", "_trilinear", "embedding", "_embedding_bag", "masked_fill",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d",
+    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
+    "_batch_norm_no_update", "native_dropout",
+    "upsample_nearest1d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d",
+    "_upsample_bilinear2d_aa", "upsample_bicubic2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    # the same values in another place, shape or type
+    "alias", "as_strided", "cat", "clone", "col2im", "constant_pad_nd", "contiguous", "copy", "detach", "diagonal",
+    "expand", "flip", "gather", "im2col", "index", "index_select", "index_put", "_index_put_impl", "lift_fresh",
+    "lift_fresh_copy", "narrow", "permute", "reflection_pad1d", "reflection_pad2d", "repeat", "replication_pad1d",
+    "replication_pad2d", "_reshape_alias", "roll", "select", "select_scatter", "slice", "slice_scatter", "split",
+    "split_with_sizes", "squeeze", "stack", "t", "_to_copy", "transpose", "tril", "triu", "unbind", "unfold",
+    "unsqueeze", "_unsafe_index", "_unsafe_view", "view", "scatter",
+    # what does not depend on the data
+    "empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like", "new_empty",
+    "new_empty_strided", "new_full", "new_ones", "new_zeros", "fill", "zero", "bernoulli", "normal", "uniform",
+    "_local_scalar_dense", "_assert_async",
+}  # fmt: skip
+"""Operations that cost no comparison and no interpolation. One that no table names is reported by its own name."""
+
 
 def classify(func: Any, args: tuple[Any, ...]) -> str | None:
     """`"relu"`, `"relu6"` (also other caps), the name of another non-linearity, or None for a linear operation.
 
-    A clamp at 0 from below, `threshold(x, 0, 0)` and `hardtanh(x, 0, cap)` compute ReLUs and count as such.
+    An operation that is not known is taken for a non-linearity: a count of zero needs a reason. A clamp at 0 from
+    below, `threshold(x, 0, 0)` and `hardtanh(x, 0, cap)` compute ReLUs and count as such.
     """
-    name = func.overloadpacket.__name__
+    name: str = func.overloadpacket.__name__
     if name in RELU:
         return "relu"
     base = name.removesuffix("_") if not name.startswith("__") else name
     if base in ("clamp", "clamp_min", "hardtanh"):
         low, high = _bounds(base, args)
-        if low == 0:
+        if not isinstance(low, Tensor) and low == 0:
             return "relu" if high is None else "relu6"
     if base == "threshold" and tuple(args[1:3]) == (0, 0):
         return "relu"
@@ -71,9 +96,15 @@ def classify(func: Any, args: tuple[Any, ...]) -> str | None:
         return "instance_norm" if training is True else None
     if base == "div" and len(args) > 1 and isinstance(args[1], Tensor) and args[1].dim() > 0:
         return "division"
-    if base == "pow" and len(args) > 1 and args[1] == 1:
+    if base == "pow" and len(args) > 1 and not isinstance(args[1], Tensor) and args[1] == 1:
         return None
-    return NON_LINEAR.get(base, NON_LINEAR.get(name))
+    if base in LINEAR or not _has_tensor(args):
+        return None
+    return NON_LINEAR.get(base, NON_LINEAR.get(name, base))
+
+
+def _has_tensor(args: tuple[Any, ...]) -> bool:
+    return any(_has_tensor(tuple(a)) if isinstance(a, (tuple, list)) else isinstance(a, Tensor) for a in args)
 
 
 def _bounds(base: str, args: tuple[Any, ...]) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def trace_network(
         for m, mode in was_training.items():
             m.training = mode
     _name_sites(graph_module, observed, module, declared=spec is not None and spec.is_zoo)
-    graph_module.train(module.training)
+    for m in graph_module.modules():
+        m.training = was_training.get(m, module.training)  # the network's own modules keep their modes
     return describe(graph_module, observed, input_shape, name=name, spec=spec)
 
 
@@ -123,11 +125,14 @@ def _traced_graph(tracer: _Tracer, module: nn.Module, name: str) -> fx.Graph:
         ) from error
 
 
+_NOT_THE_USERS = tuple(str(Path(file).parent).replace("\\", "/") + "/" for file in (torch.__file__, __file__))
+
+
 def _user_line(error: BaseException) -> str:
     """The last line of the network's own code in the traceback."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = frame.filename.replace("\\", "/")
-        if "/torch/" not in path and "/deepreduce/network/" not in path and not path.startswith("<"):
+        if not path.startswith(("<", *_NOT_THE_USERS)):
             code = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
             return f" at {frame.filename}:{frame.lineno} in {frame.name} ({code})"
     return ""
@@ -142,17 +147,26 @@ def _make_dropout_trainable(graph_module: fx.GraphModule) -> None:
 
     Tracing freezes `training=self.training` at its value of that moment; a module follows train() and eval().
     """
-    modules = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d, F.alpha_dropout: nn.AlphaDropout}
+    modules = {
+        F.dropout: nn.Dropout,
+        F.dropout1d: nn.Dropout1d,
+        F.dropout2d: nn.Dropout2d,
+        F.dropout3d: nn.Dropout3d,
+        F.alpha_dropout: nn.AlphaDropout,
+        F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+    }
     count = 0
     for node in list(graph_module.graph.nodes):
         if node.op != "call_function" or node.target not in modules:
             continue
+        # (input, p, training, inplace)
         p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+        inplace = node.args[3] if len(node.args) > 3 else node.kwargs.get("inplace", False)
         target = f"_dropout{count}"
         count += 1
-        graph_module.add_submodule(target, modules[node.target](p))
+        graph_module.add_submodule(target, modules[node.target](p, inplace))
         with graph_module.graph.inserting_before(node):
-            replacement = graph_module.graph.call_module(target, (node.args[0],))
+            replacement = graph_module.graph.call_module(target, (node.all_input_nodes[0],))
         replacement.meta = copy.copy(node.meta)
         node.replace_all_uses_with(replacement)
         graph_module.graph.erase_node(node)
@@ -181,6 +195,7 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.calls = 0
         self.kinds: list[tuple[str, int]] = []
         self.macs = 0
         self.starved = False
@@ -189,6 +204,7 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        self.calls += 1
         kind = ops.classify(func, args + tuple((kwargs or {}).values()))
         if kind is not None:
             self.kinds.append((kind, ops.output_elements(out)))
@@ -216,7 +232,8 @@ class _Observer(fx.Interpreter):
         if isinstance(result, Tensor):
             seen.shapes[node.name] = tuple(result.shape[1:]) if result.dim() else ()
         kinds = [kind for kind, _ in log.kinds]
-        if kinds in (["relu"], ["relu6"]) and node.op != "get_attr":
+        # a site is a ReLU and nothing else: linearizing it leaves its input
+        if kinds in (["relu"], ["relu6"]) and log.calls == 1:
             seen.relus[node.name] = kinds[0]
             elements = log.kinds[0][1]
             if math.prod(seen.shapes[node.name]) != elements:  # the batch is not the first dimension here
@@ -268,6 +285,7 @@ def observe(graph_module: fx.GraphModule, input_shape: tuple[int, ...], *, name:
         observer = _Observer(runnable)
         modes = {m: m.training for m in runnable.modules()}
         try:
+            runnable.eval()
             with torch.no_grad():
                 observer.run(image)
             return observer.observation
@@ -366,6 +384,8 @@ def _joining_modules(graph_module: fx.GraphModule) -> set[str]:
     """Paths of the modules in which two branches meet: an addition, product or concatenation of tensors."""
     joins = set()
     for node in graph_module.graph.nodes:
-        if node.op in ("call_function", "call_method") and len(node.all_input_nodes) > 1:
+        # weights and constants are no branches
+        branches = [source for source in node.all_input_nodes if source.op != "get_attr"]
+        if node.op in ("call_function", "call_method") and len(branches) > 1:
             joins.update(_module_stack(node))
     return joins
