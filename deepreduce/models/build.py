@@ -70,6 +70,8 @@ def resolve_spec(
         absolute = f"{Path(path).expanduser().resolve()}:{factory}"
         return ModelSpec(name=absolute, num_classes=num_classes or 10, in_channels=in_channels)
     known = [*ZOO, f"{TORCHVISION}NAME", "FILE.py:FACTORY"]
+    if name in _torchvision_names():
+        raise ModelError(f"unknown model {name!r}; did you mean '{TORCHVISION}{name}'? known: {', '.join(known)}")
     raise ModelError(unknown_name("model", name, known))
 
 
@@ -81,8 +83,8 @@ def default_input_size(spec: ModelSpec) -> int:
         import torchvision
 
         weights = torchvision.models.get_model_weights(spec.name.removeprefix(TORCHVISION))
-        for member in weights:
-            return int(member.transforms().crop_size[0])
+        # weights of one network that were fine-tuned at a larger size come first in some cases
+        return min(int(member.transforms().crop_size[0]) for member in weights)
     return FALLBACK_INPUT_SIZE
 
 
@@ -95,17 +97,25 @@ def build_model(
     tensors that depend on the number of classes stay random where it is not 1,000). Raises `ModelError` where
     the network can't be built or has no pretrained weights.
     """
-    with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device):
-        torch.manual_seed(seed)
-        if spec.name in ZOO:
-            model = _build_zoo(spec)
-        elif spec.name.startswith(TORCHVISION):
-            model = _build_torchvision(spec)
-        else:
-            model = _build_from_factory(spec)
+    try:
+        model = _built(spec, seed=seed, device=device)
+    except (ModelError, RuntimeError):
+        if torch.device(device).type != "meta":
+            raise
+        model = _built(spec, seed=seed, device="cpu").to(device)  # it computes with tensors while it is built
     if pretrained:
         _load_pretrained(model, spec)
     return model
+
+
+def _built(spec: ModelSpec, *, seed: int, device: str | torch.device) -> nn.Module:
+    with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device):
+        torch.manual_seed(seed)
+        if spec.name in ZOO:
+            return _build_zoo(spec)
+        if spec.name.startswith(TORCHVISION):
+            return _build_torchvision(spec)
+        return _build_from_factory(spec)
 
 
 def _cuda_devices(device: str | torch.device) -> list[int]:
@@ -128,10 +138,14 @@ def _build_zoo(spec: ModelSpec) -> nn.Module:
     return model
 
 
-def _check_torchvision(name: str) -> None:
+def _torchvision_names() -> list[str]:
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
+    return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
+
+
+def _check_torchvision(name: str) -> None:
+    known = _torchvision_names()
     if name.removeprefix(TORCHVISION) not in known:
         raise ModelError(unknown_name("model", name, [TORCHVISION + n for n in known]))
 

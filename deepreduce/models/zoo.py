@@ -227,13 +227,15 @@ def _mobilenet_v2(layout: Layout) -> nn.Module:
     stages: list[list[nn.Module]] = [[], [], [], []]
     channels = layout.width
     for (stage, expansion, base, stride), blocks in zip(MOBILE_GROUPS, layout.blocks, strict=True):
+        group = []
         for index in range(blocks):
-            block = InvertedResidual(channels, scaled(base), stride if index == 0 else 1, expansion)
-            stages[stage - 1].append(block)
+            group.append(InvertedResidual(channels, scaled(base), stride if index == 0 else 1, expansion))
             channels = scaled(base)
+        # a container per group, so that a block has the same name in a network of fewer blocks
+        stages[stage - 1].append(nn.Sequential(*group))
     return StagedNetwork(
         Stem(layout.in_channels, layout.width, nn.ReLU6),
-        [nn.Sequential(*blocks) for blocks in stages],
+        [nn.Sequential(*groups) for groups in stages],
         MobileHead(channels, scaled(1280), layout.num_classes),
     )
 
