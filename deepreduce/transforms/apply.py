@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
 
-from deepreduce.errors import PlanError, unknown_name
-from deepreduce.models import build_model
+from deepreduce.errors import ModelError, PlanError, unknown_name
+from deepreduce.models import ModelSpec, build_model
 from deepreduce.network.network import Network
 from deepreduce.network.trace import SITE, describe, observe, trace_network
 from deepreduce.plan import ReductionPlan
+
+_OVERWRITING = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.setitem}
 
 
 def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Network:
@@ -25,10 +28,12 @@ def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Netwo
     stage that has lost all its ReLUs stays listed with a count of 0. Edits add up: a network that is reduced
     already can be reduced further. Works on the meta device too, where it costs counts but no weights.
 
-    Raises `PlanError` where the plan names a site that the network has not, asks for a size it can't have, or
-    scales a network that deepreduce did not build itself.
+    Raises `PlanError` where the plan names a site that the network has not, asks for a size it can't have,
+    changes nothing, or scales a network that deepreduce did not build itself.
     """
-    plan = normalise_plan(network, plan)
+    asked, plan = plan, normalise_plan(network, plan)
+    if plan.is_empty and not asked.is_empty:
+        raise PlanError(f"{network.name} is already what {asked!r} asks for; give a plan that changes something")
     if plan.alpha != 1 or plan.depth is not None:
         module = _rebuilt(network, plan, seed=seed)
     else:
@@ -38,8 +43,13 @@ def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Netwo
     _linearize(module, plan.linearized)
     spec = network.spec
     if spec is not None and spec.is_zoo:
-        spec = spec.scaled(alpha=plan.alpha, depth=plan.depth)
-    observed = observe(module, network.input_shape, name=network.name)
+        spec = _scaled_spec(network, plan)
+    try:
+        observed = observe(module, network.input_shape, name=network.name)
+    except ModelError as error:
+        if plan.rho == 1:
+            raise
+        raise PlanError(f"rho {plan.rho:g} does not fit {network.name}: {error}") from error
     return describe(module, observed, network.input_shape, name=network.name, spec=spec, stages=network.stages)
 
 
@@ -47,12 +57,14 @@ def normalise_plan(network: Network, plan: ReductionPlan) -> ReductionPlan:
     """The plan that means the same for this network in the fewest words.
 
     A depth that the network has already is left out, and so is what a plan says about sites of blocks that
-    its depth drops. Raises `PlanError` as `apply_plan` does.
+    its depth drops; alpha and rho are the ratios of whole channels and strides that they come to. Raises
+    `PlanError` as `apply_plan` does.
     """
     known = {site.name for site in network.sites}
     for name, _ in plan.sites:
         if name not in known:
             raise PlanError(f"{network.name}: " + unknown_name("ReLU site", name, sorted(known)))
+    plan = replace(plan, rho=1 / _stride_factor(plan.rho))
     if plan.depth is not None and plan.depth == network.blocks:
         plan = replace(plan, depth=None)
     if plan.alpha == 1 and plan.depth is None:
@@ -62,18 +74,27 @@ def normalise_plan(network: Network, plan: ReductionPlan) -> ReductionPlan:
             f"{network.name} was not built from a spec with width and depth; alpha and depth work for the"
             " zoo's networks (see 'deepreduce models'), culling, thinning and rho for any"
         )
-    scaled = network.spec.scaled(alpha=plan.alpha, depth=plan.depth)
+    scaled = _scaled_spec(network, plan)
+    assert scaled.width is not None and network.spec.width is not None
+    plan = replace(plan, alpha=scaled.width / network.spec.width)
     if plan.depth is None:
         return plan
     left = {s.name for s in trace_network(build_model(scaled, device="meta"), network.input_shape, spec=scaled).sites}
     return replace(plan, sites=tuple(pair for pair in plan.sites if pair[0] in left))
 
 
+def _scaled_spec(network: Network, plan: ReductionPlan) -> ModelSpec:
+    assert network.spec is not None
+    try:
+        return network.spec.scaled(alpha=plan.alpha, depth=plan.depth)
+    except ModelError as error:
+        raise PlanError(str(error)) from error
+
+
 def _rebuilt(network: Network, plan: ReductionPlan, *, seed: int) -> fx.GraphModule:
     """The network built anew at another width or depth, with earlier edits and fitting weights carried over."""
-    assert network.spec is not None
     parameter = next(network.module.parameters())
-    spec = network.spec.scaled(alpha=plan.alpha, depth=plan.depth)
+    spec = _scaled_spec(network, plan)
     fresh = build_model(spec, seed=seed, device=parameter.device).to(parameter.dtype)
     traced = trace_network(fresh, network.input_shape, spec=spec)
     module = traced.module
@@ -110,19 +131,42 @@ def _linearize(module: fx.GraphModule, names: Iterable[str]) -> None:
     doomed = set(names)
     if not doomed:
         return
+    overwriting = any(_is_inplace(node, module) for node in module.graph.nodes)
     for node in list(module.graph.nodes):
         if SITE in node.meta and node.meta[SITE][0] in doomed:
-            node.replace_all_uses_with(node.all_input_nodes[0])
+            identity = node.all_input_nodes[0]
+            if overwriting and not _is_inplace(node, module):
+                # its output was a tensor of its own, which what follows may overwrite
+                with module.graph.inserting_before(node):
+                    identity = module.graph.call_function(torch.clone, (identity,))
+            node.replace_all_uses_with(identity)
             module.graph.erase_node(node)
     module.delete_all_unused_submodules()
     module.recompile()
 
 
-def _scale_resolution(module: fx.GraphModule, rho: float, name: str) -> None:
-    """Multiply the stride of the stem by 1/rho: of every convolution that the image reaches first."""
+def _is_inplace(node: fx.Node, module: fx.GraphModule) -> bool:
+    """True for a call that may overwrite a tensor it is given."""
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if node.kwargs.get("inplace") or "out" in node.kwargs or any(value is True for value in node.args):
+        return True  # the one flag that functions of torch.nn.functional take by position may be `inplace`
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.target in _OVERWRITING or (name.endswith("_") and not name.endswith("__"))
+
+
+def _stride_factor(rho: float) -> int:
     factor = round(1 / rho)
     if not math.isclose(factor * rho, 1, rel_tol=1e-9):
         raise PlanError(f"rho is {rho:g}; it is realised as a stride of 1/rho, so give 1/2, 1/3, 1/4, ...")
+    return factor
+
+
+def _scale_resolution(module: fx.GraphModule, rho: float, name: str) -> None:
+    """Multiply the stride of the stem by 1/rho: of every convolution that the image reaches first."""
+    factor = _stride_factor(rho)
     convolutions = {id(c): c for c in _first_convolutions(module)}
     if not convolutions:
         raise PlanError(f"{name} has no 2-d convolution that its input reaches first, so rho can't scale it")

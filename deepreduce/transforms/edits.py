@@ -11,7 +11,8 @@ What thinning drops, in a stage:
   networks keep the first. In an inverted residual the first follows the expansion, the last the depthwise
   convolution. A block with one ReLU keeps it, and so does a stem.
 - Chains (VGG, plain stacks): every other ReLU is dropped; "first" keeps the first, third, ..., "last" keeps the
-  last, the third last, ....
+  last, the third last, .... A stage in which every block has one ReLU, thinned already perhaps, is a chain of them.
+- A block that spans two stages (inferred stages change where the resolution does) is thinned in each on its own.
 """
 
 from __future__ import annotations
