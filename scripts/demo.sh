@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The main job: trains ResNet-18 on the built-in digits, reduces its ReLUs, leaves the frontier under runs/.
+#   scripts/demo.sh [flags of 'deepreduce optimize']
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+prepare_environment
+exec .venv/bin/deepreduce optimize --config configs/digits/resnet18.yaml "$@"

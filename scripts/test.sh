@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# All tests, the slow ones too; 'scripts/test.sh -m "not slow"' runs the fast ones.
+#   scripts/test.sh [flags of pytest]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+prepare_environment dev
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+exec "$python" -m pytest -m "slow or not slow" "$@"
