@@ -249,6 +249,9 @@ def _watching() -> Iterator[Any]:
 
 def main() -> NoReturn:
     """The console script: one line for every foreseen error, never a traceback for a user's mistake."""
+    # threads that spin while they wait make training several times slower when other programs use the cores too;
+    # OpenMP reads this once, when torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(_exit_code(lambda: app(standalone_mode=False)))
 
 

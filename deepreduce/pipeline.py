@@ -132,7 +132,7 @@ class DryRun:
                 f"Shown is the order {', '.join(schedule.cull_order)}, most ReLUs first; method.cull_order fixes it."
             )
         lines += [f"Left out: {reason}." for reason in schedule.left_out]
-        lines.append(f"Estimated time on this machine: {duration(self.estimated_seconds)} (h:mm:ss or m:ss).")
+        lines.append(f"Estimated time on this machine: {duration(self.estimated_seconds)}.")
         return "\n".join(lines)
 
 

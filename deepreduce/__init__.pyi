@@ -1,0 +1,80 @@
+# The names that `import deepreduce` offers; __init__.py loads each from here when it is first used.
+
+from .api import Evaluation, analyze, evaluate, trace
+from .config import OptimizeConfig, load_config
+from .errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DeepReduceError,
+    ModelError,
+    NetworkTraceError,
+    NonFiniteLossError,
+    PlanError,
+    RunError,
+    RunFolderError,
+    RunInterrupted,
+    UserError,
+)
+from .export import load_reduced
+from .frontier import Point, best, dominates, hypervolume, knee, log_cost, pareto_front
+from .network import AnalysisReport, Network, ReluSite
+from .pipeline import DryRun, dry_run, optimize
+from .plan import Candidate, Measurement, ReductionPlan
+from .results import ReducedNetwork, Result
+from .transforms import (
+    apply_plan,
+    cull,
+    cull_plan,
+    reshape,
+    reshape_plan,
+    thin,
+    thin_plan,
+)
+
+__all__ = [
+    "AnalysisReport",
+    "Candidate",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DeepReduceError",
+    "DryRun",
+    "Evaluation",
+    "Measurement",
+    "ModelError",
+    "Network",
+    "NetworkTraceError",
+    "NonFiniteLossError",
+    "OptimizeConfig",
+    "PlanError",
+    "Point",
+    "ReducedNetwork",
+    "ReductionPlan",
+    "ReluSite",
+    "Result",
+    "RunError",
+    "RunFolderError",
+    "RunInterrupted",
+    "UserError",
+    "analyze",
+    "apply_plan",
+    "best",
+    "cull",
+    "cull_plan",
+    "dominates",
+    "dry_run",
+    "evaluate",
+    "hypervolume",
+    "knee",
+    "load_config",
+    "load_reduced",
+    "log_cost",
+    "optimize",
+    "pareto_front",
+    "reshape",
+    "reshape_plan",
+    "thin",
+    "thin_plan",
+    "trace",
+]
