@@ -367,10 +367,9 @@ def _mistake(error: ErrorDetails) -> str:
     if error["type"] in ("model_type", "model_attributes_type"):
         plain = "a name, or " if where in ("model", "data") else ""
         return f"{where} is {error['input']!r}; it needs {plain}keys and values, as in {where}: {{...}}"
-    rule = (
-        error["msg"].removeprefix("Value error, ").replace("tuple", "list").removesuffix(" after validation, not 0")
-    )
-    return f"{where} is {error['input']!r}: {rule[0].lower()}{rule[1:]}"
+    rule = error["msg"].removeprefix("Value error, ").removesuffix(" after validation, not 0")
+    rule = f"{rule[0].lower()}{rule[1:]}".replace("tuple", "list")
+    return f"{where} is {error['input']!r}: {rule}"
 
 
 def _unknown_key(where: str) -> str:
