@@ -33,13 +33,14 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What the labels must keep off: `hard` boxes at all, `soft` boxes and `segments` if they can.
+    """What the labels must keep off: `hard` boxes and `walls` at all, `soft` boxes and `segments` if they can.
 
     `bounds` is the box to stay in; `gap` the least distance to any other thing.
     """
 
     hard: Array  # (n, 4)
     soft: Array  # (n, 4)
+    walls: Array  # (n, 4)
     segments: Array  # (n, 4)
     bounds: tuple[float, float, float, float]
     gap: float
@@ -116,6 +117,7 @@ def _options(
     low, high = np.array(around.bounds[:2]), np.array(around.bounds[2:])
     fits = (boxes[:, :2] >= low + around.gap).all(axis=1) & (boxes[:, 2:] <= high - around.gap).all(axis=1)
     fits &= ~overlap(boxes, around.hard, gap=around.gap).any(axis=1)
+    fits &= ~crosses(around.walls, boxes).any(axis=1)
     boxes, leaders, distance, angle = boxes[fits], leaders[fits], distance[fits], angle[fits]
     length = np.hypot(*(leaders[:, 2:] - leaders[:, :2]).T)
     others = np.concatenate([around.hard, around.soft])

@@ -38,8 +38,14 @@ class LayerRow:
 
 
 _SITE_COLUMNS = 28  # longer site names show their end
+_LABEL_COLUMNS, _LABEL_LINES = 30, 2
+_LEAST_SITE_SIZE = 6.0  # in points; where columns are narrower only some are named
+_CELL_HEIGHT, _EDGE = 0.32, 0.15  # in inches
 _LAYER_STEPS = ("#FFFFFF", "#DCEAF6", "#B3D3EA", "#79B2D8", "#3F8CC0", "#0B4F86")
 _LAYER_NAMES = ("removed", "up to 25 %", "up to 50 %", "up to 75 %", "below 100 %", "all kept")
+
+# name, stage, ReLUs of one image
+_Site = tuple[str, str, int]
 
 
 def layers_figure(
@@ -65,87 +71,126 @@ def layers_figure(
             raise UserError(f"{row.label} keeps ReLUs at {', '.join(strange)}; the network has no such site")
 
     figure = blank_figure(width_inches)
-    axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
     ruler = Ruler(figure)
-
-    def width(text: str, size: float, *, weight: str = "normal") -> float:
-        return ruler.extent(text, size, weight=weight)[0] / DPI
-
-    names = ["\n".join(textwrap.wrap(one_line(row.label), 30)[:2]) for row in rows]
+    names = [_label(row.label) for row in rows]
     counts = [short_count(row.relu_count) for row in rows]
-    count_width = max((width(text, LABEL_SIZE, weight="bold") for text in counts), default=0.0)
-    left = 0.15 + max((width(n, LABEL_SIZE) for n in names), default=0.0) + 0.15 + count_width + 0.1
-    cell = (width_inches - left - 0.15) / len(sites)
-    cell_height = 0.32
-    site_size = max(min(SMALL_SIZE, 0.8 * cell * 72), 4.0)
-    site_names = [name if len(name) <= _SITE_COLUMNS else "…" + name[1 - _SITE_COLUMNS :] for name, _, _ in sites]
-    foot = 0.12 + max(width(name, site_size) for name in site_names) + 0.4
-    head = 0.14 + 0.26 + 0.12 + 0.24
-    grid = cell_height * max(len(rows), 1)
-    height = head + grid + foot
+    name_width = max((ruler.extent(n, LABEL_SIZE)[0] / DPI for n in names), default=0.0)
+    count_width = max((ruler.extent(c, LABEL_SIZE, weight="bold")[0] / DPI for c in counts), default=0.0)
+    left = _EDGE + name_width + 0.15 + count_width + 0.1
+    cell = (width_inches - left - _EDGE) / len(sites)
+    site_names, site_size = _site_names(sites, cell)
+    foot = 0.12 + max(ruler.extent(name, site_size)[0] for name in site_names) / DPI + 0.4
+    grid = _CELL_HEIGHT * max(len(rows), 1)
+    height = 0.14 + 0.26 + 0.12 + 0.24 + grid + foot
     figure.set_size_inches(width_inches, height)
-    axes.set_position((left / width_inches, foot / height, cell * len(sites) / width_inches, grid / height))
+    axes = figure.add_axes((left / width_inches, foot / height, cell * len(sites) / width_inches, grid / height))
     axes.set_xlim(0, len(sites))
     axes.set_ylim(max(len(rows), 1), 0)
     axes.axis("off")
 
-    texts = [[short_count(row.kept.get(name, 0)) for name, _, _ in sites] for row in rows]
-    widest = max((width(t, 6.5) for line in texts for t in line), default=0.0)
-    number_size = min(7.0, 6.5 * 0.86 * cell / widest) if widest else 0.0
-    for r, row in enumerate(rows):
-        for s, (name, _, original) in enumerate(sites):
-            share = row.kept.get(name, 0) / original if original else 0.0
-            step = 5 if share >= 1 else math.ceil(4 * share)
-            axes.add_patch(Rectangle((s, r), 1, 1, facecolor=_LAYER_STEPS[step], edgecolor="#D0D0D0", linewidth=0.5))
-            if step and number_size >= 5:
-                axes.text(
-                    s + 0.5, r + 0.5, texts[r][s], ha="center", va="center", fontsize=number_size,
-                    color="white" if step >= 4 else INK, parse_math=False,
-                )  # fmt: skip
-        y = (foot + grid - cell_height * (r + 0.5)) / height
+    _draw_cells(axes, rows, sites, cell=cell, ruler=ruler)
+    for r, (name, count) in enumerate(zip(names, counts, strict=True)):
+        y = (foot + grid - _CELL_HEIGHT * (r + 0.5)) / height
         figure.text(
-            0.15 / width_inches, y, names[r], fontsize=LABEL_SIZE, va="center", color=INK, parse_math=False,
+            _EDGE / width_inches, y, name, fontsize=LABEL_SIZE, va="center", color=INK, parse_math=False,
             linespacing=1.05, gid="row",
         )  # fmt: skip
         figure.text(
-            (left - 0.1) / width_inches, y, counts[r], fontsize=LABEL_SIZE, va="center", ha="right",
+            (left - 0.1) / width_inches, y, count, fontsize=LABEL_SIZE, va="center", ha="right",
             color=INK, weight="bold", gid="row",
         )  # fmt: skip
-    _draw_stages(figure, axes, sites, head_y=(foot + grid + 0.06) / height, line=height)
+    _draw_stages(figure, axes, sites, ruler=ruler, head_y=(foot + grid + 0.06) / height)
     for s, name in enumerate(site_names):
         axes.text(
-            s + 0.5, max(len(rows), 1) + 0.05 / cell_height, name, rotation=90, ha="center", va="top",
+            s + 0.5, max(len(rows), 1) + 0.05 / _CELL_HEIGHT, name, rotation=90, ha="center", va="top",
             fontsize=site_size, color=GREY, parse_math=False, gid="site",
         )  # fmt: skip
-    heading = ruler.fitted(title, width_inches - 0.3, TITLE_SIZE, weight="bold")
+    heading = ruler.fitted(title, width_inches - 2 * _EDGE, TITLE_SIZE, weight="bold")
     figure.text(
-        0.15 / width_inches, 1 - 0.14 / height, heading, fontsize=TITLE_SIZE, weight="bold", va="top",
+        _EDGE / width_inches, 1 - 0.14 / height, heading, fontsize=TITLE_SIZE, weight="bold", va="top",
         color=INK, parse_math=False, gid="title",
     )  # fmt: skip
     swatches = [Rectangle((0, 0), 1, 1, facecolor=c, edgecolor="#B0B0B0", linewidth=0.6) for c in _LAYER_STEPS]
     figure.legend(
-        swatches, _LAYER_NAMES, loc="lower left", bbox_to_anchor=(0.15 / width_inches, 0.1 / height), ncols=6,
+        swatches, _LAYER_NAMES, loc="lower left", bbox_to_anchor=(_EDGE / width_inches, 0.1 / height), ncols=6,
         frameon=False, fontsize=SMALL_SIZE, borderpad=0, borderaxespad=0, handlelength=1.1, handleheight=1.1,
         columnspacing=1.2, labelcolor=INK, title=None,
     )  # fmt: skip
     return figure
 
 
-def _draw_stages(
-    figure: Figure, axes: Axes, sites: Sequence[tuple[str, str, int]], *, head_y: float, line: float
-) -> None:
+def _label(text: str) -> str:
+    lines = textwrap.wrap(one_line(text), _LABEL_COLUMNS)
+    if len(lines) > _LABEL_LINES:
+        lines = [*lines[: _LABEL_LINES - 1], lines[_LABEL_LINES - 1][: _LABEL_COLUMNS - 1].rstrip(" ,") + "…"]
+    return "\n".join(lines)
+
+
+def _site_names(sites: Sequence[_Site], cell: float) -> tuple[list[str], float]:
+    """A name for each column of that many inches, "" for those left out, and the size of their text in points."""
+    size = max(min(SMALL_SIZE, 0.8 * cell * 72), _LEAST_SITE_SIZE)
+    every = math.ceil(1.15 * size / 72 / cell)
+    names = [name if len(name) <= _SITE_COLUMNS else "…" + name[1 - _SITE_COLUMNS :] for name, _, _ in sites]
+    return [name if s % every == 0 else "" for s, name in enumerate(names)], size
+
+
+def _draw_cells(axes: Axes, rows: Sequence[LayerRow], sites: Sequence[_Site], *, cell: float, ruler: Ruler) -> None:
+    texts = [[short_count(row.kept.get(name, 0)) for name, _, _ in sites] for row in rows]
+    widest = max((ruler.extent(t, 6.5)[0] / DPI for t in {t for line in texts for t in line}), default=0.0)
+    number_size = min(7.0, 6.5 * 0.86 * cell / widest) if widest else 0.0
+    is_wide = cell >= 0.12  # the outlines of narrower cells would outshine their colours
+    for r, row in enumerate(rows):
+        for s, (name, _, original) in enumerate(sites):
+            share = row.kept.get(name, 0) / original if original else 0.0
+            step = 5 if share >= 1 else math.ceil(4 * share)
+            axes.add_patch(
+                Rectangle(
+                    (s, r), 1, 1, facecolor=_LAYER_STEPS[step], edgecolor="#D0D0D0",
+                    linewidth=0.5 if is_wide else 0.0, antialiased=is_wide,
+                )
+            )  # fmt: skip
+            if step and number_size >= 5:
+                axes.text(
+                    s + 0.5, r + 0.5, texts[r][s], ha="center", va="center", fontsize=number_size,
+                    color="white" if step >= 4 else INK, parse_math=False, gid="number",
+                )  # fmt: skip
+    if not is_wide:
+        for r in range(len(rows) + 1):
+            axes.add_line(Line2D([0, len(sites)], [r, r], color="#D0D0D0", linewidth=0.8))
+        for s in (0, len(sites)):
+            axes.add_line(Line2D([s, s], [0, len(rows)], color="#D0D0D0", linewidth=0.5))
+
+
+def _draw_stages(figure: Figure, axes: Axes, sites: Sequence[_Site], *, ruler: Ruler, head_y: float) -> None:
     """Stage headings over the columns, with a rule each, and a stronger line between stages."""
     bottom = axes.get_ylim()[0]
-    starts = [s for s in range(len(sites)) if s == 0 or sites[s][1] != sites[s - 1][1]]
     box = axes.get_position()
-    for start, end in zip(starts, [*starts[1:], len(sites)], strict=True):
-        x0 = box.x0 + box.width * start / len(sites)
-        x1 = box.x0 + box.width * end / len(sites)
-        inset = 0.15 * box.width / len(sites)
-        figure.add_artist(Line2D([x0 + inset, x1 - inset], [head_y, head_y], color=GREY, linewidth=1.0))
+    width, height = figure.get_size_inches()
+    starts = [s for s in range(len(sites)) if s == 0 or sites[s][1] != sites[s - 1][1]]
+    ends = [*starts[1:], len(sites)]
+    column = box.width / len(sites)
+    texts = [sites[start][1] for start in starts]
+    halves = [ruler.extent(text, TEXT_SIZE, weight="bold")[0] / DPI / width / 2 for text in texts]
+    centres = [box.x0 + column * (start + end) / 2 for start, end in zip(starts, ends, strict=True)]
+    centres = _spread_out(centres, halves, gap=0.06 / width, end=1 - 0.04 / width)
+    for start, end, text, centre in zip(starts, ends, texts, centres, strict=True):
+        inset = 0.15 * column
+        rule = [box.x0 + column * start + inset, box.x0 + column * end - inset]
+        figure.add_artist(Line2D(rule, [head_y, head_y], color=GREY, linewidth=1.0))
         figure.text(
-            (x0 + x1) / 2, head_y + 0.05 / line, sites[start][1], ha="center", va="bottom", color=INK,
+            centre, head_y + 0.05 / height, text, ha="center", va="bottom", color=INK,
             fontsize=TEXT_SIZE, weight="bold", parse_math=False, gid="stage",
         )  # fmt: skip
         if start:
             axes.add_line(Line2D([start, start], [0, bottom], color=GREY, linewidth=1.1))
+
+
+def _spread_out(centres: Sequence[float], halves: Sequence[float], *, gap: float, end: float) -> list[float]:
+    """Centres moved as little as keeps texts of those half widths apart, and the last ones before `end`."""
+    moved = list(centres)
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + halves[i - 1] + gap + halves[i])
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], end - halves[i])
+        end = moved[i] - halves[i] - gap
+    return moved

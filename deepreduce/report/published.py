@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,23 +98,31 @@ def _whole(row: dict[str, str], name: str) -> int:
 
 
 def select_published(
-    points: Iterable[PublishedPoint], *, dataset: str | None = None, methods: Sequence[str] | None = None
+    points: Iterable[PublishedPoint],
+    *,
+    dataset: str | None = None,
+    backbone: str | None = None,
+    methods: Sequence[str] | None = None,
 ) -> list[PublishedPoint]:
-    """The points on one data set and by some methods; None takes all. Case does not matter.
+    """The points on one data set, of one network and by some methods; None takes all. Case does not matter.
 
-    Raises `UserError` for a data set that has no points, or a method that has none on the data set.
+    Raises `UserError` for a data set, network or method that, after the choices before it, has no points.
     """
     chosen = list(points)
     if dataset is not None:
-        known = sorted({p.dataset for p in chosen})
-        chosen = [p for p in chosen if p.dataset.casefold() == dataset.casefold()]
-        if not chosen:
-            raise UserError(unknown_name("published data set", dataset, known))
+        chosen = _with(chosen, "data set", lambda p: p.dataset, [dataset])
+    if backbone is not None:
+        chosen = _with(chosen, "network", lambda p: p.backbone, [backbone])
     if methods is not None:
-        known = sorted({p.method for p in chosen})
-        for method in methods:
-            if method.casefold() not in (name.casefold() for name in known):
-                raise UserError(unknown_name("published method", method, known))
-        wanted = {method.casefold() for method in methods}
-        chosen = [p for p in chosen if p.method.casefold() in wanted]
+        chosen = _with(chosen, "method", lambda p: p.method, methods)
     return chosen
+
+
+def _with(
+    points: Sequence[PublishedPoint], kind: str, value: Callable[[PublishedPoint], str], wanted: Sequence[str]
+) -> list[PublishedPoint]:
+    known = sorted({value(p) for p in points})
+    for name in wanted:
+        if name.casefold() not in (n.casefold() for n in known):
+            raise UserError(unknown_name(f"published {kind}", name, known))
+    return [p for p in points if value(p).casefold() in {name.casefold() for name in wanted}]
