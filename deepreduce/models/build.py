@@ -6,7 +6,8 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,14 @@ def resolve_spec(
             width=entry.width if width is None else width,
             blocks=depth,
         )
-    if width is not None or blocks is not None:
-        raise ModelError(f"width and blocks are options of the zoo's networks, {name!r} is none")
     if name.startswith(TORCHVISION):
         _check_torchvision(name)
+        _refuse_zoo_options(name, width, blocks)
         if in_channels != 3:
             raise ModelError(f"{name} takes 3 input channels, the data has {in_channels}")
         return ModelSpec(name=name, num_classes=num_classes or 1000, in_channels=3)
     if _is_factory(name):
+        _refuse_zoo_options(name, width, blocks)
         path, factory = name.rsplit(":", 1)
         # absolute, so that a saved network loads from any folder
         absolute = f"{Path(path).expanduser().resolve()}:{factory}"
@@ -73,6 +74,11 @@ def resolve_spec(
     if name in _torchvision_names():
         raise ModelError(f"unknown model {name!r}; did you mean '{TORCHVISION}{name}'? known: {', '.join(known)}")
     raise ModelError(unknown_name("model", name, known))
+
+
+def _refuse_zoo_options(name: str, width: int | None, blocks: Sequence[int] | None) -> None:
+    if width is not None or blocks is not None:
+        raise ModelError(f"width and blocks are options of the zoo's networks, {name!r} is none")
 
 
 def default_input_size(spec: ModelSpec) -> int:
@@ -182,17 +188,32 @@ def _is_factory(name: str) -> bool:
 
 def _build_from_factory(spec: ModelSpec) -> nn.Module:
     path, name = spec.name.rsplit(":", 1)
-    factory = _load_factory(Path(path), name)
-    parameters = inspect.signature(factory).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    options = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
-    try:
-        model = factory(**{k: v for k, v in options.items() if takes_any or k in parameters})
-    except Exception as error:
-        raise ModelError(f"{name} of {path} raised {type(error).__name__}: {error}") from error
+    with _importing_from(Path(path).parent):
+        factory = _load_factory(Path(path), name)
+        try:
+            parameters = inspect.signature(factory).parameters
+            takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+            options = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
+            model = factory(**{k: v for k, v in options.items() if takes_any or k in parameters})
+        except (Exception, SystemExit) as error:
+            raise ModelError(f"{name} of {path} raised {_one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} of {path} returned {type(model).__name__}; it must return a torch.nn.Module")
     return model
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """The file may import its neighbours, as it could if it were run."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _load_factory(path: Path, name: str) -> Callable[..., Any]:
@@ -204,8 +225,8 @@ def _load_factory(path: Path, name: str) -> Callable[..., Any]:
     sys.modules[module_spec.name] = module  # dataclasses and pickling of its classes look it up
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise ModelError(f"{path} can't be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{path} can't be imported: {_one_line(error)}") from error
     factory = getattr(module, name, None)
     if not callable(factory):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
