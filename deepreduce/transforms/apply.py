@@ -10,12 +10,16 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from deepreduce.errors import ModelError, PlanError, unknown_name
 from deepreduce.models import ModelSpec, build_model
 from deepreduce.network.network import Network
 from deepreduce.network.trace import SITE, describe, observe, trace_network
 from deepreduce.plan import ReductionPlan
+
+# layers that have no stride to set; a convolution behind one is not the first to meet the image
+_FUNCTIONAL_LAYERS = {torch.conv2d, F.linear, torch.matmul}
 
 _OVERWRITING = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.setitem}
 
@@ -187,5 +191,5 @@ def _first_convolutions(module: fx.GraphModule) -> Iterator[nn.Conv2d]:
             target = module.get_submodule(str(user.target)) if user.op == "call_module" else None
             if isinstance(target, nn.Conv2d):
                 yield target
-            else:
+            elif user.target not in _FUNCTIONAL_LAYERS and not isinstance(target, nn.Linear):
                 frontier.append(user)
