@@ -338,8 +338,10 @@ TOYS: dict[str, Toy] = {
         build=Others,
         stages={"S1": 4 * HALF},
         unsupported=dict.fromkeys(
-            ("gelu", "silu", "hardswish", "leaky_relu", "prelu", "softmax", "max_pool", "sigmoid", "tanh", "elu")
-            + ("mish", "hardsigmoid", "softplus", "group_norm", "threshold", "hardtanh", "atan"),
+            (
+                "gelu", "silu", "hardswish", "leaky_relu", "prelu", "softmax", "max_pool", "sigmoid", "tanh", "elu",
+                "mish", "hardsigmoid", "softplus", "group_norm", "threshold", "hardtanh", "atan",
+            ),
             1,
         ),
     ),

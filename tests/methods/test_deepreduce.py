@@ -1,0 +1,228 @@
+"""The method's steps with a stub for what trains: which networks it asks for, and in which order it culls."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepreduce.errors import PlanError
+from deepreduce.methods import CRITICALITY_FORMS, DeepReduceMethod, Probe, criticality, propose
+from deepreduce.methods.deepreduce import (
+    check_cull_order,
+    live_stages,
+    measured_cull_order,
+    probes,
+    provisional_cull_order,
+)
+from deepreduce.models import ZOO, build_model, resolve_spec
+from deepreduce.network import Network, trace_network
+from deepreduce.transforms import apply_plan, cull, cull_plan, normalise_plan
+from tests.zoo import TOYS
+
+
+def network_of(name: str, *, size: int = 32, blocks: list[int] | None = None) -> Network:
+    spec = resolve_spec(name, blocks=blocks)
+    return trace_network(build_model(spec, device="meta"), (3, size, size), spec=spec)
+
+
+# -- criticality --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "vgg16_bn", "mobilenet_v2"])
+def test_there_is_one_probe_per_stage_and_it_has_that_stages_relus_only(name: str) -> None:
+    network = network_of(name)
+    counts = network.stage_relu_counts
+    found = probes(network)
+    assert [probe.stage for probe in found] == list(counts)
+    for probe in found:
+        reduced = apply_plan(network, probe.proposal.plan)
+        assert reduced.stage_relu_counts == dict.fromkeys(counts, 0) | {probe.stage: counts[probe.stage]}
+        assert probe.proposal.relu_count == counts[probe.stage]
+        assert probe.proposal.macs == network.macs
+
+
+def test_a_network_of_one_stage_has_nothing_to_probe() -> None:
+    network = TOYS["method"].network()
+    assert probes(network) == []
+    assert measured_cull_order(network, pytest.fail, form="ratio", exponent=0.07) == ((), {})
+
+
+def test_stages_are_culled_in_the_order_of_their_measured_criticality() -> None:
+    network, scored = network_of("resnet18"), []
+    accuracies = {"S1": 0.3, "S2": 0.5, "S3": 0.7, "S4": 0.4}
+
+    def score(probe: Probe) -> float:
+        scored.append(probe.stage)
+        return accuracies[probe.stage]
+
+    order, worth = measured_cull_order(network, score, form="ratio", exponent=0.0)
+    assert order == ("S1", "S4", "S2")  # the paper's on CIFAR-100: S3 is the most critical and stays
+    assert worth == accuracies  # an exponent of 0 leaves the accuracy alone
+    assert scored == ["S1", "S2", "S3", "S4"]
+
+
+def test_the_ratio_form_weighs_accuracy_by_the_share_of_relus() -> None:
+    worth = criticality({"a": 0.5, "b": 0.5}, {"a": 300, "b": 100}, form="ratio", exponent=0.5)
+    assert worth == {"a": pytest.approx(0.5 * 0.75**-0.5), "b": pytest.approx(0.5 * 0.25**-0.5)}
+
+
+def test_the_difference_form_weighs_the_gain_over_the_worst_stage() -> None:
+    worth = criticality({"a": 0.7, "b": 0.5}, {"a": 100, "b": 400}, form="difference", exponent=0.5)
+    assert worth == {"a": pytest.approx(0.2 / 10), "b": 0.0}
+
+
+@given(
+    st.sampled_from(CRITICALITY_FORMS), st.floats(0.01, 1), st.floats(0.01, 1), st.integers(1, 10**6), st.floats(0, 1)
+)
+def test_more_accuracy_from_no_more_relus_is_worth_no_less(
+    form: str, low: float, high: float, relus: int, exponent: float
+) -> None:
+    low, high = sorted((low, high))
+    worth = criticality({"a": low, "b": high}, {"a": 2 * relus, "b": relus}, form=form, exponent=exponent)
+    assert worth["a"] <= worth["b"]
+
+
+def test_of_equally_critical_stages_the_one_with_more_relus_goes_first() -> None:
+    network = network_of("resnet18")
+    order, _ = measured_cull_order(network, lambda probe: 0.5, form="ratio", exponent=0.0)
+    assert order == ("S1", "S2", "S3")
+    assert provisional_cull_order(network) == order
+
+
+def test_an_unknown_form_is_refused_with_the_nearest() -> None:
+    with pytest.raises(PlanError, match="unknown form of criticality 'ratios'; did you mean 'ratio'"):
+        criticality({"a": 1.0}, {"a": 1}, form="ratios", exponent=1.0)
+
+
+# -- the order ----------------------------------------------------------------------------------------------
+
+
+def test_an_order_may_leave_stages_out_but_not_cull_them_all() -> None:
+    network = network_of("resnet18")
+    assert check_cull_order(network, ["S1", "S4"]) == ("S1", "S4")
+    assert check_cull_order(network, []) == ()
+    with pytest.raises(PlanError, match="cull order S1, S2, S3, S4 leaves resnet18 no ReLU"):
+        check_cull_order(network, ["S1", "S2", "S3", "S4"])
+    with pytest.raises(PlanError, match="leaves resnet18 no ReLU"):
+        check_cull_order(cull(network, ["S4"]), ["S1", "S2", "S3"])
+
+
+@pytest.mark.parametrize(
+    ("order", "message"), [(["S5"], "resnet18: unknown stage 'S5'"), (["S1", "S1"], "names a stage twice")]
+)
+def test_an_order_of_wrong_stages_is_refused(order: list[str], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        check_cull_order(network_of("resnet18"), order)
+
+
+# -- proposals ----------------------------------------------------------------------------------------------
+
+METHODS = (
+    DeepReduceMethod(),
+    DeepReduceMethod(thin_keep="both"),
+    DeepReduceMethod(thin_keep="last", alphas=(1.0,), rhos=(1.0,)),
+    DeepReduceMethod(alphas=(1.0, 0.5, 0.25), rhos=(0.5,)),
+)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=("default", "both", "last", "more"))
+@pytest.mark.parametrize("name", ["resnet20", "wrn22_8", "vgg16_bn", "mobilenet_v2"])
+def test_the_number_of_networks_is_linear_in_the_number_of_stages(name: str, method: DeepReduceMethod) -> None:
+    blocks = [1] * len(ZOO[name].blocks) if name != "vgg16_bn" else None
+    network = network_of(name, size=64 if name == "vgg16_bn" else 32, blocks=blocks)
+    levels = len(live_stages(network)) - 1
+    reshapes = sum((alpha, rho) != (1, 1) for alpha in method.alphas for rho in method.rhos)
+    ways = 2 if method.thin_keep == "both" else 1
+    asked = levels * (1 + ways * (1 + reshapes))
+    proposals = propose(network, provisional_cull_order(network), method)
+    # of one ReLU, or of three in a chain, the first and the last alternation are the same
+    assert levels * (1 + reshapes) <= len(proposals.networks) <= asked
+    if name in ("resnet20", "wrn22_8"):
+        assert len(proposals.networks) == asked
+
+
+def test_proposals_are_exact_distinct_in_normal_form_and_most_relus_first() -> None:
+    network = network_of("resnet20", blocks=[2, 2, 2])
+    proposals = propose(network, ("S1", "S2"), DeepReduceMethod(thin_keep="both", depths=((1, 1, 1), (2, 2, 2))))
+    counts = [proposal.relu_count for proposal in proposals.networks]
+    assert counts == sorted(counts, reverse=True)
+    assert len({proposal.plan_id for proposal in proposals.networks}) == len(counts)
+    assert len({proposal.label for proposal in proposals.networks}) == len(counts)
+    for proposal in proposals.networks:
+        reduced = apply_plan(network, proposal.plan)
+        assert (reduced.relu_count, reduced.macs) == (proposal.relu_count, proposal.macs)
+        assert normalise_plan(network, proposal.plan) == proposal.plan
+        assert 0 < proposal.relu_count < network.relu_count
+
+
+def test_each_culling_contains_the_next() -> None:
+    network = network_of("resnet18")
+    culled = {p.label: set(p.plan.linearized) for p in propose(network, ("S2", "S1"), DeepReduceMethod()).networks}
+    assert culled["cull S2"] < culled["cull S2 S1"]
+    assert culled["cull S2"] < culled["cull S2, thin"]
+
+
+def test_a_network_of_one_stage_is_thinned_and_reshaped_only() -> None:
+    network = TOYS["functional"].network()
+    proposals = propose(network, (), DeepReduceMethod())
+    assert [(p.label, p.relu_count) for p in proposals.networks] == [
+        ("all stages, thin", 2 * 4 * 8 * 8),
+        ("all stages, thin, rho 0.5", 2 * 4 * 4 * 4),
+    ]
+    assert len(proposals.left_out) == 1
+    assert "alpha and depth work for the zoo's networks" in proposals.left_out[0]
+    assert "alpha 0.5 rho 0.5" in proposals.left_out[0]
+
+
+def test_a_network_that_nothing_reduces_is_refused_with_the_reasons() -> None:
+    with pytest.raises(PlanError, match="nothing to cull, thin or reshape"):
+        propose(TOYS["in-place, shared"].network(), (), DeepReduceMethod(alphas=(1.0,), rhos=(1.0,)))
+
+
+def test_what_has_as_many_relus_as_the_full_network_is_left_out() -> None:
+    network = cull(network_of("resnet18"), ["S1"])
+    assert all(p.relu_count < network.relu_count for p in propose(network, ("S2",), DeepReduceMethod()).networks)
+
+
+def test_a_network_whose_strides_exceed_its_maps_is_left_out_with_the_reason() -> None:
+    network = network_of("resnet18", size=8)  # maps of 8, 4, 2, 1; half of that leaves nothing for S4
+    proposals = propose(network, ("S1", "S2"), DeepReduceMethod())
+    assert all(proposal.plan.rho == 1 for proposal in proposals.networks)
+    assert len(proposals.networks) == 2 * 3  # culled, thinned, alpha
+    (reason,) = proposals.left_out
+    assert "too small for resnet18: the stride of stage4.0.conv1" in reason
+    assert "cull S1, thin, rho 0.5; cull S1, thin, alpha 0.5 rho 0.5; cull S1 S2, thin, rho 0.5" in reason
+
+
+def test_a_resolution_that_pooling_can_not_take_is_left_out_with_the_reason() -> None:
+    proposals = propose(network_of("vgg16_bn"), ("S1",), DeepReduceMethod())
+    assert [p.plan.rho for p in proposals.networks] == [1.0] * 3
+    assert proposals.left_out
+    assert all("rho 0.5 does not fit vgg16_bn" in reason for reason in proposals.left_out)
+
+
+def test_stages_that_thinning_can_not_thin_are_still_culled_and_reshaped() -> None:
+    network = TOYS["strided"].network()  # one ReLU per stage
+    proposals = propose(network, ("S1", "S2"), DeepReduceMethod(alphas=(1.0,), rhos=(1.0, 0.5)))
+    assert {p.label for p in proposals.networks} >= {"cull S1", "cull S1 S2"}
+    assert not any("thin" in p.label for p in proposals.networks)
+    assert any("drops no ReLU" in reason and "cull S1, thin" in reason for reason in proposals.left_out)
+
+
+def test_depths_go_with_the_smallest_alpha_and_rho() -> None:
+    network = network_of("resnet18")
+    method = DeepReduceMethod(alphas=(1.0, 0.5, 0.25), rhos=(1.0, 0.5), depths=((2, 1, 1, 1), (1, 1, 1, 1)))
+    shallow = [p for p in propose(network, ("S1",), method).networks if p.plan.depth is not None]
+    assert {p.plan.depth for p in shallow} == set(method.depths)
+    assert {(p.plan.alpha, p.plan.rho) for p in shallow} == {(0.25, 0.5)}
+    # a culled stage has no ReLUs at any depth; of the others each keeps one of one block
+    assert {p.relu_count for p in shallow} == {128 // 4 * 8**2 + 256 // 4 * 4**2 + 512 // 4 * 2**2}
+
+
+def test_proposing_changes_nothing_of_the_network() -> None:
+    network = TOYS["chain"].network()
+    code, sites = network.module.code, network.sites
+    propose(network, ("S1",), DeepReduceMethod())
+    assert (network.module.code, network.sites) == (code, sites)
+    assert cull_plan(network, ["S1"]).linearized  # its sites are all still there

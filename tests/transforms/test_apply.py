@@ -1,0 +1,388 @@
+"""Laws of applying a plan: pure, exact, additive, and computing what it says."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, fx, nn
+
+from deepreduce.errors import PlanError
+from deepreduce.models import ZOO, build_model, resolve_spec
+from deepreduce.network import Network, trace_network
+from deepreduce.plan import ReductionPlan
+from deepreduce.transforms import apply_plan, cull, cull_plan, normalise_plan, reshape, reshape_plan, thin
+from tests.independent import executed_macs, executed_relus
+from tests.zoo import REDUCIBLE, TOYS, InPlaceShared, Overwriting, RandomNet
+
+WIDTHS = {"wrn22_8": 2}  # its stages are 8 times as wide
+
+FAMILIES = ("resnet18", "resnet20", "wrn22_8", "vgg16_bn", "mobilenet_v2")  # the others are deeper ResNets
+
+
+def zoo_network(name: str, *, device: str = "cpu") -> Network:
+    blocks = [min(2, n) for n in ZOO[name].blocks]
+    spec = resolve_spec(name, num_classes=5, width=WIDTHS.get(name, 8), blocks=blocks)
+    return trace_network(build_model(spec, device=device), (3, 32, 32), spec=spec)
+
+
+def images_of(network: Network, *, count: int = 2) -> Tensor:
+    return torch.randn(count, *network.input_shape, generator=torch.Generator().manual_seed(1))
+
+
+def logits_of(network: Network) -> Tensor:
+    with torch.no_grad():
+        return copy.deepcopy(network.as_module()).eval()(images_of(network))
+
+
+def all_identity(network: Network) -> ReductionPlan:
+    return ReductionPlan(sites=tuple((site.name, "identity") for site in network.sites))
+
+
+# -- laws over the toys and the zoo -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_the_empty_plan_gives_bit_equal_logits(name: str) -> None:
+    network = TOYS[name].network()
+    same = apply_plan(network, ReductionPlan())
+    assert torch.equal(logits_of(same), logits_of(network))
+    assert same.sites == network.sites
+    assert same.as_module() is not network.as_module()
+
+
+@pytest.mark.parametrize("name", REDUCIBLE)
+def test_linearizing_any_sites_removes_exactly_their_relus(name: str) -> None:
+    network = TOYS[name].network()
+    for site in network.sites:
+        reduced = apply_plan(network, ReductionPlan(sites=((site.name, "identity"),)))
+        assert reduced.relu_count == network.relu_count - site.relu_count
+        assert [s.name for s in reduced.sites] == [s.name for s in network.sites if s.name != site.name]
+        assert reduced.stages == network.stages
+        assert reduced.macs == network.macs
+
+
+@pytest.mark.parametrize("name", REDUCIBLE)
+def test_a_reduced_toy_executes_the_relus_it_counts(name: str) -> None:
+    network = TOYS[name].network()
+    for site in network.sites:
+        reduced = apply_plan(network, ReductionPlan(sites=((site.name, "identity"),)))
+        hidden = network.unsupported_elements.get("relu inside shifted_relu", 0)
+        executed = executed_relus(reduced.as_module(), network.input_shape)
+        assert sum(executed) - hidden == reduced.relu_count
+
+
+class _Rectifying(fx.Interpreter):
+    """Runs a traced original with chosen ReLU calls as the identity, in place or not as they were."""
+
+    def __init__(self, network: Network, linear: set[str]) -> None:
+        super().__init__(network.module)
+        self._nodes = {site.node for site in network.sites if site.name in linear}
+
+    def run_node(self, n: fx.Node) -> object:
+        if n.name not in self._nodes:
+            return super().run_node(n)
+        (x,) = (self.env[source] for source in n.all_input_nodes)
+        inplace = n.target in (F.relu_, "relu_") or n.kwargs.get("inplace") is True
+        if n.op == "call_module":
+            inplace = bool(getattr(self.fetch_attr(str(n.target)), "inplace", False))
+        return x if inplace else x.clone()
+
+
+@pytest.mark.parametrize("name", REDUCIBLE)
+def test_a_reduced_toy_computes_the_original_with_identities(name: str) -> None:
+    network = TOYS[name].network()
+    network.module.eval()
+    sites = [site.name for site in network.sites]
+    for linear in ({sites[0]}, {sites[-1]}, set(sites[::2]), set(sites)):
+        plan = ReductionPlan(sites=tuple((name, "identity") for name in linear))
+        with torch.no_grad():
+            expected = _Rectifying(network, linear).run(images_of(network))
+        assert torch.equal(logits_of(apply_plan(network, plan)), expected)
+
+
+def test_a_linearized_in_place_relu_leaves_the_tensor_that_others_read_unactivated() -> None:
+    torch.manual_seed(0)
+    module = InPlaceShared().eval()
+    reduced = apply_plan(trace_network(module, (3, 8, 8)), ReductionPlan(sites=(("relu", "identity"),)))
+    with torch.no_grad():
+        images = torch.randn(2, 3, 8, 8)
+        x = module.conv1(images)
+        features = torch.cat([x[:, :2], x[:, :2]], dim=1) + module.conv2(x) + module.conv3(x) + x
+        expected = module.fc(features.mean(dim=(2, 3)))
+        assert torch.allclose(reduced.as_module().eval()(images), expected, atol=1e-6)
+
+
+def test_what_overwrites_a_linearized_relus_output_leaves_its_input_alone() -> None:
+    torch.manual_seed(0)
+    module = Overwriting().eval()
+    network = trace_network(module, (3, 8, 8))
+    reduced = apply_plan(network, ReductionPlan(sites=(("relu", "identity"), ("relu#2", "identity"))))
+    with torch.no_grad():
+        images = torch.randn(2, 3, 8, 8)
+        x = module.conv1(images)
+        features = module.conv2(x + 1.0) + 2.0 * x + F.relu(x) + x
+        expected = module.fc(features.mean(dim=(2, 3)))
+        assert torch.allclose(reduced.as_module().eval()(images), expected, atol=1e-6)
+
+
+def test_a_network_without_in_place_calls_gets_no_copies() -> None:
+    reduced = apply_plan(TOYS["basic"].network(), all_identity(TOYS["basic"].network()))
+    assert not any(node.target is torch.clone for node in reduced.module.graph.nodes)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_culling_a_stage_of_the_zoo_removes_exactly_its_relus(name: str) -> None:
+    network = zoo_network(name, device="meta")
+    for stage, count in network.stage_relu_counts.items():
+        culled = cull(network, [stage])
+        assert culled.relu_count == network.relu_count - count
+        assert culled.stage_relu_counts == network.stage_relu_counts | {stage: 0}
+        assert sum(executed_relus(culled.as_module(), (3, 32, 32), device="meta")) == culled.relu_count
+
+
+EDITS = {
+    "cull": lambda network: cull(network, [network.stages[0]]),
+    "thin": lambda network: thin(network),
+    "alpha": lambda network: reshape(network, alpha=0.5),
+    "depth": lambda network: reshape(network, depth=[1] * len(network.blocks)),
+    "all": lambda network: thin(reshape(cull(network, ["S1"]), alpha=0.5)),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_edit_leaves_the_network_and_the_random_state_untouched(name: str, edit: str) -> None:
+    network = zoo_network(name)
+    before = copy.deepcopy(network.module.state_dict())
+    code, state, modes = network.module.code, torch.get_rng_state(), [m.training for m in network.module.modules()]
+    logits = logits_of(network)
+    reduced = EDITS[edit](network)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network.module.code == code
+    assert [m.training for m in network.module.modules()] == modes
+    after = network.module.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    # nothing is shared: training the student moves no weight of the original
+    with torch.no_grad():
+        for parameter in reduced.module.parameters():
+            parameter.zero_()
+    assert torch.equal(logits_of(network), logits)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_reduced_zoo_network_trains_and_executes_the_relus_it_counts(name: str, edit: str) -> None:
+    reduced = EDITS[edit](zoo_network(name))
+    module = reduced.as_module().train()
+    logits = module(images_of(reduced))
+    logits.square().sum().backward()
+    assert logits.shape == (2, 5)
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in module.parameters())
+    assert sum(executed_relus(module, reduced.input_shape)) == reduced.relu_count
+    assert executed_macs(module, reduced.input_shape) == reduced.macs
+
+
+@pytest.mark.parametrize("name", REDUCIBLE)
+def test_a_fully_linear_toy_still_trains(name: str) -> None:
+    network = TOYS[name].network()
+    module = apply_plan(network, all_identity(network)).as_module().train()
+    module(images_of(network)).square().sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
+# -- reshaping ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "wrn22_8", "mobilenet_v2"])
+def test_rho_shrinks_every_feature_map(name: str) -> None:
+    network = zoo_network(name, device="meta")
+    halved = reshape(network, rho=0.5)
+    for full, small in zip(network.sites, halved.sites, strict=True):
+        channels, height, width = full.shape
+        assert small.shape == (channels, height // 2, width // 2)
+    assert halved.relu_count * 4 == network.relu_count
+    assert sum(executed_relus(halved.as_module(), (3, 32, 32), device="meta")) == halved.relu_count
+    quartered = reshape(halved, rho=0.5)
+    assert quartered.relu_count == reshape(network, rho=0.25).relu_count == network.relu_count // 16
+
+
+def test_rho_works_on_any_network_whose_image_meets_a_convolution() -> None:
+    network = TOYS["chain"].network()
+    assert reshape(network, rho=0.5).stage_relu_counts == {"S1": 5 * 4 * 4 * 4, "S2": 2 * 8 * 2 * 2}
+
+
+def test_rho_that_leaves_no_room_is_refused_with_its_value() -> None:
+    with pytest.raises(PlanError, match=r"rho 0.5 does not fit vgg16_bn"):
+        reshape(zoo_network("vgg16_bn", device="meta"), rho=0.5)
+    with pytest.raises(PlanError, match=r"rho is 0.4; .*1/2, 1/3"):
+        reshape(TOYS["chain"].network(), rho=0.4)
+
+
+def test_rho_of_a_network_without_a_first_convolution_is_refused() -> None:
+    class FunctionalStem(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.conv = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.conv(F.relu(F.conv2d(x, self.weight))))
+
+    for module in (FunctionalStem(), nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU())):
+        with pytest.raises(PlanError, match="no 2-d convolution that its input reaches first"):
+            reshape(trace_network(module, (3, 8, 8)), rho=0.5)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "wrn22_8", "vgg16_bn", "mobilenet_v2"])
+def test_alpha_scales_relus_and_inherits_the_leading_weights(name: str) -> None:
+    network = zoo_network(name)
+    for buffer in network.module.buffers():  # so that inherited statistics are told from fresh ones
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    narrow = reshape(network, alpha=0.5)
+    assert narrow.relu_count * 2 == network.relu_count
+    original = network.module.state_dict()
+    for key, value in narrow.module.state_dict().items():
+        leading = original[key][tuple(slice(0, n) for n in value.shape)] if value.dim() else original[key]
+        assert torch.equal(value, leading), key
+
+
+def test_an_alpha_that_is_another_way_to_say_the_same_width_is_the_same_plan() -> None:
+    network = zoo_network("resnet20", device="meta")
+    assert normalise_plan(network, ReductionPlan(alpha=0.51)) == normalise_plan(network, ReductionPlan(alpha=0.5))
+    assert normalise_plan(network, ReductionPlan(rho=0.3333333333)) == ReductionPlan(rho=1 / 3)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16_bn", "mobilenet_v2"])
+def test_depth_keeps_the_leading_blocks_with_their_weights(name: str) -> None:
+    network = zoo_network(name)
+    assert network.blocks is not None
+    depth = [max(1, blocks - 1) for blocks in network.blocks]
+    shallow = reshape(network, depth=depth)
+    assert shallow.blocks == tuple(depth)
+    kept = {site.name for site in shallow.sites}
+    assert kept < {site.name for site in network.sites}
+    assert shallow.relu_count == sum(site.relu_count for site in network.sites if site.name in kept)
+    original = network.module.state_dict()
+    for key, value in shallow.module.state_dict().items():
+        assert torch.equal(value, original[key]), key
+
+
+def test_sites_of_blocks_that_depth_drops_are_no_part_of_the_plan() -> None:
+    network = zoo_network("resnet18", device="meta")
+    culled = cull_plan(network, ["S2"])
+    normal = normalise_plan(network, culled.merge(ReductionPlan(depth=(2, 1, 1, 1))))
+    assert normal.linearized == ("stage2.0.relu1", "stage2.0.relu2")
+    spoken_twice = ReductionPlan(sites=normal.sites, depth=(2, 1, 1, 1))
+    assert normalise_plan(network, spoken_twice) == normal
+    assert normalise_plan(network, ReductionPlan(depth=(2, 2, 2, 2))).is_empty
+
+
+@pytest.mark.parametrize("plan", [
+    reshape_plan(alpha=0.5), reshape_plan(rho=0.5), reshape_plan(depth=[1, 1, 1]),
+    ReductionPlan(sites=(("stage2.0.relu1", "identity"),)),
+])  # fmt: skip
+def test_edits_add_up_in_any_order(plan: ReductionPlan) -> None:
+    network = zoo_network("resnet20")
+    culled = cull_plan(network, ["S1"])
+    at_once = apply_plan(network, culled.merge(plan))
+    for first, second in ((culled, plan), (plan, culled)):
+        if first is plan and plan.depth is not None:
+            second = cull_plan(apply_plan(network, first), ["S1"])
+        one_by_one = apply_plan(apply_plan(network, first), second)
+        assert one_by_one.sites == at_once.sites
+        assert one_by_one.macs == at_once.macs
+        assert torch.equal(logits_of(one_by_one), logits_of(at_once))
+
+
+def test_shapes_that_are_not_inherited_are_drawn_from_the_seed() -> None:
+    network = zoo_network("resnet20")
+    torch.manual_seed(5)
+    first = reshape(network, alpha=0.5, seed=3)
+    torch.manual_seed(6)
+    second = reshape(network, alpha=0.5, seed=3)
+    assert torch.equal(logits_of(first), logits_of(second))
+
+
+def test_a_plan_on_the_meta_device_counts_without_weights() -> None:
+    network = zoo_network("resnet18", device="meta")
+    reduced = thin(reshape(cull(network, ["S1"]), alpha=0.5, rho=0.5, depth=[2, 1, 1, 1]))
+    assert all(parameter.is_meta for parameter in reduced.module.parameters())
+    # one ReLU in one block of each stage, of 8, 16 and 32 channels on 8, 4 and 2 pixels squared
+    assert list(reduced.stage_relu_counts.values()) == [0, 8 * 8**2, 16 * 4**2, 32 * 2**2]
+
+
+# -- refusals -----------------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_changes_nothing_is_refused() -> None:
+    network = zoo_network("resnet18", device="meta")
+    with pytest.raises(PlanError, match="resnet18 is already what"):
+        apply_plan(network, ReductionPlan(depth=(2, 2, 2, 2)))
+    with pytest.raises(PlanError, match="drops no ReLU"):
+        cull(cull(network, ["S1"]), ["S1"])
+    with pytest.raises(PlanError, match="reshape nothing"):
+        reshape(network)
+
+
+def test_a_plan_for_sites_that_are_not_there_is_refused_with_the_nearest() -> None:
+    network = zoo_network("resnet18", device="meta")
+    with pytest.raises(PlanError, match=r"resnet18: unknown ReLU site 'stem.rellu'; did you mean 'stem.relu'"):
+        apply_plan(network, ReductionPlan(sites=(("stem.rellu", "identity"),)))
+    twice = ReductionPlan(sites=(("stem.relu", "identity"),))
+    with pytest.raises(PlanError, match=r"unknown ReLU site 'stem\.relu'"):
+        apply_plan(apply_plan(network, twice), twice)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (ReductionPlan(depth=(3, 2, 2, 2)), "more blocks than resnet18"),
+        (ReductionPlan(depth=(1, 1)), "has 2 stages, resnet18 has 4"),
+        (ReductionPlan(alpha=0.01), "of 8 stem channels gives 0"),
+        (ReductionPlan(alpha=0.99), "of 8 stem channels gives 8"),
+    ],
+)
+def test_a_size_that_the_network_can_not_have_is_refused(plan: ReductionPlan, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        apply_plan(zoo_network("resnet18", device="meta"), plan)
+
+
+def test_scaling_the_channels_of_a_module_that_deepreduce_did_not_build_is_refused() -> None:
+    for plan in (ReductionPlan(alpha=0.5), ReductionPlan(depth=(1,))):
+        with pytest.raises(PlanError, match="culling, thinning and rho for any"):
+            apply_plan(TOYS["basic"].network(), plan)
+
+
+# -- random networks ----------------------------------------------------------------------------------------
+
+layers = st.tuples(
+    st.sampled_from(["module", "function", "in-place", "capped", "residual", "accumulated", "linear"]),
+    st.integers(1, 5),
+    st.integers(1, 2),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(layers, min_size=1, max_size=5), st.data())
+def test_a_random_network_counts_and_computes_what_its_plan_says(
+    drawn: list[tuple[str, int, int]], data: st.DataObject
+) -> None:
+    torch.manual_seed(0)
+    module, shape = RandomNet(drawn).eval(), (3, 9, 7)
+    network = trace_network(module, shape)
+    assert [site.relu_count for site in network.sites] == executed_relus(module, shape)
+    assert network.macs == executed_macs(module, shape)
+    assert torch.equal(logits_of(apply_plan(network, ReductionPlan())), logits_of(network))
+    linear = {site.name for site in network.sites if data.draw(st.booleans())}
+    plan = ReductionPlan(sites=tuple((name, "identity") for name in linear))
+    assert normalise_plan(network, plan) == plan
+    reduced = apply_plan(network, plan)
+    gone = sum(site.relu_count for site in network.sites if site.name in linear)
+    assert reduced.relu_count == network.relu_count - gone == sum(executed_relus(reduced.as_module(), shape))
+    with torch.no_grad():
+        assert torch.equal(logits_of(reduced), _Rectifying(network, linear).run(images_of(network)))
