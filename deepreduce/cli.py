@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -252,18 +252,19 @@ def main() -> NoReturn:
     # threads that spin while they wait make training several times slower when other programs use the cores too;
     # OpenMP reads this once, when torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(_exit_code(lambda: app(standalone_mode=False)))
+    sys.exit(run_command(sys.argv[1:]))
 
 
-def _exit_code(command: Callable[[], Any]) -> int:
+def run_command(words: list[str]) -> int:
+    """The exit code of `deepreduce WORDS`; what it has to say it prints."""
     try:
-        code = command()
+        code = app(words, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except UserError as error:
         return _told(str(error), MISTAKE)
     except RunInterrupted as error:
         _told(f"{error}", INTERRUPTED)
-        print(f"go on with: {_same_command(error.folder)}", file=sys.stderr)
+        print(f"go on with: {_same_command(words, error.folder)}", file=sys.stderr)
         return INTERRUPTED
     except DeepReduceError as error:
         return _told(str(error), FAILED)
@@ -287,11 +288,9 @@ def _told(message: str, code: int) -> int:
     return code
 
 
-def _same_command(folder: Path) -> str:
+def _same_command(words: list[str], folder: Path) -> str:
     """The command that was given, with the run's folder."""
     import shlex
 
-    words = ["deepreduce", *sys.argv[1:]]
-    if not any(word == "--out" or word.startswith("--out=") for word in words):
-        words += ["--out", str(folder)]
-    return shlex.join(words)
+    named = any(word == "--out" or word.startswith("--out=") for word in words)
+    return shlex.join(["deepreduce", *words, *([] if named else ["--out", str(folder)])])

@@ -206,7 +206,7 @@ def _recipe(training: TrainingConfig, *, epochs: int) -> Recipe:
 
 
 def optimize(
-    model: str | nn.Module | None = None,
+    model: str | nn.Module | Mapping[str, Any] | None = None,
     data: Any = None,
     *,
     out: str | Path | None = None,
@@ -221,8 +221,8 @@ def optimize(
     """Train, cull, thin, reshape and distill: the ReLU/accuracy frontier of a network (DeepReDuce, ICML 2021).
 
     `model` is a name (see `deepreduce models`) or an `nn.Module` that gives (batch, classes) logits; `data` a name,
-    two torch data sets, four tensors, or an `ImageData`. `config` is a YAML file or an `OptimizeConfig`; keyword
-    arguments are its keys, whole sections (`training={"epochs": 2}`) or dotted ones through `settings`
+    two torch data sets, four tensors, or an `ImageData`; either may be its section of the config. `config` is a YAML
+    file or an `OptimizeConfig`; keyword arguments are its keys, whole sections (`training={"epochs": 2}`) or dotted ones through `settings`
     (`["training.epochs=2"]`). `out` is the run's folder, by default a new one under runs/; the same call again
     with the same folder goes on where it stopped.
 
@@ -230,6 +230,10 @@ def optimize(
     signal asked it to stop; everything is saved then.
     """
     given = {"max_relus": max_relus, "seed": seed, "device": device}
+    if isinstance(model, Mapping):
+        values, model = {**values, "model": model}, None
+    if isinstance(data, Mapping) and "x_train" not in data:
+        values, data = {**values, "data": data}, None
     chosen = resolve_config(
         model=model,
         data=data,
@@ -282,7 +286,7 @@ def run(
     with _threads(config.threads):
         original = original_network(config.model, images.facts, seed=_model_seed(config), given=model)
         # also finds what a plan or a budget forbids, before anything is written
-        _schedule(original, images.facts, config, cull_order=config.method.cull_order)
+        schedule = _schedule(original, images.facts, config, cull_order=config.method.cull_order)
         precision = choose_precision(config.training.precision, original, device=device)
         environment = _environment(original, images.fingerprint, device, precision)
         with RunFolder.open(out, config, environment) as folder, StopRequest() as stop, _log_file(folder):
@@ -296,7 +300,7 @@ def run(
                 checkpoint_seconds=config.training.checkpoint_seconds,
                 stop=stop,
             )
-            conductor = _Conductor(config, folder, workshop, images.facts, watcher or NoWatcher(), model)
+            conductor = _Conductor(config, folder, workshop, schedule, watcher or NoWatcher(), model)
             try:
                 return conductor.conduct()
             except Stopped:
@@ -313,14 +317,13 @@ class _Conductor:
         config: OptimizeConfig,
         folder: RunFolder,
         workshop: Workshop,
-        facts: DataFacts,
+        schedule: Schedule,
         watcher: Watcher,
         model: nn.Module | None,
     ) -> None:
-        self.config, self.folder, self.workshop, self.facts = config, folder, workshop, facts
+        self.config, self.folder, self.workshop, self.schedule = config, folder, workshop, schedule
         self.watcher, self.model = watcher, model
         self.original = workshop.original
-        self.schedule = _schedule(self.original, facts, config, cull_order=config.method.cull_order)
         self.number = 0
 
     def conduct(self) -> Result:
@@ -386,7 +389,8 @@ class _Conductor:
             self.folder.path / "criticality.json",
             {"cull_order": list(order), "criticality": worth, "val_accuracy": accuracies},
         )
-        self.schedule = _schedule(self.original, self.facts, self.config, cull_order=order, measured=True)
+        facts = self.workshop.data.facts
+        self.schedule = _schedule(self.original, facts, self.config, cull_order=order, measured=True)
         return worth
 
     def _probe(self, probe: Probe, work: Work) -> float:
