@@ -222,9 +222,9 @@ def optimize(
 
     `model` is a name (see `deepreduce models`) or an `nn.Module` that gives (batch, classes) logits; `data` a name,
     two torch data sets, four tensors, or an `ImageData`; either may be its section of the config. `config` is a YAML
-    file or an `OptimizeConfig`; keyword arguments are its keys, whole sections (`training={"epochs": 2}`) or dotted ones through `settings`
-    (`["training.epochs=2"]`). `out` is the run's folder, by default a new one under runs/; the same call again
-    with the same folder goes on where it stopped.
+    file or an `OptimizeConfig`; keyword arguments are its keys (`training={"epochs": 2}`), `settings` dotted ones
+    (`["training.epochs=2"]`). `out` is the run's folder, by default a new one under runs/; the same call again with
+    the same folder goes on where it stopped.
 
     Raises `UserError` for the caller's mistakes, `RunError` where the run itself fails and `RunInterrupted` when a
     signal asked it to stop; everything is saved then.

@@ -11,7 +11,7 @@ prepare_environment() {
         return
     fi
     if ! "$python" -c 'import pip' 2>/dev/null; then
-        for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+        for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python3.10}; do
             "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && break
             candidate=
         done

@@ -53,7 +53,7 @@ def test_models_lists_networks_and_data_sets(tmp_path: Path) -> None:
 
 
 def test_help_answers_without_importing_torch(tmp_path: Path) -> None:
-    code = "from deepreduce.cli import run_command; run_command(['--help']); import sys; assert 'torch' not in sys.modules"
+    code = "import sys; from deepreduce import cli; cli.run_command(['--help']); assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 0, result.stderr
     assert "optimize" in result.stdout
