@@ -81,7 +81,7 @@ def standardisation(images: Tensor) -> tuple[Tensor, Tensor]:
     if images.dtype == torch.uint8:
         values = torch.arange(256, dtype=torch.float64)
         counts = torch.stack(
-            [torch.bincount(images[:, c].reshape(-1).long(), minlength=256) for c in range(images.shape[1])]
+            [torch.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])]
         ).double()
         total = counts.sum(dim=1)
         mean = (counts * values).sum(dim=1) / total

@@ -6,9 +6,11 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepreduce.errors import DataError
@@ -72,6 +74,8 @@ class ImageArrays:
                 f"images are {self.images.dtype} of shape {tuple(self.images.shape)}; they must be uint8 or float32"
                 " of shape (images, channels, height, width)"
             )
+        if 0 in self.images.shape[1:]:
+            raise DataError(f"images of shape {tuple(self.images.shape)} have no pixels")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             raise DataError(
                 f"{len(self.images)} images have labels of shape {tuple(self.labels.shape)} and type"
@@ -101,6 +105,8 @@ class ImageArrays:
         return digest.hexdigest()
 
 
+_HIGHEST_LABEL = 2**31  # far above any number of classes, far below what int64 holds
+
 Images: TypeAlias = "ImageArrays | ImageItems"
 
 
@@ -124,7 +130,11 @@ class RawData:
 
 
 def check_labels(name: str, train: Tensor, test: Tensor, num_classes: int) -> None:
-    """Raises `DataError` for an empty part, for labels outside [0, num_classes), and for a single class."""
+    """Raises `DataError` for an empty part and for labels that no classifier can be trained on.
+
+    They must lie in [0, num_classes), be of two classes at least, and have a training image for every class that is
+    tested.
+    """
     for split, labels in (("training", train), ("test", test)):
         if not len(labels):
             raise DataError(f"{name} has no {split} images")
@@ -136,6 +146,17 @@ def check_labels(name: str, train: Tensor, test: Tensor, num_classes: int) -> No
             )
     if int(train.min()) == int(train.max()):
         raise DataError(f"{name}: all training images are of class {int(train[0])}; a classifier needs two classes")
+    if num_classes > len(train):
+        raise DataError(
+            f"{name} has {num_classes:,} classes and only {len(train):,} training images; number the classes from 0"
+            " without gaps"
+        )
+    taught, tested = (torch.bincount(labels, minlength=num_classes) > 0 for labels in (train, test))
+    untaught = (tested & ~taught).nonzero()
+    if len(untaught):
+        raise DataError(
+            f"{name}: class {int(untaught[0])} is in the test images only; give training images of it too"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +214,29 @@ def balanced(labels: Tensor, count: int, *, generator: torch.Generator) -> Tenso
     return by_class[torch.argsort(place, stable=True)[:count]].sort().values
 
 
+def labels_from_array(labels: NDArray[Any], name: str, *, count: int) -> Tensor:
+    """Labels (N,) int64. Raises `DataError` for other shapes, for NaN and for what is not a whole number."""
+    if labels.shape != (count,):
+        raise DataError(f"{name} labels are of shape {labels.shape}; {count} images need {count} labels")
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise DataError(f"{name} labels hold NaN or infinite values; they must be whole numbers")
+        if (labels != np.rint(labels)).any():
+            raise DataError(f"{name} labels hold fractions; they must be whole numbers")
+    elif labels.dtype.kind not in "iu":
+        raise DataError(f"{name} labels are {labels.dtype}; they must be whole numbers")
+    if count and float(labels.max()) > _HIGHEST_LABEL:
+        raise DataError(f"{name} labels reach {float(labels.max()):g}; number the classes from 0")
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def hashed(parts: Sequence[str]) -> str:
     """Short hash of some texts."""
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+    # file names need not be valid UTF-8
+    return hashlib.blake2b("\0".join(parts).encode(errors="surrogateescape"), digest_size=8).hexdigest()

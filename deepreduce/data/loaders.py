@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from deepreduce.data.images import Split, hashed
+from deepreduce.data.images import Split, first_line, hashed, labels_from_array
 from deepreduce.errors import DataError
 from deepreduce.randomness import derived_generator, derived_seed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in [0, 1]: what torchvision's pretrained weights expect."""
@@ -27,7 +32,8 @@ _EVAL_MARGIN = 256 / 224  # an evaluated image is the centre of one resized to t
 class ImageItems:
     """Images by number. `train_items[i]` and `eval_items[i]` are (image (C, H, W) float32, class).
 
-    The first may be augmented at random, the second is not; `indices` are the numbers that belong to this part.
+    The first may be augmented at random; what is random in the second is drawn the same every time. `indices` are
+    the numbers that belong to this part.
     """
 
     train_items: Dataset[tuple[Tensor, int]]
@@ -80,11 +86,12 @@ class LoaderSplit(Split):
 
     def eval_batches(self, *, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         steps = list(torch.split(torch.arange(len(self)), batch_size))
-        for images, labels, _ in self._batches(self._items.eval_items, steps, device):
+        seeded = _SeededItems(self._items.eval_items, seed=derived_seed("evaluation"))
+        for images, labels, _ in self._batches(seeded, steps, device):
             yield images, labels
 
     def _batches(
-        self, items: Dataset[tuple[Tensor, int]], steps: Sequence[Tensor], device: torch.device
+        self, items: _SeededItems, steps: Sequence[Tensor], device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         pinned = device.type == "cuda"
         loader = DataLoader(
@@ -92,26 +99,63 @@ class LoaderSplit(Split):
             batch_sampler=[self._items.indices[step].tolist() for step in steps],
             num_workers=self._workers,
             pin_memory=pinned,
+            collate_fn=_collated,
+            generator=torch.Generator(),  # else it draws from the global one
         )
-        for (images, labels), step in zip(loader, steps, strict=True):
+        for batch, step in zip(loader, steps, strict=True):
+            if isinstance(batch, DataError):
+                raise batch
+            images, labels = batch
             yield images.to(device, non_blocking=pinned), labels.to(device, non_blocking=pinned), step
 
 
-class _SeededItems(Dataset[tuple[Tensor, int]]):
-    """Items whose random augmentation follows from a seed and the item's number, whichever process makes it."""
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Random numbers of torch (on the CPU), Python and NumPy from `seed`; afterwards they go on as before."""
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+
+
+class _SeededItems(Dataset[tuple[Tensor, int] | DataError]):
+    """Items whose random augmentation follows from a seed and the item's number, whichever process makes it.
+
+    An error is an item too: raised in a worker, its message would become a traceback of many lines.
+    """
 
     def __init__(self, items: Dataset[tuple[Tensor, int]], *, seed: int) -> None:
         self._items, self._seed = items, seed
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        python_state = random.getstate()
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derived_seed(self._seed, index))
-                random.seed(derived_seed(self._seed, index))
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
+        with _seeded(derived_seed(self._seed, index)):
+            try:
                 return self._items[index]
-        finally:
-            random.setstate(python_state)
+            except DataError as error:
+                return error
+
+
+def _collated(items: list[tuple[Tensor, int] | DataError]) -> Any:
+    """Images (batch, C, H, W) and labels (batch,), or the first error among the items."""
+    failed = next((item for item in items if isinstance(item, DataError)), None)
+    return default_collate(items) if failed is None else failed
+
+
+def read_rgb(path: Path) -> Image:
+    """An image file in RGB. Raises `DataError` naming it where it can't be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:  # a decoder raises whatever it stumbles over, a SyntaxError too
+        raise DataError(f"{path} can't be read as an image: {first_line(error)}") from error
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
@@ -121,14 +165,7 @@ class _Files(Dataset[tuple[Tensor, int]]):
         self._paths, self._labels, self._transform = paths, labels, transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from PIL import Image, UnidentifiedImageError
-
-        path = self._paths[index]
-        try:
-            with Image.open(path) as image:
-                return self._transform(image.convert("RGB")), int(self._labels[index])
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"{path} can't be read as an image: {error}") from error
+        return self._transform(read_rgb(self._paths[index])), int(self._labels[index])
 
 
 def items_from_files(paths: Sequence[Path], labels: Tensor, *, size: int, flip: bool) -> ImageItems:
@@ -152,13 +189,20 @@ def items_from_files(paths: Sequence[Path], labels: Tensor, *, size: int, flip: 
 
 
 class _UserItems(Dataset[tuple[Tensor, int]]):
-    """A user's data set, with its items checked and made float32."""
+    """A user's data set, with its items checked and made float32; all images must be of one shape."""
 
-    def __init__(self, dataset: Dataset[Any], name: str) -> None:
-        self._dataset, self._name = dataset, name
+    def __init__(self, dataset: Dataset[Any], name: str, shape: torch.Size) -> None:
+        self._dataset, self._name, self._shape = dataset, name, shape
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return _checked_item(self._dataset[index], f"{self._name}[{index}]")
+        name = f"{self._name}[{index}]"
+        image, label = _checked_item(self._dataset[index], name)
+        if image.shape != self._shape:
+            raise DataError(
+                f"{name}'s image is of shape {tuple(image.shape)}, the first of {tuple(self._shape)}; all must be of"
+                " one shape"
+            )
+        return image, label
 
 
 def _checked_item(item: Any, name: str) -> tuple[Tensor, int]:
@@ -170,30 +214,52 @@ def _checked_item(item: Any, name: str) -> tuple[Tensor, int]:
             f"{name}'s image is a {type(image).__name__}; it must be a tensor (channels, height, width): give the"
             " data set a transform such as torchvision.transforms.ToTensor()"
         )
+    if 0 in image.shape:
+        raise DataError(f"{name}'s image of shape {tuple(image.shape)} has no pixels")
     values = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     if not bool(torch.isfinite(values).all()):
         raise DataError(f"{name}'s image holds NaN or infinite values")
-    return values, int(label)
+    return values, _whole(label, name)
+
+
+def _whole(label: Any, name: str) -> int:
+    try:
+        number = float(label)
+    except (TypeError, ValueError, RuntimeError):
+        number = float("nan")
+    if not number.is_integer():
+        raise DataError(f"{name}'s class is {label!r}; it must be a whole number")
+    return int(number)
 
 
 def items_from_dataset(dataset: Dataset[Any], name: str) -> ImageItems:
-    """A user's map-style data set of (image tensor (C, H, W), class); its own transforms stay in force."""
+    """A user's map-style data set of (image tensor (C, H, W), class); its own transforms stay in force.
+
+    Where it has no `targets`, every item is made once to learn its class.
+    """
     try:
         count = len(dataset)  # type: ignore[arg-type]
     except TypeError as error:
         raise DataError(f"{name} has no length; give a map-style torch data set, not an iterable one") from error
     if not count:
         raise DataError(f"{name} is empty")
-    items = _UserItems(dataset, name)
-    first, _ = items[0]
-    targets = getattr(dataset, "targets", None)
-    labels = targets if targets is not None and len(targets) == count else [items[i][1] for i in range(count)]
+    with _seeded(0):  # so that a random transform does not make it another data set every time
+        first, first_label = _checked_item(dataset[0], f"{name}[0]")
+        items = _UserItems(dataset, name, first.shape)
+        targets = getattr(dataset, "targets", None)
+        # a target_transform of the data set changes what its targets say
+        if targets is None or len(targets) != count or targets[0] != first_label or _transforms_targets(dataset):
+            targets = [items[i][1] for i in range(count)]
     channels, height, width = first.shape
     return ImageItems(
         train_items=items,
         eval_items=items,
-        all_labels=torch.as_tensor(labels).long(),
+        all_labels=labels_from_array(np.asarray(targets), name, count=count),
         image_shape=(channels, height, width),
         identity=hashed([type(dataset).__qualname__, str(count), str(float(first.double().sum()))]),
         indices=torch.arange(count),
     )
+
+
+def _transforms_targets(dataset: Dataset[Any]) -> bool:
+    return getattr(dataset, "target_transform", None) is not None

@@ -56,8 +56,8 @@ class Preparation:
 
     def facts(self, facts: DataFacts, name: str) -> DataFacts:
         """The sizes of a data set after preparation, from those of the raw one (`val_images` 0)."""
-        train = facts.train_images if self.train_limit is None else self.train_limit
-        test = facts.test_images if self.test_limit is None else self.test_limit
+        train = _within(self.train_limit, facts.train_images, name=name, key="train_limit")
+        test = _within(self.test_limit, facts.test_images, name=name, key="test_limit")
         val = self.val_images(train, name)
         channels, height, width = facts.image_shape
         size = (height, width) if self.image_size is None else (self.image_size, self.image_size)
@@ -106,11 +106,16 @@ def prepare(raw: RawData, preparation: Preparation | None = None, *, seed: int) 
 
 
 def _limited(images: Images, limit: int | None, *, name: str, key: str, seed: int) -> Images:
-    if limit is None or limit == len(images):
+    count = _within(limit, len(images), name=name, key=key)
+    if count == len(images):
         return images
-    if limit > len(images):
-        raise DataError(f"data.{key} is {limit:,}; {name} has {len(images):,} such images")
-    return images.take(balanced(images.labels, limit, generator=derived_generator(seed, key)))
+    return images.take(balanced(images.labels, count, generator=derived_generator(seed, key)))
+
+
+def _within(limit: int | None, available: int, *, name: str, key: str) -> int:
+    if limit is not None and limit > available:
+        raise DataError(f"data.{key} is {limit:,}; {name} has {available:,} such images")
+    return available if limit is None else limit
 
 
 def _resized(images: Images, size: int, name: str) -> Images:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from deepreduce.data.images import Augmentation, ImageArrays, Images, RawData
+from deepreduce.data.images import Augmentation, ImageArrays, Images, RawData, labels_from_array
 from deepreduce.data.loaders import ImageItems, items_from_dataset
-from deepreduce.data.sources import labels_from_array
 from deepreduce.errors import DataError
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
 _FORMS = "(train data set, test data set), (x_train, y_train, x_test, y_test) or a mapping with these names"
 
 
@@ -64,6 +64,13 @@ def _arrays(images: Any, labels: Any, name: str) -> ImageArrays:
         pixels = pixels.float()
     if not len(pixels):
         raise DataError(f"{name} holds no images")
+    if pixels.dim() == 4 and pixels.shape[3] in _CHANNELS and min(pixels.shape[1:3]) > max(_CHANNELS):
+        raise DataError(
+            f"{name} is of shape {tuple(pixels.shape)}, which looks like (images, height, width, channels); move the"
+            " channels forward, as in x.transpose(0, 3, 1, 2) of an array or x.permute(0, 3, 1, 2) of a tensor"
+        )
+    if classes.is_floating_point():
+        classes = classes.double()  # NumPy has no bfloat16
     return ImageArrays(images=pixels, labels=labels_from_array(classes.numpy(), name, count=len(pixels)))
 
 
@@ -72,7 +79,8 @@ def _tensor(value: Any, name: str) -> Tensor:
         return value.detach().cpu()
     if isinstance(value, (np.ndarray, list, tuple)):
         try:
-            return torch.as_tensor(np.asarray(value))
+            # a copy only where torch could not use the memory: read-only, or with negative strides
+            return torch.as_tensor(np.require(value, requirements=["C", "W"]))
         except (TypeError, ValueError) as error:
             raise DataError(f"{name} can't be read as numbers: {error}") from error
     raise DataError(f"{name} is a {type(value).__name__}; give a tensor or an array")

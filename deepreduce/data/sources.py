@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepreduce.data.images import Augmentation, DataFacts, ImageArrays, RawData, balanced
-from deepreduce.data.loaders import ImageItems, items_from_files
+from deepreduce.data.images import (
+    Augmentation,
+    DataFacts,
+    ImageArrays,
+    RawData,
+    balanced,
+    first_line,
+    labels_from_array,
+)
+from deepreduce.data.loaders import ImageItems, items_from_files, read_rgb
 from deepreduce.errors import DataError, unknown_name
 from deepreduce.randomness import derived_generator
 
@@ -67,18 +76,21 @@ def load_source(
         "imagefolder": lambda path: _image_folder(path, image_size or _DEFAULT_FOLDER_SIZE),
         "npz": _npz,
     }
-    if not separator and kind in by_name:
-        return by_name[kind]()
-    if kind in by_place:
-        if not place:
-            raise DataError(f"data set {name!r} lacks its place; give {_form(kind)}")
-        return by_place[kind](Path(place).expanduser())
+    if kind in by_place and not place:
+        raise DataError(f"data set {name!r} lacks its place; give {_form(kind)}")
+    try:
+        if not separator and kind in by_name:
+            return by_name[kind]()
+        if kind in by_place:
+            return by_place[kind](Path(place).expanduser())
+    except OSError as error:
+        raise DataError(f"{name} can't be read: {first_line(error)}") from error
     raise DataError(unknown_name("data set", name, DATASETS))
 
 
 def known_facts(name: str) -> DataFacts | None:
     """The raw sizes of a data set of `KNOWN_FACTS`, None for others. Its files are not looked for."""
-    return KNOWN_FACTS.get(name.partition(":")[0])
+    return KNOWN_FACTS.get("tinyimagenet" if name.startswith("tinyimagenet:") else name)
 
 
 def _form(kind: str) -> str:
@@ -117,9 +129,10 @@ def _cifar(name: str, root: str | None, *, download: bool) -> RawData:
             part = source(str(folder), train=train, download=download)
         except (RuntimeError, OSError) as error:
             if download:
-                raise DataError(f"{name} can't be downloaded to {folder}: {_first_line(error)}") from error
+                raise DataError(f"{name} can't be downloaded to {folder}: {first_line(error)}") from error
             raise DataError(
-                f"{name} is not in {folder}; name its folder with data.root, or fetch it with data.download=true"
+                f"{name} is not in {folder}, or not whole; name its folder with data.root, or fetch it with"
+                " data.download=true"
             ) from error
         parts.append(_from_nhwc(np.asarray(part.data), np.asarray(part.targets), name))
     classes = {"cifar10": 10, "cifar100": 100}[name]
@@ -134,7 +147,7 @@ def _npz(path: Path) -> RawData:
         _from_nhwc(arrays[f"x_{split}"], arrays[f"y_{split}"], f"{path}: {split}") for split in ("train", "test")
     ]
     labels = parts[0].labels
-    num_classes = len(arrays["classes"]) if "classes" in arrays else int(labels.max()) + 1 if len(labels) else 0
+    num_classes = arrays["classes"].size if "classes" in arrays else int(labels.max()) + 1 if len(labels) else 0
     return RawData(
         name=f"npz:{path}",
         train=parts[0],
@@ -150,16 +163,23 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise DataError(f"there is no file {path}; give npz:FILE")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds one array; it needs {', '.join(wanted)}, as numpy.savez writes them")
             missing = [key for key in wanted if key not in file.files]
             if missing:
                 raise DataError(
                     f"{path} lacks {', '.join(missing)}; it needs {', '.join(wanted)} and has"
                     f" {', '.join(file.files) or 'nothing'}"
                 )
-            return {key: file[key] for key in (*wanted, "classes") if key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{path} can't be read as an npz file: {_first_line(error)}") from error
+            arrays = {key: file[key] for key in (*wanted, "classes") if key in file.files}
+    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} can't be read as an npz file: {first_line(error)}") from error
+    strange = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
+    if strange:
+        raise DataError(f"{path}: {strange[0]} is no array")
+    return arrays
 
 
 def _from_nhwc(images: NDArray[Any], labels: NDArray[Any], name: str) -> ImageArrays:
@@ -168,7 +188,7 @@ def _from_nhwc(images: NDArray[Any], labels: NDArray[Any], name: str) -> ImageAr
         raise DataError(f"{name} images are {images.dtype}; they must be uint8, 0 to 255")
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
+    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape[1:]:
         raise DataError(
             f"{name} images are of shape {images.shape}; they must be (images, height, width) or (images, height,"
             " width, channels) with 1, 3 or 4 channels"
@@ -179,29 +199,19 @@ def _from_nhwc(images: NDArray[Any], labels: NDArray[Any], name: str) -> ImageAr
     )
 
 
-def labels_from_array(labels: NDArray[Any], name: str, *, count: int) -> torch.Tensor:
-    """Labels (N,) int64. Raises `DataError` for other shapes, for NaN and for what is not a whole number."""
-    if labels.shape != (count,):
-        raise DataError(f"{name} labels are of shape {labels.shape}; {count} images need {count} labels")
-    if labels.dtype.kind == "f":
-        if not np.isfinite(labels).all():
-            raise DataError(f"{name} labels hold NaN or infinite values; they must be whole numbers")
-        if (labels != np.rint(labels)).any():
-            raise DataError(f"{name} labels hold fractions; they must be whole numbers")
-    elif labels.dtype.kind not in "iu":
-        raise DataError(f"{name} labels are {labels.dtype}; they must be whole numbers")
-    return torch.from_numpy(labels.astype(np.int64))
-
-
 def _tiny_imagenet(folder: Path) -> RawData:
     train_folder, val_folder = folder / "train", folder / "val"
     _require(folder, [train_folder, val_folder], "tinyimagenet:DIR is the unpacked archive with train/ and val/")
-    classes = sorted(path.name for path in train_folder.iterdir() if path.is_dir())
+    classes = _class_names(train_folder)
     number = {name: i for i, name in enumerate(classes)}
     train = [(path, number[name]) for name in classes for path in _images_below(train_folder / name)]
     annotations = val_folder / "val_annotations.txt"
     if annotations.is_file():
-        rows = [line.split("\t")[:2] for line in annotations.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [
+            line.split("\t")[:2]
+            for line in annotations.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip()
+        ]
         strange = [row for row in rows if len(row) < 2 or row[1] not in number]
         if strange:
             raise DataError(f"{annotations}: {strange[0]} names no class of {train_folder}")
@@ -220,8 +230,8 @@ def _tiny_imagenet(folder: Path) -> RawData:
 def _image_folder(folder: Path, size: int) -> RawData:
     test_folder = folder / "test" if (folder / "test").is_dir() else folder / "val"
     _require(folder, [folder / "train", test_folder], f"imagefolder:DIR is {DATASETS['imagefolder:DIR']}")
-    classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
-    strange = sorted(p.name for p in test_folder.iterdir() if p.is_dir() and p.name not in classes)
+    classes = _class_names(folder / "train")
+    strange = sorted(set(_class_names(test_folder)) - set(classes))
     if strange:
         raise DataError(f"{test_folder} has the class {strange[0]!r}, which {folder / 'train'} has not")
 
@@ -230,6 +240,9 @@ def _image_folder(folder: Path, size: int) -> RawData:
         if not found:
             raise DataError(f"{part} holds no images; it needs folders of classes with files such as .jpg or .png")
         labels = torch.tensor([label for _, label in found])
+        missing = set(range(len(classes))) - set(labels.tolist())
+        if missing and part.name == "train":
+            raise DataError(f"{part / classes[min(missing)]} holds no images; every class needs some to train on")
         return items_from_files([path for path, _ in found], labels, size=size, flip=True)
 
     return RawData(
@@ -249,28 +262,22 @@ def _require(folder: Path, parts: list[Path], meaning: str) -> None:
             raise DataError(f"{folder} has no {part.name}/; {meaning}")
 
 
+def _class_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def _images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_ENDINGS)
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_ENDINGS and path.is_file())
 
 
 def _decoded(found: list[tuple[Path, int]], name: str, *, size: int) -> ImageArrays:
     """All images in memory; every one must be of `size` x `size` pixels."""
-    from PIL import Image, UnidentifiedImageError
-
     pixels = np.empty((len(found), size, size, 3), dtype=np.uint8)
     for i, (path, _) in enumerate(found):
-        try:
-            with Image.open(path) as image:
-                array = np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"{path} can't be read as an image: {_first_line(error)}") from error
+        array = np.asarray(read_rgb(path))
         if array.shape != pixels.shape[1:]:
             raise DataError(f"{path} is of {array.shape[1]}x{array.shape[0]} pixels; {name} has {size}x{size}")
         pixels[i] = array
     return _from_nhwc(pixels, np.array([label for _, label in found], dtype=np.int64), name)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
