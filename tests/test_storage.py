@@ -31,7 +31,7 @@ from deepreduce.storage import (
     writing,
 )
 
-in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_folder = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 STEPS = ("open", "fsync", "replace")
 """What the system does for a file; each may fail."""
@@ -323,7 +323,7 @@ def test_a_file_with_any_bit_flipped_is_named_or_means_the_same(tmp_path: Path, 
     path = tmp_path / "model.safetensors"
     refused = 0
     for position in range(len(whole)):
-        for bit in (1, 4, 32) if position % 3 else (2, 8, 64):
+        for bit in (1 << position % 8, 1 << (position + 5) % 8):
             path.write_bytes(whole[:position] + bytes([whole[position] ^ bit]) + whole[position + 1 :])
             try:
                 loaded, loaded_values = read_tensors(path)
@@ -336,7 +336,7 @@ def test_a_file_with_any_bit_flipped_is_named_or_means_the_same(tmp_path: Path, 
                 assert loaded.keys() == tensors.keys()
                 for name, tensor in tensors.items():
                     assert_same_bits(loaded[name], tensor)
-    assert refused > 2.8 * len(whole)
+    assert refused > 1.8 * len(whole)
 
 
 def test_a_file_of_someone_else_is_told_from_a_corrupt_one(tmp_path: Path) -> None:

@@ -172,24 +172,43 @@ def _draw_stages(figure: Figure, axes: Axes, sites: Sequence[_Site], *, ruler: R
     texts = [sites[start][1] for start in starts]
     halves = [ruler.extent(text, TEXT_SIZE, weight="bold")[0] / DPI / width / 2 for text in texts]
     centres = [box.x0 + column * (start + end) / 2 for start, end in zip(starts, ends, strict=True)]
-    centres = _spread_out(centres, halves, gap=0.06 / width, end=1 - 0.04 / width)
-    for start, end, text, centre in zip(starts, ends, texts, centres, strict=True):
+    edge = 0.04 / width
+    named = _that_fit([e - s for s, e in zip(starts, ends, strict=True)], halves, gap=0.06 / width, room=1 - 2 * edge)
+    moved = _spread_out(
+        [centres[i] for i in named], [halves[i] for i in named], gap=0.06 / width, start=edge, end=1 - edge
+    )
+    for i, centre in zip(named, moved, strict=True):
+        figure.text(
+            centre, head_y + 0.05 / height, texts[i], ha="center", va="bottom", color=INK,
+            fontsize=TEXT_SIZE, weight="bold", parse_math=False, gid="stage",
+        )  # fmt: skip
+    for start, end in zip(starts, ends, strict=True):
         inset = 0.15 * column
         rule = [box.x0 + column * start + inset, box.x0 + column * end - inset]
         figure.add_artist(Line2D(rule, [head_y, head_y], color=GREY, linewidth=1.0))
-        figure.text(
-            centre, head_y + 0.05 / height, text, ha="center", va="bottom", color=INK,
-            fontsize=TEXT_SIZE, weight="bold", parse_math=False, gid="stage",
-        )  # fmt: skip
         if start:
             axes.add_line(Line2D([start, start], [0, bottom], color=GREY, linewidth=1.1))
 
 
-def _spread_out(centres: Sequence[float], halves: Sequence[float], *, gap: float, end: float) -> list[float]:
-    """Centres moved as little as keeps texts of those half widths apart, and the last ones before `end`."""
+def _that_fit(sizes: Sequence[int], halves: Sequence[float], *, gap: float, room: float) -> list[int]:
+    """Which texts fit into that room beside each other: all, or those of the largest sizes."""
+    kept: list[int] = []
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        needed = 2 * halves[i] + (gap if kept else 0.0)
+        if needed <= room:
+            kept.append(i)
+            room -= needed
+    return sorted(kept)
+
+
+def _spread_out(
+    centres: Sequence[float], halves: Sequence[float], *, gap: float, start: float, end: float
+) -> list[float]:
+    """Centres moved as little as keeps texts of those half widths apart, and all of them within `start` and `end`."""
     moved = list(centres)
-    for i in range(1, len(moved)):
-        moved[i] = max(moved[i], moved[i - 1] + halves[i - 1] + gap + halves[i])
+    for i in range(len(moved)):
+        moved[i] = max(moved[i], start + halves[i])
+        start = moved[i] + halves[i] + gap
     for i in reversed(range(len(moved))):
         moved[i] = min(moved[i], end - halves[i])
         end = moved[i] - halves[i] - gap
