@@ -359,7 +359,7 @@ def every_key(section: type[BaseModel], prefix: str = "") -> list[str]:
 def test_a_config_can_not_be_changed() -> None:
     config = OptimizeConfig()
     with pytest.raises(ValidationError, match="frozen"):
-        config.seed = 1  # type: ignore[misc]
+        config.seed = 1
     assert hash(config) == hash(OptimizeConfig())
 
 

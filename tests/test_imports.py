@@ -79,7 +79,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
             found = [f"{module}.{alias.name}" for alias in node.names] if module == "deepreduce" else [module]
         for name in found:
             if name.split(".")[0] == "deepreduce" and "." in name:
-                yield name.split(".")[1], node.lineno
+                yield name.split(".")[1], getattr(node, "lineno", 0)
 
 
 def test_every_room_has_its_place_in_the_flow() -> None:

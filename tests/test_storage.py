@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +125,16 @@ def test_the_content_is_on_the_disk_before_the_file_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
+
+    def noting(step: str, real: Callable[..., None]) -> Callable[..., None]:
+        def noted(*args: Any) -> None:
+            done.append(step)
+            real(*args)
+
+        return noted
+
     for step in ("fsync", "replace"):
-        real = getattr(os, step)
-        monkeypatch.setattr(f"os.{step}", lambda *a, step=step, real=real: (done.append(step), real(*a))[1])
+        monkeypatch.setattr(f"os.{step}", noting(step, getattr(os, step)))
     write_bytes(tmp_path / "file", b"x")
     assert done[:2] == ["fsync", "replace"]
 

@@ -172,11 +172,10 @@ def _draw_stages(figure: Figure, axes: Axes, sites: Sequence[_Site], *, ruler: R
     texts = [sites[start][1] for start in starts]
     halves = [ruler.extent(text, TEXT_SIZE, weight="bold")[0] / DPI / width / 2 for text in texts]
     centres = [box.x0 + column * (start + end) / 2 for start, end in zip(starts, ends, strict=True)]
-    edge = 0.04 / width
-    named = _that_fit([e - s for s, e in zip(starts, ends, strict=True)], halves, gap=0.06 / width, room=1 - 2 * edge)
-    moved = _spread_out(
-        [centres[i] for i in named], [halves[i] for i in named], gap=0.06 / width, start=edge, end=1 - edge
-    )
+    # a little beyond the columns, for a heading wider than the first stage
+    first, last, gap = box.x0 - 0.1 / width, 1 - 0.04 / width, 0.06 / width
+    named = _that_fit([e - s for s, e in zip(starts, ends, strict=True)], halves, gap=gap, room=last - first)
+    moved = _spread_out([centres[i] for i in named], [halves[i] for i in named], gap=gap, start=first, end=last)
     for i, centre in zip(named, moved, strict=True):
         figure.text(
             centre, head_y + 0.05 / height, texts[i], ha="center", va="bottom", color=INK,

@@ -120,10 +120,24 @@ def test_of_many_columns_some_are_named_readably_and_none_is_numbered() -> None:
     figure = drawn([row("teacher", RESNET152)], RESNET152)
     named = [t for t in figure.axes[0].texts if t.get_gid() == "site" and t.get_text()]
     assert 10 < len(named) < len(RESNET152)
-    assert all(t.get_fontsize() >= 6 for t in named)
+    assert all(float(t.get_fontsize()) >= 6 for t in named)
     assert numbers_of(figure) == []
     stages = [t.get_text() for t in figure.texts if t.get_gid() == "stage"]
     assert stages == ["S1", "S2", "S3", "S4", "S5"]
+
+
+def test_a_heading_stands_over_its_stage_or_as_near_as_its_neighbours_let_it() -> None:
+    figure = drawn([row("teacher", RESNET18)], RESNET18)
+    axes = figure.axes[0]
+    for text, (start, end) in zip(
+        [t for t in figure.texts if t.get_gid() == "stage"], [(0, 5), (5, 9), (9, 13), (13, 17)], strict=True
+    ):
+        x0, x1 = (axes.transData.transform((x, 0))[0] for x in (start, end))
+        box = text.get_window_extent()
+        assert (box.x0 + box.x1) / 2 == pytest.approx((x0 + x1) / 2, abs=1)
+    narrow = drawn([row("teacher", RESNET152)], RESNET152)
+    left = narrow.axes[0].get_window_extent().x0
+    assert all(t.get_window_extent().x0 > left - 0.2 * narrow.dpi for t in narrow.texts if t.get_gid() == "stage")
 
 
 def test_a_label_that_is_cut_says_so() -> None:

@@ -133,8 +133,8 @@ def test_the_measure_sees_collisions() -> None:
     figure = drawn([teacher(), candidate(1000, 0.5, plan_id="p")])
     assert flaws(figure) == []
     figure.text(0.99, 0.5, "out of the figure")
-    marker = figure.axes[0].transData.transform((1000, 50))
-    figure.text(*figure.transFigure.inverted().transform(marker), "on a marker")
+    x, y = figure.transFigure.inverted().transform(figure.axes[0].transData.transform((1000, 50)))
+    figure.text(float(x), float(y), "on a marker")
     found = " ".join(flaws(figure))
     assert "'out of the figure' leaves the figure" in found
     assert "'on a marker' on the frontier" in found
