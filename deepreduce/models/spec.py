@@ -68,5 +68,12 @@ class ModelSpec:
         for key in ("name", "num_classes"):
             if key not in value:
                 raise ModelError(f"the model's spec lacks {key!r}")
-        blocks = value.get("blocks")
+        blocks, width = value.get("blocks"), value.get("width")
+        counts = [value["num_classes"], value.get("in_channels", 3), *([] if width is None else [width])]
+        if isinstance(blocks, (list, tuple)):
+            counts += blocks
+        elif blocks is not None:
+            raise ModelError(f"the model's spec has blocks {blocks!r}; it needs a list of counts or null")
+        if not isinstance(value["name"], str) or any(type(n) is not int or n < 1 for n in counts):
+            raise ModelError(f"the model's spec {dict(value)!r} needs a name in text and positive whole numbers")
         return cls(**{**value, "blocks": tuple(blocks) if blocks is not None else None})

@@ -253,16 +253,20 @@ class _Observer(fx.Interpreter):
         if log.macs:
             seen.linear_layers.append(
                 LinearLayer(
-                    name=str(node.target) if node.op == "call_module" else node.name,
+                    name=_layer_name(node),
                     node=node.name,
                     macs=log.macs,
                     shape=seen.shapes.get(node.name, ()),
                 )
             )
         if log.starved:
-            seen.starved.append(str(node.target))
+            seen.starved.append(_layer_name(node))
         if node.op == "output" and isinstance(result, Tensor):
             seen.output_shape = tuple(result.shape[1:])
+
+
+def _layer_name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_module" else node.name
 
 
 def _target_name(node: fx.Node, root: nn.Module) -> str:

@@ -8,6 +8,9 @@ import json
 import time
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from deepreduce.errors import ModelError
 from deepreduce.models import build_model, resolve_spec
@@ -97,6 +100,19 @@ def test_an_image_too_small_for_the_strides_is_an_error_with_the_layer(size: int
     network = trace_network(build_model(spec, device="meta"), (3, size, size), spec=spec)
     with pytest.raises(ModelError, match=rf"{size}x{size} is too small for resnet18: the stride of stage\d.0.conv1"):
         analyze_network(network)
+
+
+def test_a_functional_layer_that_starves_is_named_by_its_call() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(4, 3, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(F.conv2d(x, self.weight, stride=4))
+
+    with pytest.raises(ModelError, match="2x2 is too small for Functional: the stride of conv2d exceeds"):
+        analyze_network(trace_network(Functional(), (3, 2, 2)))
 
 
 def test_an_image_of_8x8_is_large_enough_for_resnet18() -> None:

@@ -11,10 +11,10 @@ from tests.independent import executed_macs, executed_relus
 from tests.zoo import TOYS
 
 TORCHVISION = (
-    "alexnet", "vgg11", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "squeezenet1_0", "densenet121",
-    "googlenet", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5", "efficientnet_b0",
-    "regnet_x_400mf", "convnext_tiny", "vit_b_16", "swin_t",
+    "alexnet", "vgg11", "resnet18", "resnext50_32x4d", "squeezenet1_0", "densenet121", "googlenet", "mobilenet_v2",
+    "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5", "vit_b_16", "swin_t",
 )  # fmt: skip
+LARGER = ("resnet50", "wide_resnet50_2", "efficientnet_b0", "regnet_x_400mf", "convnext_tiny", "inception_v3")
 
 
 @pytest.mark.parametrize("name", [name for name in TOYS if name != "wrapped"])
@@ -58,13 +58,14 @@ def test_a_torchvision_networks_count_is_of_the_relus_that_execute(name: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*TORCHVISION, "inception_v3", "resnet152"])
+@pytest.mark.parametrize("name", [*TORCHVISION, *LARGER, "resnet152"])
 def test_a_torchvision_network_on_real_images_executes_the_relus_counted(name: str) -> None:
     spec = resolve_spec(f"torchvision:{name}")
     size = default_input_size(spec)
     module, shape = build_model(spec), (3, size, size)
     report = analyze_network(trace_network(module, shape, spec=spec))
     assert [cost.site.relu_count for cost in report.sites] == executed_relus(module, shape)
+    assert report.macs == executed_macs(build_model(spec, device="meta"), shape, device="meta")
 
 
 def test_the_dag_carries_the_sites_and_macs_of_the_report() -> None:
