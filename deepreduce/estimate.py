@@ -42,18 +42,18 @@ def seconds_per_mac(network: Network, *, batch_size: int, precision: Precision, 
     module.train()
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-6, momentum=0.9, fused=True)
     batch = max(2, min(batch_size, int(_MACS_PER_STEP / max(network.macs, 1))))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        images = torch.randn(batch, *network.input_shape, device=device)  # (batch, C, H, W)
-    images = images.contiguous(memory_format=precision.memory_format)
     times = []
-    for _ in range(1 + _TIMED_STEPS):  # the first step also allocates
-        begin = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision.bf16):
-            logits = module(images)
-        loss = F.cross_entropy(logits.float(), logits.detach().argmax(dim=1))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        float(loss.detach())  # waits for the device
-        times.append(time.perf_counter() - begin)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws too
+        images = torch.randn(batch, *network.input_shape, device=device)  # (batch, C, H, W)
+        images = images.contiguous(memory_format=precision.memory_format)
+        for _ in range(1 + _TIMED_STEPS):  # the first step also allocates
+            begin = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision.bf16):
+                logits = module(images)
+            loss = F.cross_entropy(logits.float(), logits.detach().argmax(dim=1))
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            float(loss.detach())  # waits for the device
+            times.append(time.perf_counter() - begin)
     return statistics.median(times[1:]) / (batch * (1 + BACKWARD) * max(network.macs, 1))

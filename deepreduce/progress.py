@@ -39,12 +39,13 @@ class _Clock:
     def fraction(self, part: float = 0.0) -> float:
         return min((self.done + self.skipped + part) / self.total, 1.0) if self.total else 0.0
 
-    def left(self, part: float) -> str:
+    def left(self, part: float, resumed: float = 0.0) -> str:
+        """With `part` of the present network done by this process, and `resumed` of it by an earlier one."""
         own = self.done + part
         if own <= 0:
             return "?"
         spent = time.monotonic() - self._begin
-        return duration(spent / own * max(self.total - self.skipped - own, 0.0))
+        return duration(spent / own * max(self.total - self.skipped - resumed - own, 0.0))
 
 
 def duration(seconds: float) -> str:
@@ -65,21 +66,20 @@ class _Tracker:
     def __init__(self) -> None:
         self.clock = _Clock()
         self.name, self.number, self.count, self.work, self.resumed = "", 0, 0, 0.0, 0.0
-        self._first = True
 
     def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
         self.name, self.number, self.count, self.work, self.clock.total = name, number, count, work, total
-        self.resumed, self._first = 0.0, True
+        self.resumed = 0.0
 
     def part(self, progress: Progress) -> float:
         """Work on this network that was done by this process."""
-        done = self.work * (progress.epoch + progress.step / progress.steps) / max(progress.epochs, 1)
-        if self._first:
-            # a training that goes on from a snapshot starts somewhere in the middle
-            self._first = False
-            if progress.epoch > 0 or progress.step > 50:
-                self.resumed = done
-        return done - self.resumed
+        per_epoch = self.work / max(progress.epochs, 1)
+        self.resumed = per_epoch * progress.resumed
+        # a training that went back to the start of an epoch may stand before the place where it was resumed
+        return max(per_epoch * (progress.epoch + progress.step / progress.steps) - self.resumed, 0.0)
+
+    def left(self, part: float) -> str:
+        return self.clock.left(part, self.resumed)
 
     def end(self, *, was_done: bool) -> None:
         if was_done:
@@ -105,7 +105,7 @@ class BarWatcher:
     def step(self, progress: Progress) -> None:
         part = self._tracker.part(progress)
         text = f"{self._tracker.number}/{self._tracker.count} {self._tracker.name} · {told(progress)}"
-        self._show(f"{text} · {self._tracker.clock.left(part)} left", part + self._tracker.resumed)
+        self._show(f"{text} · {self._tracker.left(part)} left", part + self._tracker.resumed)
 
     def end(self, *, result: str, was_done: bool) -> None:
         self._tracker.end(was_done=was_done)
@@ -136,8 +136,10 @@ class LogWatcher:
             return
         self._last = time.monotonic()
         tracker = self._tracker
-        left = tracker.clock.left(part)
-        log.info("%d/%d %s: %s, %s left", tracker.number, tracker.count, tracker.name, told(progress, ", "), left)
+        log.info(
+            "%d/%d %s: %s, %s left",
+            tracker.number, tracker.count, tracker.name, told(progress, ", "), tracker.left(part),
+        )  # fmt: skip
 
     def end(self, *, result: str, was_done: bool) -> None:
         self._tracker.end(was_done=was_done)

@@ -50,7 +50,10 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a training stands, for somebody who watches."""
+    """Where a training stands, for somebody who watches.
+
+    `resumed` of its epochs were trained by an earlier process; a fraction where that stopped in the middle of one.
+    """
 
     epoch: int
     epochs: int
@@ -58,6 +61,7 @@ class Progress:
     steps: int
     train_loss: float
     val_accuracy: float | None
+    resumed: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,7 +115,7 @@ def train(
     are the result. Where the loss is not finite, training goes back to the start of the epoch with a lower rate.
 
     Raises `NonFiniteLossError` when that has happened more than twice, `Stopped` when the monitor asks for it,
-    `CheckpointError` for a snapshot that is not of this training.
+    `CheckpointError` for a snapshot that is not of this training, `DataError` where the images fill no batch.
     """
     session = _Session(
         module=module, data=data, recipe=recipe, seed=seed, precision=precision, device=device,
@@ -143,9 +147,11 @@ class _Session:
     rollbacks: int = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
+    resumed: float = 0.0
     history: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.data.check_batch_size(self.recipe.batch_size)
         self.module.to(self.device, memory_format=self.precision.memory_format)  # type: ignore[call-overload]
         self.steps = self.data.train.num_steps(self.recipe.batch_size)
         parameters = [p for p in self.module.parameters() if p.requires_grad]
@@ -260,7 +266,7 @@ class _Session:
             Progress(
                 epoch=self.epoch, epochs=self.recipe.epochs, step=self.step, steps=self.steps,
                 train_loss=self.loss_sum / self.step if self.step else self.history[-1].train_loss,
-                val_accuracy=measured[-1] if measured else None,
+                val_accuracy=measured[-1] if measured else None, resumed=self.resumed,
             )
         )  # fmt: skip
 
@@ -293,6 +299,7 @@ class _Session:
             values = snapshot.values
             self.epoch, self.step, self.rollbacks = (int(values[key]) for key in ("epoch", "step", "rollbacks"))
             self.loss_sum, self.seconds = float(values["loss_sum"]), float(values["seconds"])
+            self.resumed = self.epoch + self.step / self.steps
             self.history = [EpochRecord(**record) for record in values["history"]]
             self._load(_with_prefix(snapshot.tensors, "now."))
             self.start = _with_prefix(snapshot.tensors, "start.") if self.step else self._copy()

@@ -55,7 +55,7 @@ def choose_precision(name: str, network: Network, *, device: torch.device) -> Pr
     """
     assert name in PRECISIONS
     if device.type == "cuda":
-        supported, worthwhile = torch.cuda.is_bf16_supported(), True
+        supported, worthwhile = torch.cuda.is_bf16_supported(including_emulation=False), True
     else:
         parameters = sum(p.numel() for p in network.module.parameters())
         supported = _multiplies_bf16()

@@ -1,0 +1,37 @@
+"""How long a run takes, in multiply-accumulates and in seconds of this machine."""
+
+from __future__ import annotations
+
+import torch
+
+from deepreduce.estimate import Work, seconds_per_mac
+from deepreduce.network import trace_network
+from tests.data.toys import CPU
+from tests.training.toys import FP32, tiny
+
+
+def work(**changes: int) -> Work:
+    values = {"macs": 7, "teacher_macs": 11, "epochs": 3, "train_images": 100, "val_images": 10, "test_images": 20}
+    return Work(**(values | changes))
+
+
+def test_work_is_three_passes_of_the_student_and_one_of_the_teacher_per_image() -> None:
+    assert work().total == 3 * (100 * (3 * 7 + 11) + 10 * 7) + 20 * 7
+    assert work(teacher_macs=0).total == 3 * (100 * 3 * 7 + 10 * 7) + 20 * 7
+    assert work(epochs=0).total == 20 * 7
+
+
+def test_timing_a_network_changes_neither_it_nor_the_random_state() -> None:
+    network = trace_network(tiny(), (3, 8, 8))
+    before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
+    state, training = torch.get_rng_state(), network.module.training
+    rate = seconds_per_mac(network, batch_size=4, precision=FP32, device=CPU)
+    assert 0 < rate < 1e-3
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network.module.training == training
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.module.state_dict().items())
+
+
+def test_a_batch_of_one_is_timed_with_two_images_which_batch_norm_needs() -> None:
+    network = trace_network(tiny(), (3, 1, 1))
+    assert seconds_per_mac(network, batch_size=1, precision=FP32, device=CPU) > 0
