@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from deepreduce.errors import ConfigError, nearest_name
@@ -163,6 +172,14 @@ class PlotConfig(_Section):
     """Only the points on this data set."""
     published_backbone: str | None = None
     """Only the points of this network."""
+
+    @model_validator(mode="after")
+    def _choice_of_something(self) -> PlotConfig:
+        if self.published is None and (self.published_dataset or self.published_backbone):
+            raise ValueError(
+                "published_dataset and published_backbone choose from plot.published, which is not given"
+            )
+        return self
 
 
 class OptimizeConfig(_Section):

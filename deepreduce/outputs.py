@@ -11,6 +11,7 @@ from deepreduce.errors import CheckpointError, UserError
 from deepreduce.frontier import pareto_front
 from deepreduce.network import Network
 from deepreduce.plan import Candidate
+from deepreduce.report.published import PublishedPoint, read_published_csv, select_published
 from deepreduce.report.tables import candidates_csv, frontier_csv, read_candidates_csv
 from deepreduce.runs import CONFIG, PLAN
 from deepreduce.storage import read_json, write_bytes, write_text
@@ -35,6 +36,15 @@ def stages_of(network: Network) -> tuple[str, ...]:
     return network.stages
 
 
+def published_points(overlay: Overlay | None) -> list[PublishedPoint]:
+    """The points to draw, none without an overlay. Raises `UserError` for a bad file and a choice without points."""
+    if overlay is None:
+        return []
+    return select_published(
+        read_published_csv(overlay.path), dataset=overlay.dataset, backbone=overlay.backbone, methods=overlay.methods
+    )
+
+
 def write_tables(folder: Path, candidates: Sequence[Candidate], *, stages: Sequence[str], complete: bool) -> None:
     """candidates.csv with what there is so far and, of a run that is `complete`, frontier.csv.
 
@@ -53,25 +63,11 @@ def write_plots(folder: Path, *, title: str, overlay: Overlay | None = None) -> 
     Raises `UserError` where the folder holds no finished run.
     """
     # matplotlib takes a second to import, and analyzing a network needs none of it
-    from deepreduce.report.plots import (
-        LayerRow,
-        figure_bytes,
-        frontier_figure,
-        layers_figure,
-        read_published_csv,
-        select_published,
-    )
+    from deepreduce.report.plots import LayerRow, figure_bytes, frontier_figure, layers_figure
 
     candidates = read_run(folder)
     front = pareto_front(candidates)
-    published = []
-    if overlay is not None:
-        published = select_published(
-            read_published_csv(overlay.path), dataset=overlay.dataset, methods=overlay.methods
-        )
-        if overlay.backbone is not None:
-            published = [p for p in published if p.backbone.casefold() == overlay.backbone.casefold()]
-    figure = frontier_figure(candidates, front, title=title, published=published)
+    figure = frontier_figure(candidates, front, title=title, published=published_points(overlay))
     for name in FRONTIER_PLOTS:
         write_bytes(folder / name, figure_bytes(figure, "png" if name.endswith("png") else "svg"))
     teacher = next(c for c in candidates if c.is_teacher)

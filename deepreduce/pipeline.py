@@ -35,7 +35,7 @@ from deepreduce.jobs import Job, Outcome, Workshop
 from deepreduce.methods import DeepReduceMethod, Probe, Proposal
 from deepreduce.methods.deepreduce import measured_cull_order
 from deepreduce.network import Network
-from deepreduce.outputs import overlay_of, run_title, title_of, write_plots, write_tables
+from deepreduce.outputs import overlay_of, published_points, run_title, title_of, write_plots, write_tables
 from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
 from deepreduce.progress import NoWatcher, Watcher, duration
 from deepreduce.randomness import derived_seed
@@ -285,7 +285,8 @@ def run(
     images.check_batch_size(config.training.batch_size)
     with _threads(config.threads):
         original = original_network(config.model, images.facts, seed=_model_seed(config), given=model)
-        # also finds what a plan or a budget forbids, before anything is written
+        # what a plan, a budget or a file forbids is found before anything is written
+        published_points(overlay_of(config))
         schedule = _schedule(original, images.facts, config, cull_order=config.method.cull_order)
         precision = choose_precision(config.training.precision, original, device=device)
         environment = _environment(original, images.fingerprint, device, precision)

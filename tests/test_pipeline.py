@@ -12,7 +12,16 @@ from torch import nn
 
 import deepreduce
 from deepreduce import pipeline
-from deepreduce.errors import ConfigError, DataError, ModelError, PlanError, RunError, RunFolderError, RunInterrupted
+from deepreduce.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    PlanError,
+    RunError,
+    RunFolderError,
+    RunInterrupted,
+    UserError,
+)
 from deepreduce.frontier import pareto_front
 from deepreduce.outputs import read_run
 from deepreduce.report.tables import read_candidates_csv
@@ -317,6 +326,8 @@ def test_known_data_sets_need_not_be_at_hand_for_a_dry_run(tmp_path: Path) -> No
         (["training.batch_size=5000"], DataError, "fewer than a batch of 5000"),
         (["data.train_limit=5000"], DataError, "data.train_limit is 5,000; digits has 1,438"),
         (["data.image_size=2", "model.blocks=null"], ModelError, "too small"),
+        (["plot.published=nowhere.csv"], UserError, "nowhere.csv"),
+        (["plot.published_dataset=CIFAR-100"], ConfigError, "plot.published, which is missing"),
         (["model.weights=nowhere.safetensors"], ModelError, "nowhere.safetensors can't be read"),
     ],
 )
