@@ -1,5 +1,10 @@
 """One thread for every test: the networks are tiny, and threads that wait for each other cost more than they do."""
 
+import hypothesis
 import torch
 
 torch.set_num_threads(1)
+
+# how long an example takes says more about the machine's other load than about the code
+hypothesis.settings.register_profile("deepreduce", deadline=None)
+hypothesis.settings.load_profile("deepreduce")
