@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from torch import nn
 
 from deepreduce.data import ImageData
-from deepreduce.errors import CheckpointError, NonFiniteLossError
+from deepreduce.errors import CheckpointError, NonFiniteLossError, RunError, UserError
 from deepreduce.export import describe_network, load_weights
 from deepreduce.network import Network
 from deepreduce.plan import Measurement, ReductionPlan
@@ -34,6 +36,10 @@ from deepreduce.training import (
 log = logging.getLogger(__name__)
 
 EVAL_BATCH = 256
+
+# torch has no errors of its own for these
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+_TOO_FEW_TO_NORMALISE = "Expected more than 1 value per channel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +118,11 @@ class Workshop:
     def run(self, job: Job, on_step: Callable[[Progress], None]) -> Outcome:
         """The job's outcome, from its folder where it is done already.
 
-        A corrupt file is named in the log and the network trained again. Raises `Stopped` when asked to stop.
+        A corrupt file is named in the log and the network trained again. Raises `Stopped` when asked to stop,
+        `RunError` where the network does not fit into memory, `UserError` where a batch is too small for it.
         """
-        return self._done(job) or self._train(job, on_step)
+        with _one_line(job, self.device):
+            return self._done(job) or self._train(job, on_step)
 
     def load(self, job: Job) -> Network:
         """The job's trained network, in evaluation mode on the device."""
@@ -129,8 +137,10 @@ class Workshop:
             if metrics is None:
                 return None
             outcome = _outcome_of(metrics, job)
+            network = job.build()
             if outcome.failure is None:
-                load_weights(job.build().module, job.folder.weights(), source=job.folder.path)
+                load_weights(network.module, job.folder.weights(), source=job.folder.path)
+            job.folder.check_description(self._description(network, job))
             return outcome
         except CheckpointError as error:
             log.warning("%s; training %s again", error, job.name)
@@ -139,7 +149,7 @@ class Workshop:
 
     def _train(self, job: Job, on_step: Callable[[Progress], None]) -> Outcome:
         network = job.build()
-        description = describe_network(self.original, network, job.plan, label=job.name)
+        description = self._description(network, job)
         try:
             trained = self._fit(network, job, self._snapshot(job), on_step)
         except NonFiniteLossError as error:
@@ -155,6 +165,9 @@ class Workshop:
             history=trained.history,
         )
         return outcome
+
+    def _description(self, network: Network, job: Job) -> dict[str, Any]:
+        return describe_network(self.original, network, job.plan, label=job.name)
 
     def _snapshot(self, job: Job) -> Snapshot | None:
         try:
@@ -207,6 +220,24 @@ class Workshop:
         return predict(module, split, batch_size=EVAL_BATCH, device=self.device)
 
 
+@contextmanager
+def _one_line(job: Job, device: torch.device) -> Iterator[None]:
+    """Turns what torch says of too large and of too small batches into our errors."""
+    try:
+        yield
+    except ValueError as error:
+        if _TOO_FEW_TO_NORMALISE not in str(error):
+            raise
+        raise UserError(
+            f"{job.name}: a batch of {job.recipe.batch_size} leaves batch normalisation one value per channel;"
+            " raise training.batch_size"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and _CPU_ALLOCATOR not in str(error):
+            raise
+        raise RunError(f"{job.name} does not fit into the memory of {device}; lower training.batch_size") from error
+
+
 def _counted(network: Network, **values: Any) -> Outcome:
     return Outcome(
         relu_count=network.relu_count,
@@ -225,6 +256,18 @@ def _outcome_of(metrics: dict[str, Any], job: Job) -> Outcome:
         outcome = Outcome(**metrics)
     except TypeError as error:
         raise CheckpointError(f"{job.folder.path}: its metrics can't be read: {error}") from error
+    if not _holds_numbers(outcome):
+        raise CheckpointError(f"{job.folder.path}: its metrics hold what is no number")
     if outcome.failure is None and (outcome.val_accuracy is None or job.test != (outcome.test_accuracy is not None)):
         raise CheckpointError(f"{job.folder.path}: its metrics are incomplete")
     return outcome
+
+
+def _holds_numbers(outcome: Outcome) -> bool:
+    counts = {} if outcome.stage_relu_counts is None else outcome.stage_relu_counts
+    values = (outcome.val_accuracy, outcome.test_accuracy, outcome.churn)
+    costs = (outcome.train_seconds, outcome.relu_count, outcome.macs)
+    if not isinstance(counts, dict):
+        return False
+    numbers = [*(v for v in values if v is not None), *costs, *counts.values()]
+    return all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)

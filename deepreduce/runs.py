@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -46,7 +47,10 @@ PLAN, WEIGHTS, METRICS, HISTORY, STATE = (
     "history.csv",
     "training.safetensors",
 )
-_OURS_BEFORE_CONFIG = {LOCK, LOG}
+log = logging.getLogger(__name__)
+
+_OURS_BEFORE_CONFIG = {LOCK, LOG, ENVIRONMENT, ENVIRONMENT + TEMPORARY, CONFIG + TEMPORARY}
+"""What a run that was killed in its first moments leaves behind."""
 
 
 class RunFolder:
@@ -65,6 +69,8 @@ class RunFolder:
         process or can't be written; it is then left as it was.
         """
         _refuse_foreign(path)
+        if (path / CONFIG).exists():
+            _check_same_run(path, config, environment)  # before anything is touched, the lock included
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(path / LOCK, timeout=0)
@@ -75,11 +81,12 @@ class RunFolder:
                     f"{path} is in use by another run; wait for it to end, or give another folder with --out"
                 ) from None
         try:
-            for leftover in path.rglob("*" + TEMPORARY):
-                leftover.unlink(missing_ok=True)
             if (path / CONFIG).exists():
-                _check_same_run(path, config, environment)
-            else:
+                _check_same_run(path, config, environment)  # again: another process may have begun in between
+            with writing(path):
+                for leftover in path.rglob("*" + TEMPORARY):
+                    leftover.unlink(missing_ok=True)
+            if not (path / CONFIG).exists():
                 write_json(path / ENVIRONMENT, environment)
                 write_text(path / CONFIG, dump_config(config))
         except BaseException:
@@ -104,11 +111,11 @@ class RunFolder:
 
 
 def _refuse_foreign(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path} is a file; give a folder with --out")
     with writing(path):
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file; give a folder with --out")
         found = {p.name for p in path.iterdir()} if path.exists() else set()
-    foreign = {n for n in found - _OURS_BEFORE_CONFIG - {ENVIRONMENT} if not n.endswith(TEMPORARY)}
+    foreign = found - _OURS_BEFORE_CONFIG
     if foreign and CONFIG not in found:
         raise RunFolderError(
             f"{path} holds other files ({', '.join(sorted(foreign)[:3])}) and no {CONFIG}; give another folder"
@@ -122,9 +129,11 @@ def _check_same_run(path: Path, config: OptimizeConfig, environment: Mapping[str
             f"{path} belongs to a run with other settings: {', '.join(different)}; give another folder with --out"
         )
     try:
-        before = read_json(path / ENVIRONMENT)["identity"]
-    except (CheckpointError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path} can't be resumed: {ENVIRONMENT} is missing or corrupt") from error
+        before = dict(read_json(path / ENVIRONMENT)["identity"])
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{path} can't be resumed: its {ENVIRONMENT} is missing or corrupt; give another folder with --out"
+        ) from error
     for name, value in environment["identity"].items():
         if before.get(name) != value:
             raise RunFolderError(
@@ -171,6 +180,16 @@ class NetworkFolder:
         write_json(self.path / METRICS, dict(metrics))
         with suppress(OSError):
             (self.path / STATE).unlink(missing_ok=True)
+
+    def check_description(self, description: Mapping[str, Any]) -> None:
+        """Write plan.json again where it says something else or can't be read; it follows from the run alone."""
+        try:
+            known = read_json(self.path / PLAN)
+        except CheckpointError as error:
+            log.warning("%s; writing it again", error)
+            known = None
+        if known != description:
+            write_json(self.path / PLAN, dict(description))
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """Keep the state of a training that goes on."""

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset, TensorDataset
 
-from deepreduce.data import ImageData, load_source, prepare
+from deepreduce.data import ImageData, load_source, prepare, raw_from_python
 from deepreduce.errors import CheckpointError, DataError, NonFiniteLossError
 from deepreduce.training import (
     Distillation,
@@ -27,7 +28,7 @@ from deepreduce.training import (
     train,
 )
 from deepreduce.training.loop import ROLLBACK_RATE
-from tests.data.toys import CPU, striped
+from tests.data.toys import CPU, cyclic_labels, random_images, striped
 from tests.training.toys import FP32, RECIPE, StopAfter, fit, same_weights, tiny, told
 
 
@@ -93,6 +94,18 @@ def test_a_training_that_was_stopped_after_any_step_ends_like_one_that_was_not(
         result = fit(resumed, data, resume=stop.snapshot, **options)
         assert same_weights(resumed, undisturbed), stop_after
         assert told(result) == told(expected), stop_after
+
+
+def test_a_training_on_a_torch_data_set_goes_on_as_if_it_had_not_been_stopped() -> None:
+    items = Subset(TensorDataset(random_images(80), cyclic_labels(80)), range(80))
+    images = prepare(raw_from_python((items, items)), seed=0)
+    undisturbed, resumed, stop = tiny(), tiny(seed=5), StopAfter(6)
+    expected = fit(undisturbed, images)
+    with pytest.raises(Stopped):
+        fit(tiny(), images, monitor=stop.monitor())
+    assert stop.snapshot.values["step"] > 0
+    assert told(fit(resumed, images, resume=stop.snapshot)) == told(expected)
+    assert same_weights(resumed, undisturbed)
 
 
 def test_a_training_may_be_stopped_again_and_again(data: ImageData) -> None:
