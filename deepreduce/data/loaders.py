@@ -33,7 +33,8 @@ class ImageItems:
     """Images by number. `train_items[i]` and `eval_items[i]` are (image (C, H, W) float32, class).
 
     The first may be augmented at random; what is random in the second is drawn the same every time. `indices` are
-    the numbers that belong to this part.
+    the numbers that belong to this part. `unmirrored_items` are augmented like the first, but never flipped; None
+    where the augmentation is the user's own.
     """
 
     train_items: Dataset[tuple[Tensor, int]]
@@ -42,6 +43,7 @@ class ImageItems:
     image_shape: tuple[int, int, int]
     identity: str
     indices: Tensor
+    unmirrored_items: Dataset[tuple[Tensor, int]] | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -168,18 +170,21 @@ class _Files(Dataset[tuple[Tensor, int]]):
         return self._transform(read_rgb(self._paths[index])), int(self._labels[index])
 
 
-def items_from_files(paths: Sequence[Path], labels: Tensor, *, size: int, flip: bool) -> ImageItems:
-    """Files as square RGB images of `size` pixels: random crops to train on, centre crops to evaluate."""
+def items_from_files(paths: Sequence[Path], labels: Tensor, *, size: int) -> ImageItems:
+    """Files as square RGB images of `size` pixels.
+
+    To train on, random crops, half of them mirrored; to evaluate, their centres.
+    """
     from torchvision import transforms
 
     finish = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    mirror = [transforms.RandomHorizontalFlip()] if flip else []
-    train = transforms.Compose([transforms.RandomResizedCrop(size), *mirror, *finish])
+    crop, flip = transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()
     evaluate = transforms.Compose(
         [transforms.Resize(round(size * _EVAL_MARGIN)), transforms.CenterCrop(size), *finish]
     )
     return ImageItems(
-        train_items=_Files(paths, labels, train),
+        train_items=_Files(paths, labels, transforms.Compose([crop, flip, *finish])),
+        unmirrored_items=_Files(paths, labels, transforms.Compose([crop, *finish])),
         eval_items=_Files(paths, labels, evaluate),
         all_labels=labels,
         image_shape=(3, size, size),

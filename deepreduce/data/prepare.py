@@ -88,6 +88,7 @@ def prepare(raw: RawData, preparation: Preparation | None = None, *, seed: int) 
         parts = {name: _resized(part, wanted.image_size, raw.name) for name, part in parts.items()}
     if wanted.channels is not None:
         parts = {name: _with_channels(part, wanted.channels, raw.name) for name, part in parts.items()}
+    parts["train"] = _with_augmentation(parts["train"], wanted, raw.name)
     augmentation = Augmentation(
         pad=raw.augmentation.pad if wanted.pad is None else wanted.pad,
         flip=raw.augmentation.flip if wanted.flip is None else wanted.flip,
@@ -140,6 +141,19 @@ def _with_channels(images: Images, channels: int, name: str) -> Images:
     if have != 1 or not isinstance(images, ImageArrays):
         raise DataError(f"{name}: data.channels repeats grey images to {channels} channels; these have {have}")
     return replace(images, images=images.images.expand(-1, channels, -1, -1).contiguous())
+
+
+def _with_augmentation(images: Images, wanted: Preparation, name: str) -> Images:
+    """Files and torch data sets bring an augmentation of their own; that of arrays is up to their split."""
+    if isinstance(images, ImageArrays):
+        return images
+    if wanted.pad is not None:
+        raise DataError(f"{name}: data.pad is for images in memory; leave it out, the crops of these are their own")
+    if wanted.flip is None:
+        return images
+    if images.unmirrored_items is None:
+        raise DataError(f"{name}: data.flip can't change a torch data set; flip in its own transform, or don't")
+    return images if wanted.flip else replace(images, train_items=images.unmirrored_items)
 
 
 def _splits(parts: dict[str, Images], augmentation: Augmentation, *, workers: int) -> dict[str, Split]:

@@ -243,7 +243,7 @@ def _image_folder(folder: Path, size: int) -> RawData:
         missing = set(range(len(classes))) - set(labels.tolist())
         if missing and part.name == "train":
             raise DataError(f"{part / classes[min(missing)]} holds no images; every class needs some to train on")
-        return items_from_files([path for path, _ in found], labels, size=size, flip=True)
+        return items_from_files([path for path, _ in found], labels, size=size)
 
     return RawData(
         name=f"imagefolder:{folder}",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from deepreduce.data import ImageData, LoaderSplit, Preparation, load_source, prepare
@@ -97,6 +98,30 @@ def test_an_image_that_turns_out_to_be_corrupt_is_named_in_one_line(tmp_path: Pa
     with pytest.raises(DataError, match=r"dog/2.png can't be read as an image") as caught:
         list(images.test.eval_batches(batch_size=2, device=CPU))
     assert "\n" not in str(caught.value)
+
+
+def test_images_are_mirrored_unless_that_is_forbidden(tmp_path: Path) -> None:
+    """The left half of every image is dark and the right one bright, so the sum tells which way it is turned."""
+    for part in ("train", "test"):
+        for c, name in enumerate(("cat", "dog")):
+            for i in range(20):
+                path = save_image(tmp_path / part / name / f"{i:02}.png", size=(16, 16), seed=100 * c + i)
+                pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+                pixels[:, 8:] = 200
+                Image.fromarray(pixels).save(path)
+    turned = {}
+    for flip in (None, True, False):
+        raw = load_source(f"imagefolder:{tmp_path}", image_size=16)
+        images = prepare(raw, Preparation(val_fraction=0.25, flip=flip), seed=0)
+        (batch, _, _), *_ = images.train.train_batches(batch_size=30, seed=0, epoch=0, device=CPU)
+        turned[flip] = int((batch[..., 0].mean(dim=(1, 2)) > batch[..., -1].mean(dim=(1, 2))).sum())
+    assert turned[None] == turned[True] > 5
+    assert turned[False] == 0
+
+
+def test_files_are_cropped_in_their_own_way(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.pad is for images in memory"):
+        prepare(load_source(f"imagefolder:{folder}"), Preparation(pad=2), seed=0)
 
 
 def test_other_files_are_another_data_set(folder: Path, tmp_path: Path) -> None:

@@ -196,6 +196,15 @@ def test_a_random_transform_makes_no_other_data_set_and_draws_nothing_from_the_g
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # type: ignore[index]
 
 
-def test_torch_data_sets_are_not_resized() -> None:
-    with pytest.raises(DataError, match="resize in its own transform"):
-        prepare(raw_from_python((Items(pairs()), Items(pairs()))), Preparation(image_size=4), seed=0)
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (Preparation(image_size=4), "resize in its own transform"),
+        (Preparation(flip=True), "flip in its own transform"),
+        (Preparation(pad=1), "is for images in memory"),
+        (Preparation(channels=1), "repeats grey images"),
+    ],
+)
+def test_the_images_of_torch_data_sets_are_not_changed(wanted: Preparation, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        prepare(raw_from_python((Items(pairs()), Items(pairs()))), wanted, seed=0)
