@@ -175,6 +175,17 @@ def plot(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write (default: RUN/report.html).")] = None,
+) -> None:
+    """Write a run as one interactive page that opens anywhere, without a network. Needs deepreduce[report]."""
+    from deepreduce.page import write_page
+
+    print(write_page(run, out=out))
+
+
+@app.command()
 def models() -> None:
     """List the networks and data sets that have names."""
     from deepreduce.data import DATASETS

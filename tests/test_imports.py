@@ -40,6 +40,7 @@ FLOW = (
     "jobs",
     "progress",
     "outputs",
+    "page",
     "results",
     # those that know all rooms
     "api",

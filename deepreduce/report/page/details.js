@@ -1,0 +1,133 @@
+// The selected network beside the original, the criticality of the stages, and how to run it all again.
+
+function showDetails(network) {
+  $("details-title").textContent = network.label;
+  const parts = [figuresOf(network)];
+  if (network.failure !== null) parts.unshift(el("p", { class: "notice" }, `Training failed: ${network.failure}`));
+  parts.push(
+    ...stagesOf(network),
+    el("h3", {}, "Use it"),
+    snippet("Python", network.snippet, { wrap: true }),
+    ...sitesOf(network),
+    unfolding("plan", "Plan as JSON", snippet("Plan", JSON.stringify(network.plan, null, 2))),
+  );
+  $("details-body").replaceChildren(...parts);
+}
+
+/** What is unfolded, by name: it stays so from network to network. */
+const unfolded = new Set(isNarrow() ? [] : ["sites"]);
+
+function unfolding(name, title, content) {
+  const remember = (event) => (event.target.open ? unfolded.add(name) : unfolded.delete(name));
+  return el("details", { open: unfolded.has(name), ontoggle: remember }, el("summary", {}, title), content);
+}
+
+function figuresOf(network) {
+  const figure = (name, value, beside = null, kind = null) =>
+    el("div", { class: kind }, el("dt", {}, name), el("dd", {}, value, beside && el("small", {}, beside)));
+  const fewer = network.relu_count ? `${timesFewer(network).toFixed(1)}\u00d7 fewer than the teacher` : "no ReLU left";
+  const difference = `${signed(againstTeacher(network))} points against the teacher`;
+  const measured = network.test_accuracy !== null;
+  return el("dl", { class: "figures" },
+    figure("ReLUs", whole(network.relu_count), network.is_teacher ? "the original" : fewer, "main"),
+    figure("Test accuracy", measured ? `${percent(network.test_accuracy)} %` : NOTHING,
+      measured && !network.is_teacher ? difference : null, "main"),
+    figure("Validation accuracy", measured ? `${percent(network.val_accuracy)} %` : NOTHING,
+      measured ? "by which it is chosen" : null),
+    figure("Disagrees with teacher", measured ? `${percent(network.churn)} %` : NOTHING,
+      measured ? "of test images" : null),
+    figure("Multiply-accumulates", measured ? short(network.macs) : NOTHING),
+    figure("Training", duration(network.train_seconds)),
+    figure("Folder in the run", network.folder, null, "wide"),
+  );
+}
+
+function stagesOf(network) {
+  if (network.stages === null) return [];
+  const most = Math.max(...Object.values(teacher.stages), 1);
+  const rows = run.stages.map((stage) => {
+    const [kept, had] = [network.stages[stage] ?? 0, teacher.stages[stage] ?? 0];
+    return el("tr", { class: kept ? null : "gone" },
+      el("th", { scope: "row" }, stage),
+      el("td", { class: "bar" }, bar(kept / most, had / most)),
+      el("td", { class: "number" }, whole(kept)),
+      el("td", { class: "number" }, whole(had)));
+  });
+  return [el("h3", {}, "ReLUs per stage"), tableOf(besideOriginal("Stage"), rows, { class: "bars", id: "stages" })];
+}
+
+function sitesOf(network) {
+  const kept = new Map(network.sites.map(([name, , count]) => [name, count]));
+  const known = new Set(teacher.sites.map(([name]) => name));
+  // a site that the original has not would come from a change of depth
+  const sites = [...teacher.sites, ...network.sites.filter(([name]) => !known.has(name)).map(([n, s]) => [n, s, 0])];
+  if (!sites.length) return [];
+  const most = Math.max(...sites.map(([, , count]) => count), ...kept.values(), 1);
+  const rows = [];
+  let group = null;
+  for (const [name, stage, had] of sites) {
+    if (stage !== group) {
+      group = stage;
+      rows.push(el("tr", { class: "group" }, el("th", { colspan: "4", scope: "colgroup" }, stage)));
+    }
+    const count = kept.get(name) ?? 0;
+    rows.push(el("tr", { class: count ? null : "gone" },
+      el("th", { scope: "row" }, name),
+      el("td", { class: "bar" }, bar(count / most, had / most)),
+      el("td", { class: "number" }, whole(count)),
+      el("td", { class: "number" }, whole(had))));
+  }
+  const live = network.sites.filter(([, , count]) => count).length;
+  const title = `ReLUs per site: ${live} of ${sites.length} sites kept`;
+  return [unfolding("sites", title, tableOf(besideOriginal("Site"), rows, { class: "bars", id: "sites" }))];
+}
+
+const besideOriginal = (name) => [
+  { name }, { name: el("span", { class: "unseen" }, "Bar"), class: "bar" },
+  { name: "kept", number: true }, { name: "original", number: true },
+];
+
+// -- criticality
+
+function showCriticality() {
+  if (!run.criticality.length) {
+    $("criticality").hidden = true;
+    return;
+  }
+  const most = Math.max(...run.criticality.map((worth) => worth.criticality ?? 0), 1e-12);
+  const order = [...run.criticality].sort((a, b) => (a.criticality ?? 0) - (b.criticality ?? 0));
+  const rows = order.map((worth) => el("tr", {},
+    el("th", { scope: "row" }, worth.stage),
+    el("td", { class: "bar" }, bar((worth.criticality ?? 0) / most)),
+    el("td", { class: "number" }, worth.criticality === null ? NOTHING : worth.criticality.toPrecision(4)),
+    el("td", { class: "number" }, `${percent(worth.val_accuracy)}`),
+    el("td", { class: "number" }, whole(teacher.stages[worth.stage] ?? null))));
+  const heads = [
+    { name: "Stage" }, { name: el("span", { class: "unseen" }, "Bar"), class: "bar" },
+    { name: "criticality", number: true }, { name: "val. % alone", number: true },
+    { name: "ReLUs", number: true },
+  ];
+  $("criticality-body").append(
+    el("p", { class: "note" }, "What a stage's ReLUs are worth for their number: from the validation accuracy with",
+      " ReLUs in that stage alone. The least critical is culled first, the most critical is kept."),
+    tableOf(heads, rows, { class: "bars", id: "criticality-table" }));
+}
+
+// -- reproduce
+
+function showReproduce() {
+  const parts = [];
+  if (run.commands.given !== null) {
+    parts.push(snippet("The command that began this run", run.commands.given, { wrap: true }));
+  } else {
+    parts.push(el("p", { class: "note" }, "This run was begun from Python, with the config below."));
+  }
+  parts.push(
+    snippet("The same run again, from its config", run.commands.again, { wrap: true }),
+    el("details", {}, el("summary", {}, "Config (config.yaml)"), snippet("config.yaml", run.config)),
+    el("h3", {}, "Environment"),
+    el("dl", { class: "facts", id: "environment" },
+      ...run.environment.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
+  );
+  $("reproduce-body").append(...parts);
+}

@@ -1,0 +1,81 @@
+// Puts the parts together: one network is selected, and all of them show it.
+
+let selected = byId.get(run.first);
+
+const frontierChart = new FrontierChart($("frontier-chart"), {
+  onSelect: select,
+  onZoom: (zoomed) => ($("zoom-out").hidden = !zoomed),
+});
+const trainingChart = new TrainingChart($("training-chart"), { onSelect: select });
+const table = new NetworkTable($("table"), { onSelect: selectFromTable });
+
+function select(network) {
+  selected = network;
+  show();
+  announce(`Selected ${network.label}: ${counted(network.relu_count, "ReLU", "ReLUs")}, ` +
+    (network.test_accuracy === null ? "failed" : `test accuracy ${percent(network.test_accuracy)} percent`));
+}
+
+function selectFromTable(network) {
+  select(network);
+  // on a narrow screen the details are not beside the table: go there, with a way back
+  if (isNarrow()) $("details-title").focus();
+}
+
+function show() {
+  showDetails(selected);
+  table.mark(selected);
+  const place = run.networks.indexOf(selected);
+  $("previous").disabled = place === 0;
+  $("next").disabled = place === run.networks.length - 1;
+  drawCharts();
+}
+
+function drawCharts() {
+  frontierChart.draw(selected);
+  if (!$("training").hidden) trainingChart.draw(selected, document.querySelector("[name=curve]:checked").value);
+}
+
+function step(by) {
+  const next = run.networks[run.networks.indexOf(selected) + by];
+  if (next) select(next);
+}
+
+function showSummary() {
+  const front = run.networks.filter((network) => network.on_front);
+  const failed = run.networks.filter((network) => network.failure !== null).length;
+  const best = byId.get(run.first);
+  const parts = [
+    `${counted(run.networks.length - 1, "reduced network", "reduced networks")} of one teacher with ` +
+      `${whole(teacher.relu_count)} ReLUs; ${whole(front.length)} on the frontier${failed ? `, ${whole(failed)} failed` : ""}.`,
+  ];
+  if (!best.is_teacher) {
+    const fewer = best.relu_count ? `${timesFewer(best).toFixed(1)}\u00d7 fewer ReLUs` : "no ReLUs";
+    parts.push(`At its knee, \u201c${best.label}\u201d has ${fewer} and ${percent(best.test_accuracy)} % test accuracy ` +
+      `(teacher ${percent(teacher.test_accuracy)} %).`);
+  }
+  $("summary").textContent = parts.join(" ");
+  $("incomplete").hidden = run.complete;
+}
+
+showSummary();
+showCriticality();
+showReproduce();
+$("training").hidden = !trainingChart.networks.length;
+$("training-note").textContent = "The teacher learns from labels, the others from the teacher too: their losses differ in kind.";
+$("previous").addEventListener("click", () => step(-1));
+$("next").addEventListener("click", () => step(1));
+$("zoom-out").addEventListener("click", () => {
+  frontierChart.showAll();
+  $("frontier-title").focus(); // the button is gone
+});
+$("download").addEventListener("click", downloadCsv);
+$("frontier-only").addEventListener("change", (event) => table.showFrontierOnly(event.target.checked));
+$("back-to-table").addEventListener("click", (event) => {
+  event.preventDefault();
+  table.focus(selected);
+});
+for (const radio of document.querySelectorAll("[name=curve]")) radio.addEventListener("change", drawCharts);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawCharts);
+addEventListener("resize", drawCharts);
+show();

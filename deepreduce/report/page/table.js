@@ -1,0 +1,105 @@
+// The table of all networks: sorts by each column, selects, and downloads as CSV.
+
+const status = (network) => {
+  if (network.failure !== null) return "failed";
+  if (network.is_teacher) return network.on_front ? "teacher, frontier" : "teacher";
+  return network.on_front ? "frontier" : "";
+};
+
+const COLUMNS = [
+  { name: "Network", value: (n) => n.label },
+  { name: "ReLUs", value: (n) => n.relu_count, text: whole },
+  { name: "Fewer", value: timesFewer, text: (times) => (times === null ? NOTHING : `${times.toFixed(1)}\u00d7`) },
+  { name: "Test %", value: (n) => n.test_accuracy, text: percent },
+  { name: "Val. %", value: (n) => n.val_accuracy, text: percent },
+  { name: "vs teacher", value: againstTeacher, text: signed },
+  { name: "Status", value: status },
+  ...run.stages.map((stage) => ({
+    name: `${stage} ReLUs`, value: (n) => (n.stages === null ? null : (n.stages[stage] ?? 0)), text: whole,
+  })),
+  { name: "Churn %", value: (n) => n.churn, text: percent },
+  { name: "MACs", value: (n) => n.macs, text: whole },
+  { name: "Seconds", value: (n) => n.train_seconds, text: (s) => (s === null ? NOTHING : whole(Math.round(s))) },
+  { name: "Plan", value: (n) => n.id, kind: "id" },
+];
+
+const isNumber = (column) => column.text !== undefined;
+
+/** Numbers as numbers, texts as people order them ("S2" before "S10"), what is missing last in either order. */
+function compare(a, b, descending) {
+  if (a === null || b === null) return (a === null) - (b === null);
+  const order = typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true });
+  return descending ? -order : order;
+}
+
+class NetworkTable {
+  constructor(table, { onSelect }) {
+    this.table = table;
+    this.onSelect = onSelect;
+    this.sorted = { column: COLUMNS[1], descending: true };
+    this.frontierOnly = false;
+    this.heads = COLUMNS.map((column) => el("th", { scope: "col", class: isNumber(column) ? "number" : null },
+      el("button", { type: "button", onclick: () => this.sortBy(column) }, column.name)));
+    table.tHead.append(el("tr", {}, ...this.heads));
+    this.rows = new Map(run.networks.map((network) => [network, this.rowOf(network)]));
+    this.arrange();
+  }
+
+  rowOf(network) {
+    const mark = network.is_teacher ? "teacher" : network.on_front ? "front" : "other";
+    const button = el("button", { type: "button", "aria-pressed": "false" },
+      el("span", { class: network.failure === null ? `mark ${mark}` : "mark", "aria-hidden": "true" }), network.label);
+    const cells = COLUMNS.slice(1).map((column) => {
+      const value = column.value(network);
+      const kind = isNumber(column) ? "number" : value === "failed" ? "failed" : (column.kind ?? null);
+      return el("td", { class: kind }, isNumber(column) ? column.text(value) : value);
+    });
+    // the whole row for the mouse, its button for the keyboard: a press of the button reaches the row too
+    return el("tr", { "data-network": network.id, onclick: () => this.onSelect(network) },
+      el("th", { scope: "row" }, button), ...cells);
+  }
+
+  sortBy(column) {
+    const again = this.sorted.column === column;
+    this.sorted = { column, descending: again && !this.sorted.descending };
+    this.arrange();
+    announce(`Sorted by ${column.name}, ${this.sorted.descending ? "descending" : "ascending"}`);
+  }
+
+  showFrontierOnly(only) {
+    this.frontierOnly = only;
+    this.arrange();
+    announce(`${counted(this.table.tBodies[0].rows.length, "network", "networks")} in the table`);
+  }
+
+  arrange() {
+    const { column, descending } = this.sorted;
+    const shown = run.networks.filter((network) => !this.frontierOnly || network.on_front || network.is_teacher);
+    shown.sort((a, b) => compare(column.value(a), column.value(b), descending));
+    const focused = document.activeElement;
+    this.table.tBodies[0].replaceChildren(...shown.map((network) => this.rows.get(network)));
+    if (this.table.contains(focused)) focused.focus();
+    COLUMNS.forEach((each, i) => {
+      if (each === column) this.heads[i].setAttribute("aria-sort", descending ? "descending" : "ascending");
+      else this.heads[i].removeAttribute("aria-sort");
+    });
+  }
+
+  mark(selected) {
+    for (const [network, row] of this.rows) {
+      row.toggleAttribute("aria-current", network === selected);
+      if (network === selected) row.setAttribute("aria-current", "true");
+      row.querySelector("button").setAttribute("aria-pressed", String(network === selected));
+    }
+  }
+
+  focus(network) {
+    this.rows.get(network).querySelector("button").focus();
+  }
+}
+
+function downloadCsv() {
+  const address = URL.createObjectURL(new Blob([run.csv], { type: "text/csv" }));
+  el("a", { href: address, download: "candidates.csv" }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}
