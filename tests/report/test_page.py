@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import deepreduce
 from deepreduce.cli import run_command
 from deepreduce.errors import CheckpointError, UserError
 from deepreduce.page import page_contents, write_page
 from deepreduce.plan import ReductionPlan
 from deepreduce.report.tables import read_candidates_csv
 from tests.report.made_up_run import HOSTILE, write_run
+from tests.runs_for_tests import NUM_CANDIDATES, TINY, TINY_RELUS
 
 
 class Parsed(HTMLParser):
@@ -185,3 +188,18 @@ def test_the_command_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: 
     assert run_command(["report", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
     assert run_command(["report", str(run), "--out", str(tmp_path / "nowhere" / "page.html")]) == 2
+
+
+@pytest.mark.slow
+def test_the_page_of_a_real_run_loads_each_network_as_it_says(tmp_path: Path) -> None:
+    """The runs of the other tests are made up; this one holds them to what optimize leaves."""
+    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
+    data = Parsed(write_page(result.folder).read_text(encoding="utf-8")).data()
+    assert data["complete"] and len(data["networks"]) == NUM_CANDIDATES + 1
+    assert {w["stage"] for w in data["criticality"]} == set(TINY_RELUS)
+    for network in data["networks"]:
+        assert sum(count for _, _, count in network["sites"]) == network["relu_count"]
+        assert len(network["history"]["epoch"]) == TINY["training"]["epochs"]
+        names: dict[str, Any] = {}
+        exec(network["snippet"], names)
+        assert isinstance(names["network"], torch.nn.Module)

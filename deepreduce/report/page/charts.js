@@ -102,12 +102,12 @@ class FrontierChart {
         title: { text: "ReLUs for one image (log scale)" }, type: "log", range: [...this.view.x],
         ...reluTicks(this.axis, this.view.x, most),
       },
-      y: { title: { text: "Test accuracy (%)" }, range: [...this.view.y], nticks: 8 },
+      y: { title: { text: "Test accuracy (%)", standoff: 12 }, range: [...this.view.y], nticks: 8 },
     });
     if (this.axis.zero !== null) {
       layout.annotations = [{
-        x: (this.axis.zero + this.axis.low) / 2, xref: "x", y: 0, yref: "paper", yanchor: "middle", text: "//", showarrow: false,
-        bgcolor: colour.card, font: { color: colour.soft },
+        x: (this.axis.zero + this.axis.low) / 2, xref: "x", y: 0, yref: "paper", yanchor: "middle",
+        text: "//", showarrow: false, bgcolor: colour.card, font: { color: colour.soft },
       }];
     }
     Plotly.react(this.element, this.traces(colour, selected), layout, CHART_OPTIONS);
@@ -125,7 +125,8 @@ class FrontierChart {
       customdata: networks.map((n) => n.id), text: networks.map(hoverText), hoverinfo: "text", marker,
     });
     const front = this.networks.filter((n) => n.on_front);
-    const edge = { width: 1.5, color: colour.card };
+    const many = this.networks.length > 60;
+    const edge = { width: many ? 1 : 1.5, color: colour.card };
     const line = {
       ...points("line", front), mode: "lines", hoverinfo: "skip", line: { color: colour.accent, width: 2 },
     };
@@ -136,9 +137,9 @@ class FrontierChart {
     return [
       line,
       points("others", this.networks.filter((n) => !n.on_front && !n.is_teacher),
-        { symbol: "circle-open", size: 9, color: colour.faint, line: { width: 2 } }),
+        { symbol: "circle-open", size: many ? 6 : 9, color: colour.faint, line: { width: many ? 1.5 : 2 } }),
       points("frontier", front.filter((n) => !n.is_teacher),
-        { symbol: "circle", size: 11, color: colour.accent, line: edge }),
+        { symbol: "circle", size: many ? 8 : 11, color: colour.accent, line: edge }),
       points("teacher", [teacher], { symbol: "diamond", size: 12, color: colour.teacher, line: edge }),
       ring,
     ];
@@ -172,10 +173,11 @@ class TrainingChart {
 
   draw(selected, curve) {
     const colour = colours();
+    const last = Math.max(...this.networks.map((n) => n.history.epoch.length));
     const isAccuracy = curve === "val_accuracy";
     const layout = layoutOf(colour, {
-      x: { title: { text: "Epoch" }, rangemode: "tozero", nticks: 10 },
-      y: { title: { text: isAccuracy ? "Validation accuracy (%)" : "Training loss" } },
+      x: { title: { text: "Epoch" }, ...(last > 10 ? { nticks: 10 } : { dtick: 1 }) },
+      y: { title: { text: isAccuracy ? "Validation accuracy (%)" : "Training loss", standoff: 12 } },
     });
     const lines = (network, line) => {
       const values = network.history[curve].map((value) => (isAccuracy && value !== null ? 100 * value : value));
@@ -192,7 +194,9 @@ class TrainingChart {
     const others = this.networks.filter((n) => n !== selected && !n.is_teacher);
     const traces = others.map((n) => lines(n, { color: colour.faint, width: 1 }));
     for (const trace of traces) trace.opacity = 0.6;
-    if (teacher.history.epoch.length) traces.push(lines(teacher, { color: colour.teacher, width: 2.5, dash: "dash" }));
+    if (teacher.history.epoch.length) {
+      traces.push(lines(teacher, { color: colour.teacher, width: 2.5, dash: "dash" }));
+    }
     if (selected.history.epoch.length && selected !== teacher) {
       traces.push(lines(selected, { color: colour.accent, width: 3 }));
     }

@@ -25,7 +25,8 @@ function unfolding(name, title, content) {
 function figuresOf(network) {
   const figure = (name, value, beside = null, kind = null) =>
     el("div", { class: kind }, el("dt", {}, name), el("dd", {}, value, beside && el("small", {}, beside)));
-  const fewer = network.relu_count ? `${timesFewer(network).toFixed(1)}\u00d7 fewer than the teacher` : "no ReLU left";
+  const times = timesFewer(network);
+  const fewer = times === null ? "no ReLU left" : `${times.toFixed(1)}\u00d7 fewer than the teacher`;
   const difference = `${signed(againstTeacher(network))} points against the teacher`;
   const measured = network.test_accuracy !== null;
   return el("dl", { class: "figures" },

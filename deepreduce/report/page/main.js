@@ -45,14 +45,17 @@ function showSummary() {
   const front = run.networks.filter((network) => network.on_front);
   const failed = run.networks.filter((network) => network.failure !== null).length;
   const best = byId.get(run.first);
+  const numbers = [`${whole(front.length)} on the frontier`, failed ? `${whole(failed)} failed` : null];
   const parts = [
-    `${counted(run.networks.length - 1, "reduced network", "reduced networks")} of one teacher with ` +
-      `${whole(teacher.relu_count)} ReLUs; ${whole(front.length)} on the frontier${failed ? `, ${whole(failed)} failed` : ""}.`,
+    `${counted(run.networks.length - 1, "reduced network", "reduced networks")} of one teacher with`,
+    `${whole(teacher.relu_count)} ReLUs; ${numbers.filter((part) => part !== null).join(", ")}.`,
   ];
   if (!best.is_teacher) {
-    const fewer = best.relu_count ? `${timesFewer(best).toFixed(1)}\u00d7 fewer ReLUs` : "no ReLUs";
-    parts.push(`At its knee, \u201c${best.label}\u201d has ${fewer} and ${percent(best.test_accuracy)} % test accuracy ` +
-      `(teacher ${percent(teacher.test_accuracy)} %).`);
+    parts.push(
+      `${front.length > 2 ? "At its knee" : "On it"}, \u201c${best.label}\u201d has`,
+      best.relu_count ? `${timesFewer(best).toFixed(1)}\u00d7 fewer ReLUs` : "no ReLUs",
+      `and ${percent(best.test_accuracy)} % test accuracy (teacher ${percent(teacher.test_accuracy)} %).`,
+    );
   }
   $("summary").textContent = parts.join(" ");
   $("incomplete").hidden = run.complete;
@@ -62,7 +65,6 @@ showSummary();
 showCriticality();
 showReproduce();
 $("training").hidden = !trainingChart.networks.length;
-$("training-note").textContent = "The teacher learns from labels, the others from the teacher too: their losses differ in kind.";
 $("previous").addEventListener("click", () => step(-1));
 $("next").addEventListener("click", () => step(1));
 $("zoom-out").addEventListener("click", () => {

@@ -47,8 +47,9 @@ class NetworkTable {
 
   rowOf(network) {
     const mark = network.is_teacher ? "teacher" : network.on_front ? "front" : "other";
+    const kind = network.failure === null ? `mark ${mark}` : "mark";
     const button = el("button", { type: "button", "aria-pressed": "false" },
-      el("span", { class: network.failure === null ? `mark ${mark}` : "mark", "aria-hidden": "true" }), network.label);
+      el("span", { class: kind, "aria-hidden": "true" }), network.label);
     const cells = COLUMNS.slice(1).map((column) => {
       const value = column.value(network);
       const kind = isNumber(column) ? "number" : value === "failed" ? "failed" : (column.kind ?? null);
