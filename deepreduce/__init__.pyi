@@ -1,6 +1,6 @@
 # The names that `import deepreduce` offers; __init__.py loads each from here when it is first used.
 
-from .api import Evaluation, analyze, evaluate, trace
+from .api import Evaluation, analyze, evaluate, export_reduced, trace
 from .config import OptimizeConfig, load_config
 from .errors import (
     CheckpointError,
@@ -65,6 +65,7 @@ __all__ = [
     "dominates",
     "dry_run",
     "evaluate",
+    "export_reduced",
     "hypervolume",
     "knee",
     "load_config",

@@ -7,17 +7,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from deepreduce.config import OptimizeConfig
+from deepreduce.data import ImageData
 from deepreduce.errors import DataError
 from deepreduce.export import SavedNetwork
 from deepreduce.inputs import choose_device, load_data
+from deepreduce.interchange import ExportReport, export_network
 from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_network
+from deepreduce.outputs import config_of_network
 from deepreduce.training import predict
 
 _BATCH = 256
+_CHECKED_IMAGES = 64
+"""An exported file must agree with the network on so many test images."""
 
 
 def trace(model: nn.Module, example: Tensor | tuple[int, int, int]) -> Network:
@@ -55,6 +61,18 @@ def analyze(
     return analyze_network(trace_network(module, (in_channels, size, size), name=model, spec=spec))
 
 
+def _config_of_run(folder: str | Path) -> OptimizeConfig:
+    return config_of_network(Path(folder)) or OptimizeConfig()
+
+
+def _check_fits(network: Network, images: ImageData, folder: str | Path) -> None:
+    if images.image_shape != network.input_shape or network.output_shape != (images.num_classes,):
+        raise DataError(
+            f"{folder} takes images {network.input_shape} and knows {(network.output_shape or ('?',))[0]} classes;"
+            f" {images.name} has {images.image_shape} and {images.num_classes}: name its own data set with --data"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """How accurate a saved network is, as fractions, on validation and test images."""
@@ -72,22 +90,23 @@ class Evaluation:
 
 
 def evaluate(
-    folder: str | Path, config: OptimizeConfig, *, data: Any = None, model: nn.Module | None = None
+    folder: str | Path,
+    config: OptimizeConfig | None = None,
+    *,
+    data: Any = None,
+    model: nn.Module | None = None,
 ) -> Evaluation:
-    """Accuracy of a network of a run on the data of `config`, or on `data` from Python.
+    """Accuracy of a network of a run on the data of `config` (None: the run's), or on `data` from Python.
 
     `model` is the original for a run whose original was a Python module. Raises `DataError` where the data do not
     fit the network.
     """
+    config = config or _config_of_run(folder)
     device = choose_device(config.device)
     saved = SavedNetwork.read(folder)
     network = saved.load(model)
     images = load_data(config.data, seed=config.seed, given=data)
-    if images.image_shape != network.input_shape or network.output_shape != (images.num_classes,):
-        raise DataError(
-            f"{folder} takes images {network.input_shape} and knows {(network.output_shape or ('?',))[0]} classes;"
-            f" {images.name} has {images.image_shape} and {images.num_classes}: name its own data set with --data"
-        )
+    _check_fits(network, images, folder)
     module = network.module.to(device)
     val, test = (predict(module, split, batch_size=_BATCH, device=device) for split in (images.val, images.test))
     return Evaluation(
@@ -98,3 +117,27 @@ def evaluate(
         test_accuracy=test.accuracy,
         test_images=len(images.test),
     )
+
+
+def export_reduced(
+    folder: str | Path,
+    config: OptimizeConfig | None = None,
+    *,
+    to: str,
+    out: str | Path,
+    fold: bool = False,
+    data: Any = None,
+    model: nn.Module | None = None,
+) -> ExportReport:
+    """Write a network of a run as "onnx" or "torch-export", and check the file on test images.
+
+    `fold` merges batch-norms into convolutions. `config`, `data` and `model` are as in `evaluate`. Raises `RunError`,
+    leaving nothing behind, where file and network disagree.
+    """
+    config = config or _config_of_run(folder)
+    saved = SavedNetwork.read(folder)
+    network = saved.load(model)
+    images = load_data(config.data, seed=config.seed, given=data)
+    _check_fits(network, images, folder)
+    batch, _ = next(images.test.eval_batches(batch_size=_CHECKED_IMAGES, device=torch.device("cpu")))
+    return export_network(network, Path(out), to=to, images=batch, fold=fold)

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from tqdm import tqdm
 
 from deepreduce.errors import DeepReduceError, RunInterrupted, UserError
+
+if TYPE_CHECKING:
+    from deepreduce.config import OptimizeConfig
 
 app = typer.Typer(
     name="deepreduce",
@@ -131,22 +134,40 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Load a reduced network back and measure its accuracy."""
-    from deepreduce import outputs, pipeline
     from deepreduce.api import evaluate as evaluate_network
 
-    base: Any = config
-    if config is None:
-        base = outputs.config_of_network(candidate)
-    chosen = pipeline.resolve_config(
-        data=data, config=base, settings=settings or (), values={"device": device} if device else {}
-    )
-    found = evaluate_network(candidate, chosen)
+    found = evaluate_network(candidate, _config_of(candidate, config, data, settings, device=device))
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
         return
     print(f"{found.path}: {found.label}, {found.relu_count:,} ReLUs")
     print(f"validation accuracy {100 * found.val_accuracy:.2f} %")
     print(f"test accuracy       {100 * found.test_accuracy:.2f} % ({found.test_images:,} images)")
+
+
+@app.command()
+def export(
+    candidate: Annotated[Path, typer.Argument(help="The folder of a network: RUN/candidates/HASH or RUN/teacher.")],
+    to: Annotated[str, typer.Option("--to", help="onnx, or torch-export (an ExportedProgram).")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    fold: Annotated[bool, typer.Option("--fold", help="Merge batch-norms into convolutions.")] = False,
+    data: Annotated[str | None, typer.Option("--data", help="Check it on other images than the run's.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a reduced network as ONNX or for torch.export, checked on test images: agree or fail."""
+    from deepreduce.api import export_reduced
+
+    written = export_reduced(candidate, _config_of(candidate, config, data, settings), to=to, out=out, fold=fold)
+    if as_json:
+        print(json.dumps(written.to_json(), indent=2))
+        return
+    print(f"{written.path}: {written.relu_count:,} ReLUs, {written.file_bytes:,} bytes")
+    print(
+        f"agrees with PyTorch on {written.checked_images} test images: same predictions, largest difference of logits"
+        f" {written.max_abs_error:.3g}"
+    )
 
 
 @app.command()
@@ -216,6 +237,20 @@ def _options(
         raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())
+
+
+def _config_of(
+    candidate: Path, config: Path | None, data: str | None, settings: list[str] | None, *, device: str | None = None
+) -> OptimizeConfig:
+    """The config of the run that a network lies in, or the given file, with what else was given."""
+    from deepreduce import outputs, pipeline
+
+    return pipeline.resolve_config(
+        data=data,
+        config=config if config is not None else outputs.config_of_network(candidate),
+        settings=settings or (),
+        values={"device": device} if device is not None else {},
+    )
 
 
 def _whole_numbers(text: str, option: str) -> list[int]:

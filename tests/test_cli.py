@@ -81,6 +81,9 @@ def test_a_run_a_resume_a_plot_and_an_evaluation(tmp_path: Path) -> None:
     assert found["test_accuracy"] == pytest.approx(measured["test_accuracy"])
     assert found["val_accuracy"] == pytest.approx(measured["val_accuracy"])
     assert found["relu_count"] == told["candidates"][1]["relu_count"]
+    exported = command("export", folder, "--to", "torch-export", "--out", "small.pt2", "--json", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert json.loads(exported.stdout)["relu_count"] == found["relu_count"] and (tmp_path / "small.pt2").exists()
 
 
 def test_a_dry_run_prints_the_promised_json_and_writes_nothing(
@@ -115,6 +118,8 @@ def test_a_dry_run_prints_the_promised_json_and_writes_nothing(
         (["optimize", "--max-relus", "many"], 2, "--max-relus"),
         (["optimize", "--device", "tpu"], 2, "unknown device 'tpu'"),
         (["evaluate", "nowhere"], 2, "holds no saved network"),
+        (["export", "nowhere", "--to", "onnx", "--out", "x.onnx"], 2, "holds no saved network"),
+        (["export", "nowhere", "--out", "x.onnx"], 2, "--to"),
         (["plot", "nowhere"], 2, "holds no run"),
         (["plot", "nowhere", "--dataset", "CIFAR-10"], 2, "--published"),
     ],

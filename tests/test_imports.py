@@ -31,6 +31,7 @@ FLOW = (
     "frontier",
     "report",
     "export",
+    "interchange",
     "estimate",
     "schedule",
     # what is asked for, and the folder that it goes to
