@@ -436,9 +436,9 @@ class _Conductor:
         count = 1 + len(self.schedule.probes) + len(self.schedule.candidates)
         total = self.schedule.total_work
         self.watcher.begin(job.name, number=self.number, count=count, work=work.total, total=total)
-        was_done = job.folder.finished_before()
-        outcome = self.workshop.run(job, self.watcher.step)
-        self.watcher.end(result=outcome.told(), was_done=was_done)
+        finished = self.workshop.finished(job)
+        outcome = finished or self.workshop.run(job, self.watcher.step)
+        self.watcher.end(result=outcome.told(), was_done=finished is not None)
         return outcome
 
     # -- the end --------------------------------------------------------------------------------------------
@@ -486,10 +486,17 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class _RunLog(logging.FileHandler):
+    """A log file that keeps silent when its disk is full: the run itself says so, in one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 @contextmanager
 def _log_file(folder: RunFolder) -> Iterator[None]:
     """Everything that deepreduce logs, in the run's log.txt as well."""
-    handler = logging.FileHandler(folder.path / "log.txt", encoding="utf-8")
+    handler = _RunLog(folder.path / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("deepreduce")
     level = logger.level

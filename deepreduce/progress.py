@@ -95,8 +95,9 @@ class BarWatcher:
     def __init__(self, file: TextIO) -> None:
         self._tracker = _Tracker()
         self._bar = tqdm(
-            total=1000, file=file, dynamic_ncols=True, leave=False, bar_format="{percentage:3.0f}%|{bar:16}| {desc}"
-        )
+            total=1000, file=file, dynamic_ncols=True, leave=False, bar_format="{percentage:3.0f}%|{bar:16}| {desc}",
+            desc="getting ready",
+        )  # fmt: skip
 
     def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
         self._tracker.begin(name, number=number, count=count, work=work, total=total)

@@ -147,10 +147,6 @@ class NetworkFolder:
 
     path: Path
 
-    def finished_before(self) -> bool:
-        """Whether it seems to be done; its files may still turn out to be corrupt."""
-        return (self.path / METRICS).exists()
-
     def finished(self) -> dict[str, Any] | None:
         """Its metrics where it is done; None where it is not. Raises `CheckpointError` for a corrupt file."""
         if not (self.path / METRICS).exists():

@@ -270,9 +270,9 @@ def test_a_history_is_csv_with_nothing_for_what_was_not_measured() -> None:
 
 def test_a_finished_network_has_its_metrics_and_no_state_left(entry: NetworkFolder) -> None:
     entry.save_snapshot(Snapshot(tensors={"w": torch.ones(2)}, values={"step": 3}))
-    assert entry.finished() is None and not entry.finished_before()
+    assert entry.finished() is None
     entry.finish(weights={"w": torch.zeros(2)}, description={"label": "x"}, metrics={"a": 1}, history=RECORDS)
-    assert entry.finished() == {"a": 1} and entry.finished_before()
+    assert entry.finished() == {"a": 1}
     assert torch.equal(entry.weights()["w"], torch.zeros(2))
     assert entry.snapshot() is None
     entry.clear()
