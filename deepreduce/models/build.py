@@ -62,7 +62,9 @@ def resolve_spec(
         _check_torchvision(name)
         _refuse_zoo_options(name, width, blocks)
         if in_channels != 3:
-            raise ModelError(f"{name} takes 3 input channels, the data has {in_channels}")
+            raise ModelError(
+                f"{name} takes 3 input channels, the data have {in_channels}; data.channels=3 repeats grey images"
+            )
         return ModelSpec(name=name, num_classes=num_classes or 1000, in_channels=3)
     if _is_factory(name):
         _refuse_zoo_options(name, width, blocks)
