@@ -109,7 +109,7 @@ def test_an_unknown_model_is_refused_with_the_nearest(name: str, message: str) -
         ("resnet18", {"blocks": [2, 2]}, r"needs 4 positive counts, as in \[2, 2, 2, 2\]"),
         ("resnet18", {"blocks": [2, 2, 0, 2]}, "positive counts"),
         ("torchvision:resnet18", {"width": 8}, "options of the zoo's networks"),
-        ("torchvision:resnet18", {"in_channels": 1}, "takes 3 input channels, the data has 1"),
+        ("torchvision:resnet18", {"in_channels": 1}, "takes 3 input channels, the data have 1; data.channels=3"),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused(name: str, options: dict[str, object], message: str) -> None:
