@@ -197,7 +197,9 @@ class OptimizeConfig(_Section):
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is one."""
     threads: Count | None = None
-    """Of the CPU; None: as many as torch chooses."""
+    """Of the CPU; None: one or all, whichever a short trial finds faster. The choice is remembered."""
+    log: Annotated[tuple[Literal["tensorboard", "mlflow"], ...], BeforeValidator(_listed)] = ()
+    """Keep the curves of all networks for these programs too, in the run's folder."""
 
     @field_validator("model", "data", mode="before")
     @classmethod
@@ -212,7 +214,7 @@ class OptimizeConfig(_Section):
 
 
 RESULT_FREE = (
-    "data.root", "data.download", "data.workers", "training.checkpoint_seconds", "plot", "device", "threads",
+    "data.root", "data.download", "data.workers", "training.checkpoint_seconds", "plot", "device", "threads", "log",
 )  # fmt: skip
 """Keys that change no number of a run: it may be resumed with other values.
 

@@ -38,22 +38,32 @@ class Work:
 
 def seconds_per_mac(network: Network, *, batch_size: int, precision: Precision, device: torch.device) -> float:
     """Measured by training a copy of `network` for some steps on noise; `network` must have real weights."""
-    module = copy.deepcopy(network.module).to(device, memory_format=precision.memory_format)  # type: ignore[call-overload]
-    module.train()
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-6, momentum=0.9, fused=True)
-    batch = max(2, min(batch_size, int(_MACS_PER_STEP / max(network.macs, 1))))
-    times = []
+    step = TimedStep(network, batch_size=batch_size, precision=precision, device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws too
-        images = torch.randn(batch, *network.input_shape, device=device)  # (batch, C, H, W)
-        images = images.contiguous(memory_format=precision.memory_format)
-        for _ in range(1 + _TIMED_STEPS):  # the first step also allocates
-            begin = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision.bf16):
-                logits = module(images)
-            loss = F.cross_entropy(logits.float(), logits.detach().argmax(dim=1))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            float(loss.detach())  # waits for the device
-            times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:]) / (batch * (1 + BACKWARD) * max(network.macs, 1))
+        times = [step() for _ in range(1 + _TIMED_STEPS)]  # the first step also allocates
+    return statistics.median(times[1:]) / (step.batch * (1 + BACKWARD) * max(network.macs, 1))
+
+
+class TimedStep:
+    """Takes a training step of `batch` noisy images with a copy of a network, and returns its seconds."""
+
+    def __init__(self, network: Network, *, batch_size: int, precision: Precision, device: torch.device) -> None:
+        form = precision.memory_format
+        self._module = copy.deepcopy(network.module).to(device, memory_format=form).train()  # type: ignore[call-overload]
+        self._optimizer = torch.optim.SGD(self._module.parameters(), lr=1e-6, momentum=0.9, fused=True)
+        self._device, self._bf16 = device, precision.bf16
+        self.batch = max(2, min(batch_size, int(_MACS_PER_STEP / max(network.macs, 1))))
+        generator = torch.Generator(device).manual_seed(0)
+        images = torch.randn(self.batch, *network.input_shape, device=device, generator=generator)  # (batch, C, H, W)
+        self._images = images.contiguous(memory_format=form)
+
+    def __call__(self) -> float:
+        begin = time.perf_counter()
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            logits = self._module(self._images)
+        loss = F.cross_entropy(logits.float(), logits.detach().argmax(dim=1))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        float(loss.detach())  # waits for the device
+        return time.perf_counter() - begin

@@ -19,8 +19,8 @@ from torch import nn
 
 from deepreduce.config import OptimizeConfig, TrainingConfig, load_config
 from deepreduce.data import DataFacts
-from deepreduce.errors import RunError, RunInterrupted
-from deepreduce.estimate import Work, seconds_per_mac
+from deepreduce.errors import CheckpointError, RunError, RunInterrupted
+from deepreduce.estimate import TimedStep, Work, seconds_per_mac
 from deepreduce.inputs import (
     FROM_PYTHON,
     choose_device,
@@ -32,6 +32,7 @@ from deepreduce.inputs import (
 )
 from deepreduce.interrupt import StopRequest
 from deepreduce.jobs import Job, Outcome, Workshop
+from deepreduce.loggers import LoggedNetwork, RunLoggers, check_installed, open_loggers
 from deepreduce.methods import DeepReduceMethod, Probe, Proposal
 from deepreduce.methods.deepreduce import measured_cull_order
 from deepreduce.network import Network
@@ -40,10 +41,11 @@ from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
 from deepreduce.progress import NoWatcher, Watcher, duration
 from deepreduce.randomness import derived_seed
 from deepreduce.results import ReducedNetwork, Result
-from deepreduce.runs import RunFolder
+from deepreduce.runs import RunFolder, recorded_threads
 from deepreduce.schedule import Epochs, Schedule, make_schedule
 from deepreduce.storage import write_json
-from deepreduce.training import Distillation, Precision, Recipe, Stopped, choose_precision
+from deepreduce.threads import faster_threads, remembered_threads
+from deepreduce.training import Distillation, EpochRecord, Monitor, Precision, Recipe, Stopped, choose_precision
 from deepreduce.transforms import apply_plan
 
 log = logging.getLogger(__name__)
@@ -145,10 +147,10 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
     facts = facts_without_data(config.data) if data is None else None
     if facts is None:
         facts = load_data(config.data, seed=config.seed, given=data).facts
-    with _threads(config.threads):
-        network = original_network(config.model, facts, seed=_model_seed(config), given=model)
-        schedule = _schedule(network, facts, config, cull_order=config.method.cull_order)
-        precision = choose_precision(config.training.precision, network, device=device)
+    network = original_network(config.model, facts, seed=_model_seed(config), given=model)
+    schedule = _schedule(network, facts, config, cull_order=config.method.cull_order)
+    precision = choose_precision(config.training.precision, network, device=device)
+    with _threads(_thread_count(config, network, precision, device)):
         rate = seconds_per_mac(network, batch_size=config.training.batch_size, precision=precision, device=device)
     return DryRun(network=network, schedule=schedule, estimated_seconds=rate * schedule.total_work)
 
@@ -280,17 +282,25 @@ def run(
     watcher: Watcher | None = None,
 ) -> Result:
     """`optimize` with a resolved config; `model` and `data` are those given from Python."""
+    check_installed(config.log)
     device = choose_device(config.device)
     images = load_data(config.data, seed=config.seed, given=data)
     images.check_batch_size(config.training.batch_size)
-    with _threads(config.threads):
-        original = original_network(config.model, images.facts, seed=_model_seed(config), given=model)
-        # what a plan, a budget or a file forbids is found before anything is written
-        published_points(overlay_of(config))
-        schedule = _schedule(original, images.facts, config, cull_order=config.method.cull_order)
-        precision = choose_precision(config.training.precision, original, device=device)
+    original = original_network(config.model, images.facts, seed=_model_seed(config), given=model)
+    # what a plan, a budget or a file forbids is found before anything is written
+    published_points(overlay_of(config))
+    schedule = _schedule(original, images.facts, config, cull_order=config.method.cull_order)
+    precision = choose_precision(config.training.precision, original, device=device)
+    # a run goes on with the threads it began with, or says that it is asked for others
+    threads = config.threads or recorded_threads(out) or _thread_count(config, original, precision, device)
+    with _threads(threads):
         environment = _environment(original, images.fingerprint, device, precision)
-        with RunFolder.open(out, config, environment) as folder, StopRequest() as stop, _log_file(folder):
+        with (
+            RunFolder.open(out, config, environment) as folder,
+            StopRequest() as stop,
+            _log_file(folder),
+            open_loggers(config.log, folder.path) as loggers,
+        ):
             log.info("run in %s", folder.path)
             workshop = Workshop(
                 original=original,
@@ -301,7 +311,7 @@ def run(
                 checkpoint_seconds=config.training.checkpoint_seconds,
                 stop=stop,
             )
-            conductor = _Conductor(config, folder, workshop, schedule, watcher or NoWatcher(), model)
+            conductor = _Conductor(config, folder, workshop, schedule, watcher or NoWatcher(), loggers, model)
             try:
                 return conductor.conduct()
             except Stopped:
@@ -320,10 +330,11 @@ class _Conductor:
         workshop: Workshop,
         schedule: Schedule,
         watcher: Watcher,
+        loggers: RunLoggers,
         model: nn.Module | None,
     ) -> None:
         self.config, self.folder, self.workshop, self.schedule = config, folder, workshop, schedule
-        self.watcher, self.model = watcher, model
+        self.watcher, self.loggers, self.model = watcher, loggers, model
         self.original = workshop.original
         self.number = 0
 
@@ -437,9 +448,18 @@ class _Conductor:
         total = self.schedule.total_work
         self.watcher.begin(job.name, number=self.number, count=count, work=work.total, total=total)
         finished = self.workshop.finished(job)
-        outcome = finished or self.workshop.run(job, self.watcher.step)
+        if finished is not None:
+            self._log_begin(job, _history(job))
+        told = Monitor(on_start=partial(self._log_begin, job), on_step=self.watcher.step, on_epoch=self.loggers.epoch)
+        outcome = finished or self.workshop.run(job, told)
+        self.loggers.end(outcome)
         self.watcher.end(result=outcome.told(), was_done=finished is not None)
         return outcome
+
+    def _log_begin(self, job: Job, epochs: Sequence[EpochRecord]) -> None:
+        folder = job.folder.path.relative_to(self.folder.path).as_posix()
+        plan_id = TEACHER_ID if folder == TEACHER_FOLDER else job.plan.plan_id
+        self.loggers.begin(LoggedNetwork(label=job.name, plan_id=plan_id, folder=folder), epochs)
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -450,6 +470,16 @@ class _Conductor:
         path = self.folder.path
         write_tables(path, candidates, stages=self.original.stages, complete=True)
         write_plots(path, title=title_of(self.config), overlay=overlay_of(self.config))
+        self.loggers.finish(candidates)
+
+
+def _history(job: Job) -> tuple[EpochRecord, ...]:
+    """The epochs of a network that is done, none where their file can't be read: no result depends on it."""
+    try:
+        return job.folder.history()
+    except CheckpointError as error:
+        log.warning("%s", error)
+        return ()
 
 
 # -- surroundings -------------------------------------------------------------------------------------------
@@ -475,12 +505,35 @@ def _environment(
     }
 
 
+def _thread_count(config: OptimizeConfig, network: Network, precision: Precision, device: torch.device) -> int:
+    """CPU threads to train with: as the config says, else what a trial finds faster."""
+    available = torch.get_num_threads()
+    if config.threads is not None or device.type != "cpu":
+        return config.threads or available
+    batch_size = config.training.batch_size
+
+    def trial() -> int:
+        step = TimedStep(network, batch_size=batch_size, precision=precision, device=device)
+
+        def seconds_of_step(count: int) -> float:
+            torch.set_num_threads(count)
+            return step()
+
+        with _threads(available), torch.random.fork_rng(devices=[]):
+            count = faster_threads(seconds_of_step, available=available)
+        log.info("training with %d of %d threads, by a trial of some steps", count, available)
+        return count
+
+    shapes = [(name, tuple(p.shape)) for name, p in network.module.named_parameters()]
+    what = f"{shapes} {network.input_shape} {batch_size} {precision} {available}"
+    return remembered_threads(what, trial)
+
+
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     try:
-        if count is not None:
-            torch.set_num_threads(count)
+        torch.set_num_threads(count)
         yield
     finally:
         torch.set_num_threads(before)

@@ -110,6 +110,15 @@ class RunFolder:
         return NetworkFolder(path=path)
 
 
+def recorded_threads(path: Path) -> int | None:
+    """The CPU threads that the run in this folder trains with; None where none has begun or it is not known."""
+    try:
+        count = read_json(path / ENVIRONMENT)["identity"]["threads"]
+    except (CheckpointError, KeyError, TypeError):
+        return None
+    return count if isinstance(count, int) and count > 0 else None
+
+
 def _refuse_foreign(path: Path) -> None:
     with writing(path):
         if path.exists() and not path.is_dir():
@@ -177,6 +186,14 @@ class NetworkFolder:
         with suppress(OSError):
             (self.path / STATE).unlink(missing_ok=True)
 
+    def history(self) -> tuple[EpochRecord, ...]:
+        """The epochs of a network that is done. Raises `CheckpointError` where the file is missing or corrupt."""
+        path = self.path / HISTORY
+        try:
+            return read_history_csv(path.read_text(encoding="utf-8"))
+        except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is not a history of training: {error}") from error
+
     def check_description(self, description: Mapping[str, Any]) -> None:
         """Write plan.json again where it says something else or can't be read; it follows from the run alone."""
         try:
@@ -217,3 +234,17 @@ def history_csv(history: Sequence[EpochRecord]) -> str:
         row["seconds"] = f"{record.seconds:.2f}"
         writer.writerow(row)
     return text.getvalue()
+
+
+def read_history_csv(text: str) -> tuple[EpochRecord, ...]:
+    """The epochs of `history_csv`. Raises `KeyError`, `TypeError` or `ValueError` for another text."""
+    return tuple(
+        EpochRecord(
+            epoch=int(row["epoch"]),
+            learning_rate=float(row["learning_rate"]),
+            train_loss=float(row["train_loss"]),
+            val_accuracy=float(row["val_accuracy"]) if row["val_accuracy"] else None,
+            seconds=float(row["seconds"]),
+        )
+        for row in csv.DictReader(io.StringIO(text))
+    )

@@ -33,6 +33,7 @@ FLOW = (
     "export",
     "interchange",
     "estimate",
+    "threads",
     "schedule",
     # what is asked for, and the folder that it goes to
     "config",
@@ -41,6 +42,7 @@ FLOW = (
     "jobs",
     "progress",
     "outputs",
+    "loggers",
     "page",
     "results",
     # those that know all rooms

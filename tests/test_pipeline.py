@@ -118,6 +118,13 @@ def test_another_config_is_refused_and_nothing_in_the_folder_changes(finished: d
     assert {p: p.read_bytes() for p in finished.folder.rglob("*") if p.is_file()} == before
 
 
+def test_a_run_goes_on_with_its_threads_and_refuses_others(finished: deepreduce.Result) -> None:
+    free = {key: value for key, value in TINY.items() if key != "threads"}
+    assert deepreduce.optimize(out=finished.folder, **free).folder == finished.folder
+    with pytest.raises(RunFolderError, match=r"another threads \(1, now 2\)"):
+        deepreduce.optimize(out=finished.folder, threads=2, **free)
+
+
 def test_a_corrupt_network_is_named_and_trained_again(
     finished: deepreduce.Result, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
