@@ -91,6 +91,9 @@ def optimize(
     max_relus: Annotated[int | None, typer.Option(help="Leave out networks with more ReLUs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    log: Annotated[
+        list[str] | None, typer.Option("--log", help="Keep curves for tensorboard or mlflow too. Repeatable.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the networks and the time; train nothing.")
     ] = False,
@@ -102,7 +105,7 @@ def optimize(
     """
     from deepreduce import pipeline
 
-    given = {"max_relus": max_relus, "seed": seed, "device": device}
+    given = {"max_relus": max_relus, "seed": seed, "device": device, "log": log}
     chosen = pipeline.resolve_config(
         model=model,
         data=data,

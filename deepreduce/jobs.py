@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,6 @@ from deepreduce.training import (
     Monitor,
     Precision,
     Predictions,
-    Progress,
     Recipe,
     Snapshot,
     Trained,
@@ -115,14 +114,14 @@ class Workshop:
         assert self.teacher is not None
         return self._predict(self.teacher, self.data.test)
 
-    def run(self, job: Job, on_step: Callable[[Progress], None]) -> Outcome:
-        """The job's outcome, from its folder where it is done already.
+    def run(self, job: Job, told: Monitor) -> Outcome:
+        """The job's outcome, from its folder where it is done already; `told` is told what is trained.
 
         A corrupt file is named in the log and the network trained again. Raises `Stopped` when asked to stop,
         `RunError` where the network does not fit into memory, `UserError` where a batch is too small for it.
         """
         with _one_line(job, self.device):
-            return self._done(job) or self._train(job, on_step)
+            return self._done(job) or self._train(job, told)
 
     def finished(self, job: Job) -> Outcome | None:
         """The job's outcome where its folder holds it, whole; a corrupt file is named in the log and cleared away."""
@@ -152,11 +151,11 @@ class Workshop:
             job.folder.clear()
             return None
 
-    def _train(self, job: Job, on_step: Callable[[Progress], None]) -> Outcome:
+    def _train(self, job: Job, told: Monitor) -> Outcome:
         network = job.build()
         description = self._description(network, job)
         try:
-            trained = self._fit(network, job, self._snapshot(job), on_step)
+            trained = self._fit(network, job, self._snapshot(job), told)
         except NonFiniteLossError as error:
             log.warning("%s failed: %s", job.name, error)
             outcome = _counted(network, failure=str(error))
@@ -182,18 +181,12 @@ class Workshop:
             job.folder.clear()
             return None
 
-    def _fit(
-        self, network: Network, job: Job, snapshot: Snapshot | None, on_step: Callable[[Progress], None]
-    ) -> Trained:
+    def _fit(self, network: Network, job: Job, snapshot: Snapshot | None, told: Monitor) -> Trained:
         if job.recipe.epochs == 0:
             network.module.to(self.device)
+            told.on_start(())
             return Trained(history=(), seconds=0.0)
-        monitor = Monitor(
-            on_step=on_step,
-            save=job.folder.save_snapshot,
-            save_every=self.checkpoint_seconds,
-            stop=self.stop,
-        )
+        monitor = replace(told, save=job.folder.save_snapshot, save_every=self.checkpoint_seconds, stop=self.stop)
         try:
             return train(
                 network.module, self.data, job.recipe, seed=job.seed, precision=self.precision, device=self.device,
@@ -205,7 +198,7 @@ class Workshop:
             log.warning("%s: %s; training %s again from the start", job.folder.path, error, job.name)
             job.folder.clear()
             network.module.load_state_dict(job.build().module.state_dict())
-            return self._fit(network, job, None, on_step)
+            return self._fit(network, job, None, told)
 
     def _measure(self, network: Network, trained: Trained, job: Job) -> Outcome:
         # in the plain layout of a network that is loaded back, so that its accuracies are those measured here

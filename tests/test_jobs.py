@@ -22,7 +22,7 @@ from deepreduce.jobs import Job, Outcome, Workshop
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.runs import NetworkFolder
-from deepreduce.training import Distillation, Precision, Progress, Stopped, predict
+from deepreduce.training import Distillation, Monitor, Precision, Progress, Stopped, predict
 from deepreduce.transforms import apply_plan
 from tests.data.toys import CPU, striped
 from tests.training.toys import FP32, RECIPE, tiny
@@ -64,8 +64,7 @@ def job(original: Network, folder: Path, **options: Any) -> Job:
     return Job(**(values | options))
 
 
-def silent(progress: Progress) -> None:
-    pass
+silent = Monitor()
 
 
 def plain(outcome: Outcome) -> Outcome:
@@ -256,7 +255,7 @@ def test_a_network_whose_loss_is_never_finite_is_kept_as_failed_and_not_tried_ag
         raise AssertionError("it was trained again")
 
     told: list[Progress] = []
-    assert workshop(original, data).run(wanted, told.append) == outcome
+    assert workshop(original, data).run(wanted, Monitor(on_step=told.append)) == outcome
     assert not told
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         workshop(original, data).load(wanted)

@@ -189,11 +189,7 @@ def frontier_table(front: Iterable[Candidate], *, teacher: Candidate) -> str:
     and its plan_id. The teacher follows as a last line where it is not on the frontier itself. Raises
     `UserError` for a candidate, or a teacher, without a measurement.
     """
-    points = sorted(front, key=lambda c: (-c.relu_count, c.plan_id))
-    rows = [_table_row(candidate, teacher) for candidate in points]
-    heads = ["ReLUs", "fewer", "val %", "test %", "vs teacher", "seconds", "network", "plan_id"]
-    if not any(candidate.is_teacher for candidate in points):
-        rows.append(_table_row(teacher, teacher))
+    heads, rows = frontier_rows(front, teacher=teacher)
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
     network = heads.index("network")
     spare = _TABLE_WIDTH - sum(widths) - 2 * (len(heads) - 1)
@@ -208,6 +204,15 @@ def frontier_table(front: Iterable[Candidate], *, teacher: Candidate) -> str:
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "-" * max(len(line) for line in lines))
     return "\n".join(lines)
+
+
+def frontier_rows(front: Iterable[Candidate], *, teacher: Candidate) -> tuple[list[str], list[list[str]]]:
+    """The heads and the cells of `frontier_table`."""
+    points = sorted(front, key=lambda c: (-c.relu_count, c.plan_id))
+    rows = [_table_row(candidate, teacher) for candidate in points]
+    if not any(candidate.is_teacher for candidate in points):
+        rows.append(_table_row(teacher, teacher))
+    return ["ReLUs", "fewer", "val %", "test %", "vs teacher", "seconds", "network", "plan_id"], rows
 
 
 def _table_row(candidate: Candidate, teacher: Candidate) -> list[str]:

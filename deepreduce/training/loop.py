@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -76,10 +76,11 @@ class Snapshot:
 class Monitor:
     """Who is told what while a training runs.
 
-    `save` is handed a snapshot when `save_every` seconds have passed since the last one, and at a stop; `stop` is
-    asked after every step.
+    `on_start` is handed the epochs that an earlier process trained. `save` is handed a snapshot when `save_every`
+    seconds have passed since the last one, and at a stop; `stop` is asked after every step.
     """
 
+    on_start: Callable[[Sequence[EpochRecord]], None] = lambda epochs: None
     on_step: Callable[[Progress], None] = lambda progress: None
     on_epoch: Callable[[EpochRecord], None] = lambda record: None
     save: Callable[[Snapshot], None] = lambda snapshot: None
@@ -123,6 +124,7 @@ def train(
     )  # fmt: skip
     if resume is not None:
         session.restore(resume)
+    session.monitor.on_start(tuple(session.history))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         session.run()
     return Trained(history=tuple(session.history), seconds=session.seconds)
