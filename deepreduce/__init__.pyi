@@ -21,7 +21,7 @@ from .frontier import Point, best, dominates, hypervolume, knee, log_cost, paret
 from .network import AnalysisReport, Network, ReluSite
 from .pipeline import DryRun, dry_run, optimize
 from .plan import Candidate, Measurement, ReductionPlan
-from .results import ReducedNetwork, Result
+from .results import ReducedNetwork, Result, load_result
 from .transforms import (
     apply_plan,
     cull,
@@ -70,6 +70,7 @@ __all__ = [
     "knee",
     "load_config",
     "load_reduced",
+    "load_result",
     "log_cost",
     "optimize",
     "pareto_front",

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from deepreduce.errors import UserError
+from deepreduce.errors import CheckpointError, DeepReduceError, UserError
 from deepreduce.export import load_reduced
 from deepreduce.frontier import best, knee, measurement_of, pareto_front
-from deepreduce.outputs import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS, LAYERS_PLOT
+from deepreduce.markup import paragraph, png_image, table
+from deepreduce.outputs import (
+    CANDIDATES_CSV,
+    FRONTIER_CSV,
+    FRONTIER_PLOTS,
+    LAYERS_PLOT,
+    read_run,
+    read_run_config,
+    title_of,
+)
+from deepreduce.page import CRITICALITY
 from deepreduce.plan import Candidate, Measurement, ReductionPlan
-from deepreduce.report.tables import frontier_table
+from deepreduce.report.tables import candidates_csv, frontier_rows, frontier_table
+from deepreduce.storage import read_json
+
+if TYPE_CHECKING:
+    import pandas
+
+_TEXTS = ("network", "plan_id")
+"""Columns of the frontier's table that hold no numbers."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ReducedNetwork:
     """A trained network of a run, whose weights are read when `model` is asked for."""
 
     candidate: Candidate
     folder: Path
-    original: nn.Module | None = field(default=None, repr=False)
+    original: nn.Module | None = None
 
     @cached_property
     def model(self) -> nn.Module:
@@ -66,8 +84,20 @@ class ReducedNetwork:
         """As a fraction."""
         return self.measurement.test_accuracy
 
+    def __repr__(self) -> str:
+        return f"ReducedNetwork({self.label}: {self._told()}; {self.folder})"
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+    def _repr_html_(self) -> str:
+        return paragraph(self.label, strong=True) + paragraph(self._told()) + paragraph(str(self.folder))
+
+    def _told(self) -> str:
+        if self.candidate.measurement is None:
+            return f"{self.relu_count:,} ReLUs, failed: {self.candidate.failure}"
+        val, test = 100 * self.val_accuracy, 100 * self.test_accuracy
+        return f"{self.relu_count:,} ReLUs, val {val:.2f} %, test {test:.2f} %"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Result:
     """A finished run. `criticality` is what each stage's ReLUs are worth, empty where the order was given."""
 
@@ -110,6 +140,50 @@ class Result:
         ]
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return f"Result({self.folder}: {len(self.candidates)} networks, {len(self.frontier)} points on the frontier)"
+
+    def _repr_html_(self) -> str:
+        heads, rows = frontier_rows([n.candidate for n in self.frontier], teacher=self.teacher.candidate)
+        return "".join(
+            [
+                paragraph(self._title(), strong=True),
+                table(heads, rows, texts=_TEXTS),
+                png_image(self._plot, description=f"Frontier: {self._title()}"),
+                *(paragraph(line) for line in self.summary().splitlines()),
+            ]
+        )
+
+    @cached_property
+    def _plot(self) -> bytes:
+        # matplotlib takes a second to import
+        from deepreduce.report.plots import figure_bytes, frontier_figure
+
+        figure = frontier_figure(self._all(), [n.candidate for n in self.frontier], title=self._title())
+        return figure_bytes(figure, "png")
+
+    def _title(self) -> str:
+        try:
+            return title_of(read_run_config(self.folder))
+        except DeepReduceError:  # a result can be shown when its folder is gone
+            return self.folder.name
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """All networks, teacher included, in the rows and columns of candidates.csv; empty cells are NaN.
+
+        Raises `UserError` where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError(
+                "to_pandas needs pandas, which is not installed; install it with: pip install 'deepreduce[notebook]'"
+            ) from None
+        text = candidates_csv(self._all(), stages=tuple(self.teacher.measurement.stage_relu_counts))
+        # a plan_id of digits alone is no number
+        texts = dict.fromkeys(("plan_id", "label", "status", "failure", "folder", "plan"), str)
+        return pandas.read_csv(io.StringIO(text), dtype=texts, keep_default_na=False, na_values=[""])
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: folder, criticality, and every network with what was measured."""
         return {
@@ -127,6 +201,36 @@ class Result:
             if network.plan_id == candidate.plan_id:
                 return network
         raise UserError(f"the run has no network {candidate.plan_id}")
+
+
+def load_result(folder: str | Path, *, model: nn.Module | None = None) -> Result:
+    """The result of a finished run, read back from its folder; accuracies are exact to the tables' six decimals.
+
+    `model` is the original of a run whose network was a Python module. Raises `UserError` where the folder holds no
+    finished run and `CheckpointError` where a file is corrupt.
+    """
+    path = Path(folder)
+    candidates = read_run(path)
+    if not (path / FRONTIER_CSV).is_file():
+        raise UserError(
+            f"{path} holds a run that is not finished (no {FRONTIER_CSV}); give its command again to go on"
+        )
+    networks = [ReducedNetwork(candidate=c, folder=path / c.folder, original=model) for c in candidates]
+    return Result(
+        folder=path,
+        teacher=next(n for n in networks if n.candidate.is_teacher),
+        candidates=tuple(n for n in networks if not n.candidate.is_teacher),
+        criticality=_criticality(path / CRITICALITY),
+    )
+
+
+def _criticality(path: Path) -> dict[str, float]:
+    if not path.is_file():
+        return {}
+    try:
+        return {str(stage): float(worth) for stage, worth in read_json(path)["criticality"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not hold the criticality of stages: {error}") from error
 
 
 def _told(candidate: Candidate) -> dict[str, Any]:

@@ -20,6 +20,7 @@ FLOW = (
     "cost",
     "plan",
     "storage",
+    "markup",
     # model -> network -> plans and students -> training
     "models",
     "network",

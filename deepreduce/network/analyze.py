@@ -10,9 +10,12 @@ from typing import Any
 
 from deepreduce.cost.garbled import OFFLINE_BYTES_PER_RELU, ONLINE_BYTES_PER_RELU
 from deepreduce.errors import ModelError
+from deepreduce.markup import folded, paragraph, table
 from deepreduce.network.network import Network, ReluSite
 
 TAIL = "(after the last ReLU)"
+_COUNTS = ("ReLUs", "share", "MACs", "GC bytes")
+_Counts = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,25 +98,36 @@ class AnalysisReport:
 
     def to_text(self) -> str:
         """Tables for a terminal: per stage, per site, and what else is not linear."""
-        height, width = self.input_shape[1:]
-        lines = [
-            f"{self.model} at {height}x{width}: {self.relu_count:,} ReLUs in {len(self.sites)} sites,"
-            f" {_pretty(self.macs)} MACs",
-            "",
-            _row("stage", "ReLUs", "share", "MACs", "GC bytes"),
-        ]
-        stage_macs = dict.fromkeys(self.stages, 0)
-        for cost in self.sites:
-            stage_macs[cost.site.stage] += cost.macs
-        for stage, count in self.stages.items():
-            lines.append(self._count_row(stage, count, stage_macs[stage]))
-        lines += ["", _row("site", "ReLUs", "share", "MACs", "GC bytes", "shape", stage="stage")]
-        for cost in self.sites:
-            shape = "x".join(str(n) for n in cost.site.shape)
-            row = self._count_row(cost.site.name, cost.site.relu_count, cost.macs, shape, stage=cost.site.stage)
-            lines.append(row)
+        lines = [self._headline(), "", _row("stage", *_COUNTS)]
+        lines += [_row(stage, *counts) for stage, counts in self._stage_counts()]
+        lines += ["", _row("site", *_COUNTS, "shape", stage="stage")]
+        for site, counts in self._site_counts():
+            lines.append(_row(site.name, *counts, _shape(site), stage=site.stage))
         lines.append(_row(TAIL, "", "", _pretty(self.macs_tail), ""))
-        lines += ["", "GC bytes: garbled circuits sent ahead of one query (DELPHI, 19,088 bytes per ReLU)."]
+        return "\n".join([*lines, "", *self._notes()])
+
+    def _headline(self) -> str:
+        height, width = self.input_shape[1:]
+        return (
+            f"{self.model} at {height}x{width}: {self.relu_count:,} ReLUs in {len(self.sites)} sites,"
+            f" {_pretty(self.macs)} MACs"
+        )
+
+    def _stage_counts(self) -> list[tuple[str, _Counts]]:
+        macs = dict.fromkeys(self.stages, 0)
+        for cost in self.sites:
+            macs[cost.site.stage] += cost.macs
+        return [(stage, self._counts(count, macs[stage])) for stage, count in self.stages.items()]
+
+    def _site_counts(self) -> list[tuple[ReluSite, _Counts]]:
+        return [(cost.site, self._counts(cost.site.relu_count, cost.macs)) for cost in self.sites]
+
+    def _counts(self, count: int, macs: int) -> _Counts:
+        share = f"{count / self.relu_count:.1%}" if self.relu_count else "-"
+        return f"{count:,}", share, _pretty(macs), _pretty(count * OFFLINE_BYTES_PER_RELU) + "B"
+
+    def _notes(self) -> list[str]:
+        lines = ["GC bytes: garbled circuits sent ahead of one query (DELPHI, 19,088 bytes per ReLU)."]
         if any(cost.site.kind == "relu6" for cost in self.sites):
             lines.append("ReLU6 sites are counted once per element; the cap costs a second comparison.")
         if self.unsupported:
@@ -122,15 +136,18 @@ class AnalysisReport:
                 for kind, count in self.unsupported.items()
             )
             lines.append(f"Not counted, and not free either: {listed}.")
-        return "\n".join(lines)
-
-    def _count_row(self, name: str, count: int, macs: int, shape: str = "", stage: str | None = None) -> str:
-        share = f"{count / self.relu_count:.1%}" if self.relu_count else "-"
-        gc_bytes = _pretty(count * OFFLINE_BYTES_PER_RELU) + "B"
-        return _row(name, f"{count:,}", share, _pretty(macs), gc_bytes, shape, stage=stage)
+        return lines
 
     def _repr_html_(self) -> str:
-        return f"<pre>{self.to_text()}</pre>"
+        stages = table(
+            ["stage", *_COUNTS], [[stage, *counts] for stage, counts in self._stage_counts()], texts=["stage"]
+        )
+        rows = [[site.name, site.stage, *counts, _shape(site)] for site, counts in self._site_counts()]
+        rows.append([TAIL, "", "", "", _pretty(self.macs_tail), "", ""])
+        texts = ("site", "stage", "shape")
+        sites = table(["site", "stage", *_COUNTS, "shape"], rows, texts=texts)
+        notes = "".join(paragraph(note) for note in self._notes())
+        return paragraph(self._headline(), strong=True) + stages + folded(f"{len(self.sites)} sites", sites) + notes
 
 
 def analyze_network(network: Network) -> AnalysisReport:
@@ -165,6 +182,10 @@ def check_input_size(network: Network) -> None:
             f"an image of {height}x{width} is too small for {network.name}: the stride of"
             f" {network.starved_layers[0]} exceeds its input's size; give a larger input size"
         )
+
+
+def _shape(site: ReluSite) -> str:
+    return "x".join(str(n) for n in site.shape)
 
 
 def _row(name: str, count: str, share: str, macs: str, gc: str, shape: str = "", stage: str | None = None) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,7 +69,23 @@ def test_text_shows_totals_stages_and_what_is_not_counted(name: str) -> None:
     assert all(f"{kind} x{count}" in text for kind, count in report.unsupported.items())
     assert ("second comparison" in text) == any(cost.site.kind == "relu6" for cost in report.sites)
     assert max(len(line) for line in text.splitlines()) <= 118 or report.unsupported
-    assert text in report._repr_html_()
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_notebook_shows_a_row_for_each_stage_and_folds_one_for_each_site(name: str) -> None:
+    report = report_of(name)
+    stages, folded = report._repr_html_().split("<details>")
+    assert stages.count("<tr>") == 1 + len(report.stages)
+    assert all(f">{stage}</td>" in stages and f">{count:,}</td>" in stages for stage, count in report.stages.items())
+    sites, notes = folded.split("</details>")
+    assert sites.count("<tr>") == 1 + len(report.sites) + 1  # heads, and what follows the last ReLU
+    assert all(f">{html.escape(cost.site.name)}</td>" in sites for cost in report.sites)
+    assert all(f"{kind} x{count}" in notes for kind, count in report.unsupported.items())
+
+
+def test_a_notebook_takes_no_name_for_markup() -> None:
+    report = replace(report_of("basic"), model="<script>")
+    assert "<script>" not in report._repr_html_() and "&lt;script&gt;" in report._repr_html_()
 
 
 def test_amounts_are_printed_with_three_digits_in_the_unit_they_round_to() -> None:
