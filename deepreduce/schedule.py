@@ -29,7 +29,7 @@ class Epochs:
 class Schedule:
     """The networks of a run. `is_provisional` says that the cull order, and so the candidates, will be measured.
 
-    `left_out` tells why networks that were asked for are not among them.
+    `left_out` tells why networks that were asked for are not among them, `notes` what their edits could not do.
     """
 
     cull_order: tuple[str, ...]
@@ -37,6 +37,7 @@ class Schedule:
     probes: tuple[Probe, ...]
     candidates: tuple[Proposal, ...]
     left_out: tuple[str, ...]
+    notes: tuple[str, ...]
     teacher_work: Work
     probe_works: tuple[Work, ...]
     candidate_works: tuple[Work, ...]
@@ -91,6 +92,7 @@ def make_schedule(
         probes=probed,
         candidates=tuple(kept),
         left_out=proposals.left_out,
+        notes=proposals.notes,
         teacher_work=work(network.macs, epochs.teacher, taught=False, tested=True),
         probe_works=tuple(work(p.proposal.macs, epochs.probe, taught=True, tested=False) for p in probed),
         candidate_works=tuple(work(p.macs, epochs.candidate, taught=True, tested=True) for p in kept),

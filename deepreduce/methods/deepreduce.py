@@ -62,7 +62,7 @@ def probes(network: Network) -> list[Probe]:
     return [
         Probe(
             stage=stage,
-            proposal=_proposal(network, cull_plan(network, [s for s in stages if s != stage]), f"only {stage}"),
+            proposal=_proposal(network, cull_plan(network, [s for s in stages if s != stage]), f"only {stage}")[0],
         )
         for stage in (stages if len(stages) > 1 else [])
     ]
@@ -132,13 +132,16 @@ def propose(network: Network, cull_order: Sequence[str], method: DeepReduceMetho
     """
     found: dict[str, Proposal] = {}
     left_out: dict[str, list[str]] = {}
+    notes: dict[str, str] = {}  # with the first network that each is about
     for plan, label in _variants(network, cull_order, method, left_out):
         try:
-            proposal = _proposal(network, plan, label)
+            proposal, told = _proposal(network, plan, label)
         except (PlanError, ModelError) as error:
             left_out.setdefault(str(error), []).append(label)
         else:
             found.setdefault(proposal.plan_id, proposal)
+            for note in told:
+                notes.setdefault(note, label)
     if not found:
         reasons = "; ".join(left_out) or "it has one stage, and no two ReLUs to alternate in"
         raise PlanError(f"{network.name}: nothing to cull, thin or reshape ({reasons})")
@@ -146,6 +149,7 @@ def propose(network: Network, cull_order: Sequence[str], method: DeepReduceMetho
     return Proposals(
         networks=tuple(networks),
         left_out=tuple(f"{reason} (left out: {'; '.join(labels)})" for reason, labels in left_out.items()),
+        notes=tuple(f"{label}: {note}" for note, label in notes.items()),
     )
 
 
@@ -189,10 +193,10 @@ def _reshape_label(alpha: float, rho: float) -> str:
     return " ".join(parts)
 
 
-def _proposal(network: Network, plan: ReductionPlan, label: str) -> Proposal:
+def _proposal(network: Network, plan: ReductionPlan, label: str) -> tuple[Proposal, tuple[str, ...]]:
     plan = normalise_plan(network, plan)
     reduced = apply_plan(network, plan)
     check_input_size(reduced)
     if plan.is_empty or reduced.relu_count == network.relu_count:
         raise PlanError("it has as many ReLUs as the full network")
-    return Proposal(plan=plan, label=label, relu_count=reduced.relu_count, macs=reduced.macs)
+    return Proposal(plan=plan, label=label, relu_count=reduced.relu_count, macs=reduced.macs), reduced.notes

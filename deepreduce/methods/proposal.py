@@ -27,7 +27,11 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
-    """Networks to train, most ReLUs first, and why others that were asked for are not among them."""
+    """Networks to train, most ReLUs first, and why others that were asked for are not among them.
+
+    `notes` tell what their edits could not do, such as layers that alpha could not scale.
+    """
 
     networks: tuple[Proposal, ...]
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

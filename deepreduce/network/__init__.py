@@ -1,6 +1,7 @@
 """What a network is made of: its traced graph, its ReLU sites, what else is non-linear, what it costs."""
 
 from deepreduce.network.analyze import AnalysisReport, analyze_network
+from deepreduce.network.exported import trace_for_analysis
 from deepreduce.network.network import LinearLayer, Network, ReluSite
 from deepreduce.network.trace import trace_network
 
@@ -10,5 +11,6 @@ __all__ = [
     "Network",
     "ReluSite",
     "analyze_network",
+    "trace_for_analysis",
     "trace_network",
 ]

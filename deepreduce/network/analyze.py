@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepreduce.cost.garbled import OFFLINE_BYTES_PER_RELU, ONLINE_BYTES_PER_RELU
@@ -28,7 +28,10 @@ class SiteCost:
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisReport:
-    """A network's ReLUs and multiply-accumulates for one image. `macs_tail` come after the last ReLU."""
+    """A network's ReLUs and multiply-accumulates for one image. `macs_tail` come after the last ReLU.
+
+    `untraceable` tells why it can be analyzed but not reduced, None where it can.
+    """
 
     model: str
     input_shape: tuple[int, int, int]
@@ -39,6 +42,8 @@ class AnalysisReport:
     sites: tuple[SiteCost, ...]
     unsupported: Mapping[str, int]
     unsupported_elements: Mapping[str, int]
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    untraceable: str | None = None
 
     @property
     def input_size(self) -> int:
@@ -70,6 +75,8 @@ class AnalysisReport:
             "gc_online_bytes": self.relu_count * ONLINE_BYTES_PER_RELU,
             "unsupported": dict(self.unsupported),
             "unsupported_elements": dict(self.unsupported_elements),
+            "outputs": {name: list(shape) for name, shape in self.outputs.items()},
+            "untraceable": self.untraceable,
         }
 
     def to_csv(self) -> str:
@@ -136,6 +143,11 @@ class AnalysisReport:
                 for kind, count in self.unsupported.items()
             )
             lines.append(f"Not counted, and not free either: {listed}.")
+        if len(self.outputs) != 1:
+            heads = ", ".join(f"{name} {shape}" for name, shape in self.outputs.items())
+            lines.append(f"It has {len(self.outputs)} outputs ({heads}); what is to be reduced must give one.")
+        if self.untraceable is not None:
+            lines.append(f"Followed by torch.export; it can't be reduced, for {self.untraceable}.")
         return lines
 
     def _repr_html_(self) -> str:
@@ -171,6 +183,8 @@ def analyze_network(network: Network) -> AnalysisReport:
         sites=tuple(costs),
         unsupported=network.unsupported,
         unsupported_elements=network.unsupported_elements,
+        outputs=network.outputs,
+        untraceable=network.untraceable,
     )
 
 

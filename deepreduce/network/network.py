@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import networkx as nx
 from torch import fx, nn
 
 from deepreduce.errors import PlanError, unknown_name
 from deepreduce.models.spec import ModelSpec
+from deepreduce.network.channels import Channels, follow_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,10 @@ class Network:
     `stages` maps each stage, in network order, to nothing but its name in `site.stage`; stages whose sites
     are all linearized stay listed, with a count of 0. `unsupported` counts the calls of every non-linearity
     that is not a ReLU, by name; `unsupported_elements` their outputs for one image. `spec` is how the network
-    was built, where deepreduce built it.
+    was built, where deepreduce built it. `outputs` holds the shape of every tensor that it gives, by name;
+    `output_shape` is that of the only one. `stage_patterns` are the stages that the user gave. `untraceable` says
+    why torch.fx can't follow a network that was analyzed through torch.export instead, and so can't be edited.
+    `notes` tell what an edit could not do.
     """
 
     name: str
@@ -62,6 +67,10 @@ class Network:
     node_shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     starved_layers: tuple[str, ...] = ()
     spec: ModelSpec | None = None
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    stage_patterns: Mapping[str, tuple[str, ...]] | None = None
+    untraceable: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def relu_count(self) -> int:
@@ -85,6 +94,11 @@ class Network:
     def blocks(self) -> tuple[int, ...] | None:
         """Blocks per stage, for a network of the zoo."""
         return self.spec.blocks if self.spec else None
+
+    @cached_property
+    def channels(self) -> Channels:
+        """Which channels belong together: what a change of width may take out."""
+        return follow_channels(self.module, self.input_shape, name=self.name)
 
     def sites_of(self, stage: str) -> tuple[ReluSite, ...]:
         """The stage's sites in network order. Raises `PlanError` for a stage that it has not."""

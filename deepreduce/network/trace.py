@@ -7,8 +7,8 @@ import linecache
 import math
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepreduce.errors import ModelError, NetworkTraceError
+from deepreduce.errors import NetworkTraceError
 from deepreduce.models.spec import ModelSpec
 from deepreduce.network import ops
 from deepreduce.network.network import LinearLayer, Network, ReluSite
+from deepreduce.network.run import execute, run_without_data
 from deepreduce.network.stages import SiteDraft, assign_stages
 
 SITE = "deepreduce_site"
@@ -43,12 +44,14 @@ def trace_network(
     *,
     name: str | None = None,
     spec: ModelSpec | None = None,
+    stages: Mapping[str, Sequence[str]] | None = None,
 ) -> Network:
     """The `Network` of `module` for one image of `input_shape` (C, H, W); the module is shared, not changed.
 
-    Traced in evaluation mode on the meta device: no data, no arithmetic. Raises `NetworkTraceError`, naming
-    the line, where the forward pass depends on the values of tensors, and `ModelError` where the network
-    can't take the input.
+    Traced in evaluation mode on the meta device: no data, no arithmetic; of `if self.training:` the network
+    keeps what evaluation does. `stages` gives patterns of site names for each stage. Raises
+    `NetworkTraceError`, naming the line, where the forward pass depends on the values of tensors, and
+    `ModelError` where the network can't take the input or the stages don't fit.
     """
     name = name or (spec.name if spec else type(module).__name__)
     was_training = {m: m.training for m in module.modules()}
@@ -62,10 +65,16 @@ def trace_network(
     finally:
         for m, mode in was_training.items():
             m.training = mode
-    _name_sites(graph_module, observed, module, declared=spec is not None and spec.is_zoo)
+    name_sites(graph_module, observed, module, declared=spec is not None and spec.is_zoo, patterns=stages)
     for m in graph_module.modules():
         m.training = was_training.get(m, module.training)  # the network's own modules keep their modes
-    return describe(graph_module, observed, input_shape, name=name, spec=spec)
+    network = describe(graph_module, observed, input_shape, name=name, spec=spec)
+    return replace(network, stage_patterns=frozen_stages(stages))
+
+
+def frozen_stages(stages: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]] | None:
+    """A copy of the user's stages that nobody changes."""
+    return None if stages is None else {stage: tuple(patterns) for stage, patterns in stages.items()}
 
 
 def describe(
@@ -107,6 +116,7 @@ def describe(
         node_shapes=observed.shapes,
         starved_layers=tuple(observed.starved),
         spec=spec,
+        outputs=observed.outputs,
     )
 
 
@@ -187,14 +197,12 @@ class Observation:
     unsupported: Counter[str] = field(default_factory=Counter)
     unsupported_elements: Counter[str] = field(default_factory=Counter)
     starved: list[str] = field(default_factory=list)
-    output_shape: tuple[int, ...] | None = None
+    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-
-def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    if func is torch.ops.aten.native_batch_norm.default and args[0].is_meta and args[5] is False:
-        # most of the time of a run without data would go into this operation's decomposition
-        return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
-    return func(*args, **kwargs)
+    @property
+    def output_shape(self) -> tuple[int, ...] | None:
+        """The shape of the only output; None for a network of several heads."""
+        return self.outputs.get("output")
 
 
 class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -210,7 +218,7 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        out = _run(func, args, kwargs or {})
+        out = execute(func, args, kwargs or {})
         self.calls += 1
         kind = ops.classify(func, args + tuple((kwargs or {}).values()))
         if kind is not None:
@@ -261,8 +269,22 @@ class _Observer(fx.Interpreter):
             )
         if log.starved:
             seen.starved.append(_layer_name(node))
-        if node.op == "output" and isinstance(result, Tensor):
-            seen.output_shape = tuple(result.shape[1:])
+        if node.op == "output":
+            seen.outputs = {name: tuple(tensor.shape[1:]) for name, tensor in _heads(result)}
+
+
+def _heads(result: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that a network gives, by its key or place; the only one is called "output"."""
+    if isinstance(result, Tensor):
+        yield name or "output", result
+        return
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(result, Mapping):
+        items = result.items()
+    elif isinstance(result, (tuple, list)):
+        items = zip(getattr(result, "_fields", range(len(result))), result, strict=True)
+    for key, value in items:
+        yield from _heads(value, f"{name}.{key}" if name else str(key))
 
 
 def _layer_name(node: fx.Node) -> str:
@@ -274,88 +296,28 @@ def _target_name(node: fx.Node, root: nn.Module) -> str:
 
 
 def observe(graph_module: fx.GraphModule, input_shape: tuple[int, ...], *, name: str) -> Observation:
-    """Run one image of `input_shape` through the graph on the meta device, in evaluation mode.
-
-    A network that insists on a device of its own is run for real, on zeros. Raises `ModelError` where the
-    network can't take the input.
-    """
-    placeholders = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
-    required = [n for n in placeholders if not n.args]
-    if len(required) != 1:
-        raise ModelError(
-            f"{name} takes {len(required)} inputs ({', '.join(n.name for n in required)}); deepreduce reduces"
-            " networks that take one image: wrap it in a module that fixes the others"
-        )
-    attempts = [lambda: (_on_meta(graph_module), torch.empty((1, *input_shape), device="meta"))]
-    if all(p.device.type != "meta" for p in graph_module.parameters()):
-        device = next((p.device for p in graph_module.parameters()), torch.device("cpu"))
-        attempts.append(lambda: (graph_module, torch.zeros((1, *input_shape), device=device)))
-    failure: Exception | None = None
-    for attempt in attempts:
-        runnable, image = attempt()  # type: ignore[no-untyped-call]
-        observer = _Observer(runnable)
-        modes = {m: m.training for m in runnable.modules()}
-        try:
-            runnable.eval()
-            with torch.no_grad():
-                observer.run(image)
-            return observer.observation
-        except Exception as error:
-            failure = error
-        finally:
-            for m, mode in modes.items():
-                m.training = mode
-    size = "x".join(str(n) for n in input_shape)
-    raise ModelError(
-        f"{name} can't take an image of {size} (channels x height x width): {_reason(failure)}; give another"
-        " input size, or check its channels"
-    ) from failure
-
-
-def _reason(error: Exception | None) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def _on_meta(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """The module itself where it is on the meta device, else a copy there; no weight is allocated or copied."""
-    if all(tensor.is_meta for tensor in _tensors(graph_module)):
-        return graph_module
-    memo: dict[int, Any] = {}
-    for parameter in graph_module.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=False)
-    for tensor in _tensors(graph_module):
-        memo.setdefault(id(tensor), tensor.to("meta"))
-    return copy.deepcopy(graph_module, memo)
-
-
-def _tensors(graph_module: fx.GraphModule) -> Iterator[Tensor]:
-    yield from graph_module.parameters()
-    yield from graph_module.buffers()
-    for node in graph_module.graph.nodes:  # constants that the graph holds as plain attributes
-        if node.op == "get_attr":
-            value = _attribute(graph_module, str(node.target))
-            if isinstance(value, Tensor):
-                yield value
-
-
-def _attribute(root: nn.Module, path: str) -> Any:
-    value: Any = root
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
+    """Run one image of `input_shape` through the graph without data. Raises `ModelError` where it does not fit."""
+    return run_without_data(graph_module, input_shape, name=name, interpreter=_Observer).observation
 
 
 # -- naming the sites ---------------------------------------------------------------------------------------
 
 
-def _name_sites(graph_module: fx.GraphModule, observed: Observation, original: nn.Module, *, declared: bool) -> None:
+def name_sites(
+    graph_module: fx.GraphModule,
+    observed: Observation,
+    original: nn.Module,
+    *,
+    declared: bool,
+    patterns: Mapping[str, Sequence[str]] | None,
+) -> None:
+    """Give every ReLU of the graph its name, stage and block; raises `ModelError` where `patterns` don't fit."""
     drafts, calls = [], Counter[str]()
     joins = _joining_modules(graph_module)
     for node in graph_module.graph.nodes:
         if node.name not in observed.relus:
             continue
-        path = _site_path(node)
+        path = _site_path(node, original)
         calls[path] += 1
         drafts.append(
             SiteDraft(
@@ -365,33 +327,46 @@ def _name_sites(graph_module: fx.GraphModule, observed: Observation, original: n
                 shape=observed.shapes[node.name],
             )
         )
-    for draft, (stage, block) in zip(drafts, assign_stages(drafts, joins, declared=declared), strict=True):
-        next(n for n in graph_module.graph.nodes if n.name == draft.node).meta[SITE] = (
-            draft.name,
-            stage,
-            block,
-        )
+    assigned = assign_stages(drafts, joins, declared=declared, patterns=patterns)
+    nodes = {node.name: node for node in graph_module.graph.nodes}
+    for draft, (stage, block) in zip(drafts, assigned, strict=True):
+        nodes[draft.node].meta[SITE] = (draft.name, stage, block)
 
 
 def _module_stack(node: fx.Node) -> list[str]:
     """Paths of the modules whose forward the node was called in, outermost first, without the root."""
     stack = node.meta.get("nn_module_stack") or {}
-    return [path for path, _ in stack.values() if path]
+    return [path.partition("@")[0] for path, _ in stack.values() if path]
 
 
-def _site_path(node: fx.Node) -> str:
+def _calls_layer(node: fx.Node, original: nn.Module) -> bool:
+    """True for a call that is all of a layer's forward: in graphs of torch.export, a ReLU module is a function."""
+    stack = _module_stack(node)
+    if node.op == "call_module" or not isinstance(node.target, torch._ops.OpOverload) or not stack:
+        return node.op == "call_module"
+    layer = original.get_submodule(stack[-1])
+    return type(layer).__module__.startswith("torch.nn.") and not any(True for _ in layer.children())
+
+
+def _site_path(node: fx.Node, original: nn.Module) -> str:
     if node.op == "call_module":
         return str(node.target)
-    function = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name)
     stack = _module_stack(node)
+    if _calls_layer(node, original):
+        return stack[-1]
+    if isinstance(node.target, torch._ops.OpOverload):
+        function = node.target.overloadpacket.__name__
+    else:
+        function = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name)
     return ".".join([*stack[-1:], function.rstrip("_")])
 
 
 def _owner(node: fx.Node, original: nn.Module) -> str | None:
     """The innermost module around the call that is somebody's own class: not a container, not the ReLU."""
     stack = _module_stack(node)
-    if node.op == "call_module":
-        stack = [path for path in stack if path != str(node.target)]
+    if _calls_layer(node, original):
+        layer = _site_path(node, original)
+        stack = [path for path in stack if path != layer]
     for path in reversed(stack):
         if not isinstance(original.get_submodule(path), nn.Sequential):
             return path

@@ -17,6 +17,7 @@ from deepreduce.models import ModelSpec, build_model
 from deepreduce.network.network import Network
 from deepreduce.network.trace import SITE, describe, observe, trace_network
 from deepreduce.plan import ReductionPlan
+from deepreduce.transforms.width import narrowed, simplest_alpha
 
 # layers that have no stride to set; a convolution behind one is not the first to meet the image
 _FUNCTIONAL_LAYERS = {torch.conv2d, F.linear, torch.matmul}
@@ -32,29 +33,36 @@ def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Netwo
     stage that has lost all its ReLUs stays listed with a count of 0. Edits add up: a network that is reduced
     already can be reduced further. Works on the meta device too, where it costs counts but no weights.
 
+    Alpha builds a network of the zoo anew; from any other it takes the least important channels of each layer,
+    and `notes` of the result tell which layers it could not scale (`deepreduce.transforms.width`).
+
     Raises `PlanError` where the plan names a site that the network has not, asks for a size it can't have,
-    changes nothing, or scales a network that deepreduce did not build itself.
+    changes nothing, or sets the depth of a network that is not of the zoo.
     """
+    _check_traced(network)
     asked, plan = plan, normalise_plan(network, plan)
     if plan.is_empty and not asked.is_empty:
         raise PlanError(f"{network.name} is already what {asked!r} asks for; give a plan that changes something")
-    if plan.alpha != 1 or plan.depth is not None:
+    notes = network.notes
+    if not is_zoo(network) and plan.alpha != 1:
+        module, unscaled = narrowed(network, plan.alpha)
+        notes = tuple(dict.fromkeys((*notes, *unscaled)))
+    elif plan.alpha != 1 or plan.depth is not None:
         module = _rebuilt(network, plan, seed=seed)
     else:
         module = copy.deepcopy(network.module)
     if plan.rho != 1:
-        _scale_resolution(module, plan.rho, network.name)
+        _scale_resolution(module, plan.rho)
     _linearize(module, plan.linearized)
-    spec = network.spec
-    if spec is not None and spec.is_zoo:
-        spec = _scaled_spec(network, plan)
+    spec = _scaled_spec(network, plan) if is_zoo(network) else network.spec
     try:
         observed = observe(module, network.input_shape, name=network.name)
     except ModelError as error:
         if plan.rho == 1:
             raise
         raise PlanError(f"rho {plan.rho:g} does not fit {network.name}: {error}") from error
-    return describe(module, observed, network.input_shape, name=network.name, spec=spec, stages=network.stages)
+    reduced = describe(module, observed, network.input_shape, name=network.name, spec=spec, stages=network.stages)
+    return replace(reduced, stage_patterns=network.stage_patterns, notes=notes)
 
 
 def normalise_plan(network: Network, plan: ReductionPlan) -> ReductionPlan:
@@ -73,18 +81,33 @@ def normalise_plan(network: Network, plan: ReductionPlan) -> ReductionPlan:
         plan = replace(plan, depth=None)
     if plan.alpha == 1 and plan.depth is None:
         return plan
-    if network.spec is None or not network.spec.is_zoo:
-        raise PlanError(
-            f"{network.name} was not built from a spec with width and depth; alpha and depth work for the"
-            " zoo's networks (see 'deepreduce models'), culling, thinning and rho for any"
-        )
+    if not is_zoo(network):
+        if plan.depth is not None:
+            raise PlanError(
+                f"{network.name} was not built from a spec with blocks per stage; depth works for the zoo's"
+                " networks (see 'deepreduce models'), all other edits for any"
+            )
+        return replace(plan, alpha=simplest_alpha(network, plan.alpha))
     scaled = _scaled_spec(network, plan)
-    assert scaled.width is not None and network.spec.width is not None
+    assert network.spec is not None and scaled.width is not None and network.spec.width is not None
     plan = replace(plan, alpha=scaled.width / network.spec.width)
     if plan.depth is None:
         return plan
     left = {s.name for s in trace_network(build_model(scaled, device="meta"), network.input_shape, spec=scaled).sites}
     return replace(plan, sites=tuple(pair for pair in plan.sites if pair[0] in left))
+
+
+def is_zoo(network: Network) -> bool:
+    """True where another width or depth means to build the network anew."""
+    return network.spec is not None and network.spec.is_zoo
+
+
+def _check_traced(network: Network) -> None:
+    if network.untraceable is not None:
+        raise PlanError(
+            f"{network.name} can be analyzed but not reduced: for that torch.fx must follow it, and"
+            f" {network.untraceable}"
+        )
 
 
 def _scaled_spec(network: Network, plan: ReductionPlan) -> ModelSpec:
@@ -168,16 +191,30 @@ def _stride_factor(rho: float) -> int:
     return factor
 
 
-def _scale_resolution(module: fx.GraphModule, rho: float, name: str) -> None:
-    """Multiply the stride of the stem by 1/rho: of every convolution that the image reaches first."""
+def _scale_resolution(module: fx.GraphModule, rho: float) -> None:
+    """Multiply the stride of the stem by 1/rho: of every convolution that the image reaches first.
+
+    Where the image reaches none, or one whose padding rules out a stride, an average pool comes first of all.
+    """
     factor = _stride_factor(rho)
-    convolutions = {id(c): c for c in _first_convolutions(module)}
-    if not convolutions:
-        raise PlanError(f"{name} has no 2-d convolution that its input reaches first, so rho can't scale it")
-    for convolution in convolutions.values():
-        if isinstance(convolution.padding, str):
-            raise PlanError(f"{name}: its first convolution is padded {convolution.padding!r}, which rules out rho")
-        convolution.stride = tuple(factor * stride for stride in convolution.stride)
+    convolutions = {id(c): c for c in _first_convolutions(module)}.values()
+    if convolutions and not any(isinstance(c.padding, str) for c in convolutions):
+        for convolution in convolutions:
+            convolution.stride = tuple(factor * stride for stride in convolution.stride)
+    else:
+        _pool_image(module, factor)
+
+
+def _pool_image(module: fx.GraphModule, factor: int) -> None:
+    (image,) = (node for node in module.graph.nodes if node.op == "placeholder" and not node.args)
+    name, number = "_input_pool", 1
+    while hasattr(module, name):  # an earlier rho's
+        name, number = f"_input_pool{number}", number + 1
+    module.add_submodule(name, nn.AvgPool2d(factor))
+    with module.graph.inserting_after(image):
+        pooled = module.graph.call_module(name, (image,))
+    image.replace_all_uses_with(pooled, delete_user_cb=lambda user: user is not pooled)
+    module.recompile()
 
 
 def _first_convolutions(module: fx.GraphModule) -> Iterator[nn.Conv2d]:

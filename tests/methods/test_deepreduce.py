@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from deepreduce.errors import PlanError
 from deepreduce.methods import CRITICALITY_FORMS, DeepReduceMethod, Probe, criticality, propose
@@ -175,11 +177,28 @@ def test_a_network_of_one_stage_is_thinned_and_reshaped_only() -> None:
     proposals = propose(network, (), DeepReduceMethod())
     assert [(p.label, p.relu_count) for p in proposals.networks] == [
         ("all stages, thin", 2 * 4 * 8 * 8),
+        ("all stages, thin, alpha 0.5", 2 * 2 * 8 * 8),
         ("all stages, thin, rho 0.5", 2 * 4 * 4 * 4),
+        ("all stages, thin, alpha 0.5 rho 0.5", 2 * 2 * 4 * 4),
     ]
-    assert len(proposals.left_out) == 1
-    assert "alpha and depth work for the zoo's networks" in proposals.left_out[0]
-    assert "alpha 0.5 rho 0.5" in proposals.left_out[0]
+    assert not proposals.left_out and not proposals.notes
+
+
+def test_what_alpha_can_not_scale_is_told() -> None:
+    proposals = propose(trace_network(Doubled(), (3, 8, 8)), (), DeepReduceMethod(rhos=(1.0,)))
+    (note,) = proposals.notes
+    assert "not scaled: first (3 channels), because it meets the image or a constant" in note
+
+
+class Doubled(nn.Module):
+    """Its first convolution is added to the image, so it needs as many channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.second(F.relu(self.first(x) + x))).mean(dim=(2, 3)))
 
 
 def test_a_network_that_nothing_reduces_is_refused_with_the_reasons() -> None:

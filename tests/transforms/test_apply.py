@@ -225,18 +225,43 @@ def test_rho_that_leaves_no_room_is_refused_with_its_value() -> None:
         reshape(TOYS["chain"].network(), rho=0.4)
 
 
-def test_rho_of_a_network_without_a_first_convolution_is_refused() -> None:
-    class FunctionalStem(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight, self.conv = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Conv2d(4, 4, 3, padding=1)
+class FunctionalStem(nn.Module):
+    """The image meets a convolution that is no module."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return F.relu(self.conv(F.relu(F.conv2d(x, self.weight))))
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.conv = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Conv2d(4, 4, 3, padding=1)
 
-    for module in (FunctionalStem(), nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU())):
-        with pytest.raises(PlanError, match="no 2-d convolution that its input reaches first"):
-            reshape(trace_network(module, (3, 8, 8)), rho=0.5)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(F.relu(F.conv2d(x, self.weight)))).mean(dim=(2, 3))
+
+
+class Padded(nn.Module):
+    """Its first convolution is padded "same", which PyTorch allows without stride only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding="same")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x)).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("build", [FunctionalStem, Padded])
+def test_rho_pools_the_image_where_no_convolution_can_stride(build: type[nn.Module]) -> None:
+    network = trace_network(build(), (3, 16, 16))
+    halved, quartered = reshape(network, rho=0.5), reshape(reshape(network, rho=0.5), rho=0.5)
+    pooled = trace_network(nn.Sequential(nn.AvgPool2d(2), network.as_module()), (3, 16, 16))
+    assert [s.relu_count for s in halved.sites] == [s.relu_count for s in pooled.sites]
+    assert torch.equal(logits_of(halved), logits_of(pooled))
+    assert quartered.relu_count == reshape(network, rho=0.25).relu_count < halved.relu_count
+    assert sum(executed_relus(quartered.as_module(), (3, 16, 16))) == quartered.relu_count
+
+
+def test_rho_of_a_network_that_names_its_resolution_is_refused() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU())
+    with pytest.raises(PlanError, match=r"rho 0.5 does not fit Sequential: .* can't take an image of 3x8x8"):
+        reshape(trace_network(module, (3, 8, 8)), rho=0.5)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "wrn22_8", "vgg16_bn", "mobilenet_v2"])
@@ -368,10 +393,9 @@ def test_a_size_that_the_network_can_not_have_is_refused(plan: ReductionPlan, me
         apply_plan(zoo_network("resnet18", device="meta"), plan)
 
 
-def test_scaling_the_channels_of_a_module_that_deepreduce_did_not_build_is_refused() -> None:
-    for plan in (ReductionPlan(alpha=0.5), ReductionPlan(depth=(1,))):
-        with pytest.raises(PlanError, match="culling, thinning and rho for any"):
-            apply_plan(TOYS["basic"].network(), plan)
+def test_the_depth_of_a_module_that_deepreduce_did_not_build_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"depth works for the zoo's networks .* all other edits for any"):
+        apply_plan(TOYS["basic"].network(), ReductionPlan(depth=(1,)))
 
 
 # -- random networks ----------------------------------------------------------------------------------------

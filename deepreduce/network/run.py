@@ -1,0 +1,104 @@
+"""One run of a traced graph without data: on the meta device, in evaluation mode."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from deepreduce.errors import ModelError
+
+AnyInterpreter = TypeVar("AnyInterpreter", bound=fx.Interpreter)
+
+
+def run_without_data(
+    graph_module: fx.GraphModule,
+    input_shape: tuple[int, ...],
+    *,
+    name: str,
+    interpreter: Callable[[fx.GraphModule], AnyInterpreter],
+) -> AnyInterpreter:
+    """The interpreter that ran one image of `input_shape` through the graph on the meta device, in evaluation mode.
+
+    A network that insists on a device of its own is run for real, on zeros. Raises `ModelError` where the
+    network can't take the input.
+    """
+    placeholders = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
+    required = [n for n in placeholders if not n.args]
+    if len(required) != 1:
+        raise ModelError(
+            f"{name} takes {len(required)} inputs ({', '.join(n.name for n in required)}); deepreduce reduces"
+            " networks that take one image: wrap it in a module that fixes the others"
+        )
+    attempts = [lambda: (on_meta(graph_module), torch.empty((1, *input_shape), device="meta"))]
+    if all(p.device.type != "meta" for p in graph_module.parameters()):
+        device = next((p.device for p in graph_module.parameters()), torch.device("cpu"))
+        attempts.append(lambda: (graph_module, torch.zeros((1, *input_shape), device=device)))
+    failure: Exception | None = None
+    for attempt in attempts:
+        runnable, image = attempt()  # type: ignore[no-untyped-call]
+        modes = {m: m.training for m in runnable.modules()}
+        try:
+            runnable.eval()
+            running = interpreter(runnable)
+            with torch.no_grad():
+                running.run(image)
+            return running
+        except Exception as error:
+            failure = error
+        finally:
+            for m, mode in modes.items():
+                m.training = mode
+    size = "x".join(str(n) for n in input_shape)
+    raise ModelError(
+        f"{name} can't take an image of {size} (channels x height x width): {_reason(failure)}; give another"
+        " input size, or check its channels"
+    ) from failure
+
+
+def execute(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """One ATen operation's result."""
+    if func is torch.ops.aten.native_batch_norm.default and args[0].is_meta and args[5] is False:
+        # most of the time of a run without data would go into this operation's decomposition
+        return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
+    return func(*args, **kwargs)
+
+
+def module_tensors(graph_module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of everything that the graph holds; a tensor of several names comes once."""
+    yield from graph_module.named_parameters()
+    yield from graph_module.named_buffers()
+    for node in graph_module.graph.nodes:  # constants that the graph holds as plain attributes
+        if node.op == "get_attr":
+            value = attribute(graph_module, str(node.target))
+            if isinstance(value, Tensor):
+                yield str(node.target), value
+
+
+def attribute(root: nn.Module, path: str) -> Any:
+    """What a dotted path below a module leads to."""
+    value: Any = root
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def on_meta(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """The module itself where it is on the meta device, else a copy there; no weight is allocated or copied."""
+    tensors = [tensor for _, tensor in module_tensors(graph_module)]
+    if all(tensor.is_meta for tensor in tensors):
+        return graph_module
+    memo: dict[int, Any] = {}
+    for parameter in graph_module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+    for tensor in tensors:
+        memo.setdefault(id(tensor), tensor.to("meta"))
+    return copy.deepcopy(graph_module, memo)
+
+
+def _reason(error: Exception | None) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
