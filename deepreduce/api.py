@@ -17,7 +17,7 @@ from deepreduce.export import SavedNetwork
 from deepreduce.inputs import choose_device, load_data
 from deepreduce.interchange import ExportReport, export_network
 from deepreduce.models import build_model, default_input_size, resolve_spec
-from deepreduce.network import AnalysisReport, Network, analyze_network, trace_network
+from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
 from deepreduce.outputs import config_of_network
 from deepreduce.training import predict
 
@@ -54,11 +54,11 @@ def analyze(
     """
     if isinstance(model, nn.Module):
         size = input_size or 32
-        return analyze_network(trace_network(model, (in_channels, size, size)))
+        return analyze_network(trace_for_analysis(model, (in_channels, size, size)))
     spec = resolve_spec(model, num_classes=num_classes, in_channels=in_channels, width=width, blocks=blocks)
     size = default_input_size(spec) if input_size is None else input_size
     module = build_model(spec, device="meta")
-    return analyze_network(trace_network(module, (in_channels, size, size), name=model, spec=spec))
+    return analyze_network(trace_for_analysis(module, (in_channels, size, size), name=model, spec=spec))
 
 
 def _config_of_run(folder: str | Path) -> OptimizeConfig:

@@ -55,6 +55,7 @@ Resolution = Annotated[Scale, AfterValidator(_inverse_of_whole)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
 Count = Annotated[Whole, Field(ge=1)]
+StageName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 WholeNotNegative = Annotated[Whole, Field(ge=0)]
 
 
@@ -75,6 +76,9 @@ class ModelConfig(_Section):
     """Start from torchvision's weights."""
     weights: str | None = None
     """A safetensors file to start from, for example another run's teacher/model.safetensors."""
+    stages: dict[StageName, Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]] | None = None
+    """Stages of your own: for each, patterns of the ReLU sites that `deepreduce analyze` lists, as in
+    {S1: ["relu", "layer1.*"], S2: "layer[234].*"}; None: the zoo's, or one for each resolution."""
 
 
 class DataConfig(_Section):

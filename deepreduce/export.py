@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def describe_network(original: Network, reduced: Network, plan: ReductionPlan, *
         "model": original.spec.to_json() if original.spec is not None else None,
         "model_name": original.name,
         "input_shape": list(original.input_shape),
+        "stages": {k: list(v) for k, v in original.stage_patterns.items()} if original.stage_patterns else None,
         "sites": [{"name": s.name, "stage": s.stage, "relu_count": s.relu_count} for s in reduced.sites],
     }
 
@@ -40,6 +41,7 @@ class SavedNetwork:
     input_shape: tuple[int, int, int]
     plan: ReductionPlan
     label: str
+    stages: Mapping[str, Sequence[str]] | None = None
 
     @classmethod
     def read(cls, folder: str | Path) -> SavedNetwork:
@@ -60,6 +62,7 @@ class SavedNetwork:
                 input_shape=(channels, height, width),
                 plan=ReductionPlan.from_json(saved["plan"]),
                 label=str(saved["label"]),
+                stages=saved.get("stages"),
             )
         except (KeyError, TypeError, ValueError, UserError) as error:
             raise CheckpointError(f"{path / 'plan.json'} does not describe a network: {error}") from error
@@ -74,7 +77,7 @@ class SavedNetwork:
         if model is None:
             assert self.spec is not None
             model = build_model(self.spec)
-        return trace_network(model, self.input_shape, name=self.model_name, spec=self.spec)
+        return trace_network(model, self.input_shape, name=self.model_name, spec=self.spec, stages=self.stages)
 
     def load(self, model: nn.Module | None = None) -> Network:
         """The reduced network with its trained weights, in evaluation mode."""

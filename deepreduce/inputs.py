@@ -85,18 +85,24 @@ def original_network(config: ModelConfig, facts: DataFacts, *, seed: int, given:
         given = build_model(spec, seed=seed, pretrained=config.pretrained)
     if config.weights is not None:
         _load_foreign_weights(given, Path(config.weights).expanduser())
-    network = trace_network(given, facts.image_shape, name=config.name.removeprefix(FROM_PYTHON), spec=spec)
+    name = config.name.removeprefix(FROM_PYTHON)
+    network = trace_network(given, facts.image_shape, name=name, spec=spec, stages=config.stages)
     _check_fit(network, facts)
     return network
 
 
 def _check_fit(network: Network, facts: DataFacts) -> None:
     check_input_size(network)
-    if network.output_shape != (facts.num_classes,):
-        shape = "several tensors" if network.output_shape is None else f"a tensor of shape {network.output_shape}"
+    if len(network.outputs) != 1:
+        heads = ", ".join(f"{head} {shape}" for head, shape in network.outputs.items())
         raise ModelError(
-            f"{network.name} gives {shape} for one image; the data have {facts.num_classes} classes, so it must give"
-            f" ({facts.num_classes},)"
+            f"{network.name} has {len(network.outputs)} outputs ({heads}); wrap it in a module that returns the one"
+            f" to be trained, of shape ({facts.num_classes},)"
+        )
+    if network.output_shape != (facts.num_classes,):
+        raise ModelError(
+            f"{network.name} gives a tensor of shape {network.output_shape} for one image; the data have"
+            f" {facts.num_classes} classes, so it must give ({facts.num_classes},)"
         )
     if not network.relu_count:
         others = ", ".join(network.unsupported) or "none"

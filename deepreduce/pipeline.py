@@ -109,6 +109,7 @@ class DryRun:
             "probes": [told(p.proposal) | {"depends_on_measurement": False} for p in self.schedule.probes],
             "candidates": [told(p) for p in self.schedule.candidates],
             "left_out": list(self.schedule.left_out),
+            "notes": list(self.schedule.notes),
             "estimated_seconds": self.estimated_seconds,
         }
 
@@ -134,6 +135,7 @@ class DryRun:
                 f"Shown is the order {', '.join(schedule.cull_order)}, most ReLUs first; method.cull_order fixes it."
             )
         lines += [f"Left out: {reason}." for reason in schedule.left_out]
+        lines += [f"Note on {note}." for note in schedule.notes]
         lines.append(f"Estimated time on this machine: {duration(self.estimated_seconds)}.")
         return "\n".join(lines)
 
@@ -302,6 +304,8 @@ def run(
             open_loggers(config.log, folder.path) as loggers,
         ):
             log.info("run in %s", folder.path)
+            for note in schedule.notes:
+                log.warning("%s", note)
             workshop = Workshop(
                 original=original,
                 data=images,
