@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deepreduce.cli import run_command
-from tests.runs_for_tests import TINY_RELUS, command, plain_environment, tiny_config, without_seconds
+from tests.runs_for_tests import TINY_RELUS, command, plain_environment, tiny_config
 
 
 def one_line(stderr: str) -> str:
@@ -200,43 +200,3 @@ def test_output_into_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     os.close(writer)
     _, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr and "Exception" not in stderr
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_20_random_moments_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
-    import random
-
-    quick = {"epochs": 12, "checkpoint_seconds": 0}
-    config = tiny_config(tmp_path / "t.yaml", training=quick)
-    begin = time.monotonic()
-    undisturbed = command("optimize", "--config", config, "--out", "undisturbed", cwd=tmp_path)
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    whole = time.monotonic() - begin
-    moments = random.Random(0)
-    kills = 0
-    while kills < 20:
-        process = _started(config, tmp_path)
-        try:
-            # from the middle of importing to the end of the run
-            process.communicate(timeout=moments.uniform(0.1, 1.0) * whole)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-            continue
-        # it got through before its moment: start over, with the kills so far behind it
-        assert process.returncode == 0
-        _compare(tmp_path)
-        (tmp_path / "run").rename(tmp_path / f"done-{kills}")
-    assert command("optimize", "--config", config, "--out", "run", cwd=tmp_path).returncode == 0
-    _compare(tmp_path)
-
-
-def _compare(folder: Path) -> None:
-    for name in ("frontier.csv", "candidates.csv"):
-        killed, undisturbed = ((folder / run / name).read_text() for run in ("run", "undisturbed"))
-        assert without_seconds(killed) == without_seconds(undisturbed)
-    leftovers = [
-        p for p in (folder / "run").rglob("*") if p.name.endswith(".part") or p.name == "training.safetensors"
-    ]
-    assert not leftovers
