@@ -16,9 +16,7 @@ def main(path: Path = DEFAULT) -> None:
     """Every cell in order, in an empty folder; the file changes only where all of them succeed."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(
-            notebook, timeout=300, record_timing=False, resources={"metadata": {"path": folder}}
-        ).execute()
+        NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": folder}}).execute()
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(notebook, path)
 

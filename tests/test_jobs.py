@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from deepreduce.jobs import Job, Outcome, Workshop
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.runs import NetworkFolder
-from deepreduce.training import Distillation, Monitor, Precision, Progress, Stopped, predict
+from deepreduce.training import Distillation, EpochRecord, Monitor, Precision, Progress, Stopped, predict
 from deepreduce.transforms import apply_plan
 from tests.data.toys import CPU, striped
 from tests.training.toys import FP32, RECIPE, tiny
@@ -122,6 +122,25 @@ def test_a_network_that_is_not_to_be_trained_is_measured_as_it_is(
     expected = predict(wanted.build().module, data.test, batch_size=256).accuracy
     assert outcome.test_accuracy == expected
     assert outcome.train_seconds == 0
+
+
+def test_a_network_that_goes_on_tells_first_which_epochs_are_behind_it(
+    original: Network, data: ImageData, tmp_path: Path
+) -> None:
+    told: list[list[int]] = []
+
+    def start(epochs: Sequence[EpochRecord]) -> None:
+        told.append([record.epoch for record in epochs])
+
+    monitor = Monitor(on_start=start, on_epoch=lambda record: told.append([record.epoch]))
+    wanted = job(original, tmp_path)
+    steps = data.train.num_steps(RECIPE.batch_size)
+    with pytest.raises(Stopped):
+        workshop(original, data, stop=stopping_after(steps)).run(wanted, monitor)
+    assert told == [[], [1]]
+    workshop(original, data).run(wanted, monitor)
+    assert told[2:] == [[1], *([epoch] for epoch in range(2, RECIPE.epochs + 1))]
+    assert [record.epoch for record in wanted.folder.history()] == list(range(1, RECIPE.epochs + 1))
 
 
 def stopping_after(steps: int) -> Callable[[], bool]:

@@ -16,6 +16,8 @@ from typing import Any, get_args
 import pytest
 
 import deepreduce
+from deepreduce import pipeline
+from deepreduce.cli import run_command
 from deepreduce.config import OptimizeConfig
 from deepreduce.errors import ConfigError, RunInterrupted, UserError
 from deepreduce.jobs import Outcome
@@ -27,6 +29,14 @@ from tests.test_pipeline import _StopsAt
 
 # other people's packages warn about themselves
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+QUICK: dict[str, Any] = {
+    **TINY,
+    "data": {**TINY["data"], "train_limit": 100},
+    "training": {**TINY["training"], "epochs": 1},
+    "method": {**TINY["method"], "alphas": [1.0]},
+}
+"""Three probes, and two levels of culling, each as it is and thinned."""
 
 NETWORK = LoggedNetwork(label="cull S1", plan_id="0123abcd", folder="candidates/0123abcd")
 OUTCOME = Outcome(val_accuracy=0.75, test_accuracy=0.5, churn=0.25, train_seconds=2.0, relu_count=64, macs=128)
@@ -116,11 +126,11 @@ def test_a_run_tells_of_every_network_whether_trained_now_or_before(
     now, again = Listener(), Listener()
     for listener in (now, again):
         monkeypatch.setattr(subject, "_open", lambda name, folder, listener=listener: listener)
-        deepreduce.optimize(out=tmp_path / "run", log=["tensorboard"], **TINY)
-    assert now.epochs == again.epochs == [1, 2, *([1] * NUM_PROBES), *([1, 2] * NUM_CANDIDATES)]
+        deepreduce.optimize(out=tmp_path / "run", log=["tensorboard"], **QUICK)
+    assert now.epochs == again.epochs == [1] * (1 + NUM_PROBES + 4)
     assert [what for what in now.told if what != "epoch"] == again.told
     assert again.told[:2] == ["begin teacher", "end"] and again.told[-2:] == ["finish", "close"]
-    assert sum(what.startswith("begin candidates/") for what in again.told) == NUM_CANDIDATES
+    assert sum(what.startswith("begin candidates/") for what in again.told) == 4
 
 
 @pytest.mark.slow
@@ -130,6 +140,23 @@ def test_a_run_without_log_imports_no_logger(tmp_path: Path) -> None:
         "open_loggers([], Path('.')); assert not {'tensorboard', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_the_flag_may_be_given_for_each_logger(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def run(config: OptimizeConfig, **_: Any) -> None:
+        asked.append(config.log)
+        raise UserError("not now")
+
+    monkeypatch.setattr(pipeline, "run", run)
+    assert run_command(["optimize", "--log", "tensorboard", "--log", "mlflow"]) == 2
+    assert run_command(["optimize"]) == 2
+    assert asked == [("tensorboard", "mlflow"), ()]
+    assert run_command(["optimize", "--log", "wandb"]) == 2
+    assert "log[0] is 'wandb'" in capsys.readouterr().err
 
 
 # -- TensorBoard ----------------------------------------------------------------------------------------------
@@ -276,13 +303,13 @@ def test_mlflow_leaves_a_finished_run_as_it_is_and_writes_nothing_where_it_was_b
 ) -> None:
     pytest.importorskip("mlflow")
     caplog.set_level(logging.WARNING)
-    deepreduce.optimize(out=tmp_path / "run", log=["mlflow"], **TINY)
+    deepreduce.optimize(out=tmp_path / "run", log=["mlflow"], **QUICK)
     before = {
         name: (entry.info.end_time, entry.data.metrics)
         for name, (_, entry) in mlflow_entries(tmp_path / "run").items()
     }
     shutil.move(tmp_path / "run", tmp_path / "moved")
-    deepreduce.optimize(out=tmp_path / "moved", log=["mlflow"], **TINY)
+    deepreduce.optimize(out=tmp_path / "moved", log=["mlflow"], **QUICK)
     after = mlflow_entries(tmp_path / "moved")
     assert {name: entry.data.metrics for name, (_, entry) in after.items()} == {
         name: metrics for name, (_, metrics) in before.items()

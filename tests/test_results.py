@@ -20,7 +20,8 @@ from tests.runs_for_tests import TINY
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> deepreduce.Result:
-    return deepreduce.optimize(out=tmp_path_factory.mktemp("run") / "tiny", **TINY)
+    fewer = ["data.train_limit=100", "training.epochs=1", "method.alphas=1.0"]
+    return deepreduce.optimize(out=tmp_path_factory.mktemp("run") / "tiny", settings=fewer, **TINY)
 
 
 def rounded(network: deepreduce.ReducedNetwork) -> Candidate:
@@ -105,7 +106,10 @@ def test_a_result_is_shown_when_its_folder_is_gone(finished: deepreduce.Result, 
 
 def test_results_and_networks_are_told_in_a_line(finished: deepreduce.Result) -> None:
     front = len(finished.frontier)
-    assert repr(finished) == f"Result({finished.folder}: 6 networks, {front} points on the frontier)"
+    assert (
+        repr(finished)
+        == f"Result({finished.folder}: {len(finished.candidates)} networks, {front} points on the frontier)"
+    )
     network = finished.candidates[0]
     told = f"{network.relu_count:,} ReLUs, val {100 * network.val_accuracy:.2f} %"
     assert told in repr(network) and told in network._repr_html_()

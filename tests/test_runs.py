@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,16 @@ RECORDS = (
 @pytest.fixture
 def entry(tmp_path: Path) -> NetworkFolder:
     return NetworkFolder(path=tmp_path)
+
+
+def test_a_history_reads_back_and_a_corrupt_one_is_named(tmp_path: Path) -> None:
+    entry = NetworkFolder(path=tmp_path)
+    entry.finish(weights=None, description={}, metrics={}, history=RECORDS)
+    assert entry.history() == tuple(replace(r, seconds=round(r.seconds, 2)) for r in RECORDS)
+    for content in ("epoch\n1\n", history_csv(RECORDS) + "three,,,,\n"):
+        (tmp_path / "history.csv").write_text(content)
+        with pytest.raises(CheckpointError, match=r"history\.csv is not a history"):
+            entry.history()
 
 
 def test_a_history_is_csv_with_nothing_for_what_was_not_measured() -> None:
