@@ -385,3 +385,93 @@ class RandomNet(Classified):
             else:
                 x = out
         return x
+
+
+STEPS = ("conv", "functional", "residual", "cat", "shared", "depthwise", "grouped", "chunk", "gate", "strided",
+         "skip", "normed", "pooled", "linear")  # fmt: skip
+"""What `RandomGraph` is made of; "shuffle" may be added, behind which channels are followed by position only."""
+
+
+class RandomGraph(nn.Module):
+    """A network of `steps` from STEPS, drawn by hypothesis: chains, residuals, concatenations, shared modules.
+
+    A step that does not fit what came before is a plain convolution. The head flattens by a size in figures
+    where `flat`, else pools.
+    """
+
+    def __init__(self, steps: list[tuple[str, int]], *, flat: bool = False, image: tuple[int, int, int] = (3, 8, 8)):
+        super().__init__()
+        self.steps, self.layers, self.relu, self.flat = [], nn.ModuleList(), nn.ReLU(), None
+        channels, size, earlier = image[0], image[1], image[:2]
+        self.far: list[bool] = []  # where a skip reaches back over several steps
+        for kind, width in steps:
+            if kind in ("grouped", "chunk", "shuffle") and channels % 2:
+                kind = "conv"
+            if kind in ("strided", "pooled") and size < 4:
+                kind = "conv"
+            self.steps.append(kind)
+            self.layers.append(self._layer(kind, channels, width))
+            size = (size + 1) // 2 if kind == "strided" else size // 2 if kind == "pooled" else size
+            channels = {
+                "conv": width, "functional": width, "cat": channels + width, "strided": width, "normed": width,
+                "linear": width, "chunk": channels // 2 + width,
+            }.get(kind, channels)  # fmt: skip
+            self.far.append(kind == "skip" and earlier == (channels, size))
+            earlier = (channels, size) if kind in ("normed", "strided") else earlier
+        if flat:
+            self.flat = channels * size * size
+        self.fc = nn.Linear(self.flat or channels, CLASSES)
+
+    @staticmethod
+    def _layer(kind: str, channels: int, width: int) -> nn.Module:
+        if kind in ("residual", "shared", "skip"):
+            return conv(channels, channels)
+        if kind in ("depthwise", "grouped"):
+            groups = channels if kind == "depthwise" else 2
+            return nn.Conv2d(channels, channels, 3, padding=1, groups=groups)
+        if kind == "chunk":
+            return conv(channels // 2, width)
+        if kind == "gate":
+            return nn.Sequential(nn.Conv2d(channels, 4, 1), nn.ReLU(), nn.Conv2d(4, channels, 1))
+        if kind == "normed":
+            return nn.Sequential(conv(channels, width), nn.BatchNorm2d(width), nn.Dropout(0.1))
+        if kind in ("shuffle", "pooled"):
+            return nn.AvgPool2d(2) if kind == "pooled" else nn.Identity()
+        if kind == "linear":
+            return nn.Conv2d(channels, width, 1)
+        return conv(channels, width, stride=2 if kind == "strided" else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        earlier = x
+        for kind, layer, far in zip(self.steps, self.layers, self.far, strict=True):
+            x = self._step(kind, layer, x)
+            if far:
+                x = x + earlier
+            if kind in ("normed", "strided"):
+                earlier = x
+        x = x.reshape(-1, self.flat) if self.flat else x.mean(dim=(2, 3))
+        return self.fc(x)
+
+    def _step(self, kind: str, layer: nn.Module, x: Tensor) -> Tensor:
+        if kind in ("linear", "pooled"):
+            return layer(x)
+        if kind == "functional":
+            return F.relu(layer(x), inplace=True)
+        if kind == "residual":
+            return x + self.relu(layer(x))
+        if kind == "cat":
+            return torch.cat([x, self.relu(layer(x))], dim=1)
+        if kind == "shared":
+            return self.relu(layer(self.relu(layer(x))))
+        if kind == "chunk":
+            first, second = x.chunk(2, dim=1)
+            return torch.cat([F.relu(layer(second)), first], dim=1)
+        if kind == "gate":
+            return x * layer(x.mean(dim=(2, 3), keepdim=True))
+        if kind == "skip":
+            out = layer(x)
+            out += x
+            return self.relu(out)
+        if kind == "shuffle":
+            return F.relu(x.view(x.size(0), 2, x.size(1) // 2, x.size(2), x.size(3)).transpose(1, 2).flatten(1, 2))
+        return self.relu(layer(x))

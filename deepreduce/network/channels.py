@@ -38,7 +38,7 @@ Ids = NDArray[np.int64]
 FIXED, FREE = 0, -1
 """Labels of values that must stay, and of values that belong to no channel."""
 
-OUTPUT = "it is the network's output"
+OUTPUT = "they are the network's output"
 
 _MOVING = {
     "as_strided", "cat", "chunk", "diagonal", "expand", "flip", "permute", "pixel_shuffle", "pixel_unshuffle",
@@ -159,7 +159,7 @@ class _Book:
         root = self._roots()
         born = np.asarray(self.born)
         tensors = {key: _mapped(labels, root) for key, labels in self.tensors.items()}
-        reasons: dict[int, str] = {int(root[FIXED]): "it meets the image or a constant"}
+        reasons: dict[int, str] = {int(root[FIXED]): "they meet the image or a constant"}
         for label, reason in self.reasons.items():
             reasons.setdefault(int(root[label]), reason)
         signatures = self._signatures(tensors, root)

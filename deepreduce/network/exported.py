@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_unflatten
 
 from deepreduce.errors import NetworkTraceError
 from deepreduce.models.spec import ModelSpec
@@ -56,14 +57,17 @@ def _exported(module: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphM
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(module, (torch.zeros((1, *input_shape), device=device),))
-            graph_module = program.module(check_guards=False)
+            exported = program.module(check_guards=False)
     except Exception:  # torch.export raises what it likes; the caller has an error that names the line
         return None
     finally:
         for m, mode in modes.items():
             m.training = mode
-    assert isinstance(graph_module, fx.GraphModule)
-    return graph_module
+    assert isinstance(exported, fx.GraphModule) and program.call_spec.out_spec is not None
+    exported.graph.set_codegen(fx.graph.CodeGen())
+    (output,) = (node for node in exported.graph.nodes if node.op == "output")
+    output.args = (tree_unflatten(list(output.args[0]), program.call_spec.out_spec),)  # a dictionary's keys again
+    return fx.GraphModule(exported, exported.graph)  # an exported one refuses eval()
 
 
 @contextmanager

@@ -66,18 +66,18 @@ def _count(size: int, alpha: float) -> int:
 
 
 def _notes(channels: Channels, failed: Sequence[ChannelSet]) -> tuple[str, ...]:
-    notes: dict[str, list[str]] = {}
+    layers: dict[str, dict[str, int]] = {}  # reason -> layer -> channels
     for pin in channels.pinned:
-        notes.setdefault(pin.reason, []).append(f"{pin.name} ({pin.count} channels)")
-    if failed:
-        reason = "the forward pass fixes their number in figures"
-        notes.setdefault(reason, []).extend(f"{s.name} ({len(s.channels)} channels)" for s in failed)
-    return tuple(f"not scaled: {_listed(layers)}, because {reason}" for reason, layers in notes.items())
+        layers.setdefault(pin.reason, {})[pin.name] = pin.count
+    for channel_set in failed:
+        counts = layers.setdefault("the forward pass fails with fewer", {})
+        counts[channel_set.name] = counts.get(channel_set.name, 0) + len(channel_set.channels)
+    return tuple(f"not scaled: {_listed(counts)}, because {reason}" for reason, counts in layers.items())
 
 
-def _listed(layers: Sequence[str]) -> str:
-    shown = ", ".join(layers[:3])
-    return shown if len(layers) <= 3 else f"{shown} and {len(layers) - 3} more"
+def _listed(counts: Mapping[str, int]) -> str:
+    shown = ", ".join(f"{layer} ({count} channels)" for layer, count in list(counts.items())[:3])
+    return shown if len(counts) <= 3 else f"{shown} and {len(counts) - 3} more"
 
 
 def _workable(network: Network, wanted: Sequence[ChannelSet], alpha: float) -> list[ChannelSet]:

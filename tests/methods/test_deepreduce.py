@@ -187,7 +187,7 @@ def test_a_network_of_one_stage_is_thinned_and_reshaped_only() -> None:
 def test_what_alpha_can_not_scale_is_told() -> None:
     proposals = propose(trace_network(Doubled(), (3, 8, 8)), (), DeepReduceMethod(rhos=(1.0,)))
     (note,) = proposals.notes
-    assert "not scaled: first (3 channels), because it meets the image or a constant" in note
+    assert "not scaled: first (3 channels), because they meet the image or a constant" in note
 
 
 class Doubled(nn.Module):
