@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from deepreduce.errors import PlanError, unknown_name
 from deepreduce.models.spec import ModelSpec
-from deepreduce.network.channels import Channels, follow_channels
+from deepreduce.network.channels import Channels
+from deepreduce.network.follow import follow_channels
 
 
 @dataclass(frozen=True, kw_only=True)
