@@ -2,6 +2,7 @@
 
 from .api import Evaluation, analyze, evaluate, export_reduced, trace
 from .config import OptimizeConfig, load_config
+from .dryrun import DryRun, dry_run
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -19,7 +20,7 @@ from .errors import (
 from .export import load_reduced
 from .frontier import Point, best, dominates, hypervolume, knee, log_cost, pareto_front
 from .network import AnalysisReport, Network, ReluSite
-from .pipeline import DryRun, dry_run, optimize
+from .pipeline import optimize
 from .plan import Candidate, Measurement, ReductionPlan
 from .results import ReducedNetwork, Result, load_result
 from .transforms import (

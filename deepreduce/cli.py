@@ -104,9 +104,11 @@ def optimize(
     The same command with the same --out goes on where a run stopped.
     """
     from deepreduce import pipeline
+    from deepreduce.dryrun import dry_run as plan_only
+    from deepreduce.wiring import resolve_config
 
     given = {"max_relus": max_relus, "seed": seed, "device": device, "log": log}
-    chosen = pipeline.resolve_config(
+    chosen = resolve_config(
         model=model,
         data=data,
         config=config,
@@ -114,7 +116,7 @@ def optimize(
         values={key: value for key, value in given.items() if value is not None},
     )
     if dry_run:
-        planned = pipeline.dry_run(chosen)
+        planned = plan_only(chosen)
         print(json.dumps(planned.to_json(), indent=2) if as_json else planned.to_text())
         return
     folder = out or pipeline.new_run_folder(chosen)
@@ -246,9 +248,10 @@ def _config_of(
     candidate: Path, config: Path | None, data: str | None, settings: list[str] | None, *, device: str | None = None
 ) -> OptimizeConfig:
     """The config of the run that a network lies in, or the given file, with what else was given."""
-    from deepreduce import outputs, pipeline
+    from deepreduce import outputs
+    from deepreduce.wiring import resolve_config
 
-    return pipeline.resolve_config(
+    return resolve_config(
         data=data,
         config=config if config is not None else outputs.config_of_network(candidate),
         settings=settings or (),

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepreduce.config import OptimizeConfig, TrainingConfig, load_config
-from deepreduce.data import DataFacts
+from deepreduce.config import OptimizeConfig
 from deepreduce.errors import CheckpointError, RunError, RunInterrupted
-from deepreduce.estimate import TimedStep, Work, seconds_per_mac
+from deepreduce.estimate import Work
 from deepreduce.inputs import (
-    FROM_PYTHON,
     choose_device,
-    facts_without_data,
     fingerprint,
     load_data,
     original_network,
@@ -33,180 +29,32 @@ from deepreduce.inputs import (
 from deepreduce.interrupt import StopRequest
 from deepreduce.jobs import Job, Outcome, Workshop
 from deepreduce.loggers import LoggedNetwork, RunLoggers, check_installed, open_loggers
-from deepreduce.methods import DeepReduceMethod, Probe, Proposal
+from deepreduce.methods import Probe, Proposal
 from deepreduce.methods.deepreduce import measured_cull_order
 from deepreduce.network import Network
 from deepreduce.outputs import overlay_of, published_points, run_title, title_of, write_plots, write_tables
 from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
-from deepreduce.progress import NoWatcher, Watcher, duration
+from deepreduce.progress import NoWatcher, Watcher
 from deepreduce.randomness import derived_seed
 from deepreduce.results import ReducedNetwork, Result
 from deepreduce.runs import RunFolder, recorded_threads
-from deepreduce.schedule import Epochs, Schedule, make_schedule
+from deepreduce.schedule import Schedule
 from deepreduce.storage import write_json
-from deepreduce.threads import faster_threads, remembered_threads
 from deepreduce.training import Distillation, EpochRecord, Monitor, Precision, Recipe, Stopped, choose_precision
 from deepreduce.transforms import apply_plan
+from deepreduce.wiring import (
+    model_seed,
+    resolve_config,
+    run_schedule,
+    teacher_epochs,
+    thread_count,
+    training_recipe,
+    using_threads,
+)
 
 log = logging.getLogger(__name__)
 
 TEACHER_FOLDER = "teacher"
-
-
-# -- what is asked ------------------------------------------------------------------------------------------
-
-
-def resolve_config(
-    *,
-    model: str | nn.Module | None = None,
-    data: Any = None,
-    config: str | Path | OptimizeConfig | None = None,
-    settings: Sequence[str] = (),
-    values: Mapping[str, Any] | None = None,
-) -> OptimizeConfig:
-    """One config from a file or object, overridden by `values`, by model and data, then by `key=value` settings.
-
-    Raises `ConfigError` that lists every mistake at once.
-    """
-    overrides: dict[str, Any] = {}
-    if isinstance(config, OptimizeConfig):
-        overrides |= config.model_dump(mode="json")
-        config = None
-    overrides |= dict(values or {})
-    if model is not None:
-        overrides["model.name"] = model if isinstance(model, str) else f"{FROM_PYTHON}{type(model).__name__}"
-    if data is not None:
-        overrides["data.name"] = data if isinstance(data, str) else f"{FROM_PYTHON}{type(data).__name__}"
-    return load_config(config, values=overrides, settings=settings)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DryRun:
-    """What a run would train. `estimated_seconds` is from timing the network here for a moment."""
-
-    network: Network
-    schedule: Schedule
-    estimated_seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values: `candidates` (plan_id, relu_count, macs, label, plan), `probes`, `estimated_seconds`, ..."""
-
-        def told(proposal: Proposal) -> dict[str, Any]:
-            return {
-                "plan_id": proposal.plan_id,
-                "relu_count": proposal.relu_count,
-                "macs": proposal.macs,
-                "label": proposal.label,
-                "plan": proposal.plan.to_json(),
-                "depends_on_measurement": self.schedule.is_provisional,
-            }
-
-        return {
-            "model": self.network.name,
-            "relu_count": self.network.relu_count,
-            "cull_order": list(self.schedule.cull_order),
-            "cull_order_is_provisional": self.schedule.is_provisional,
-            "probes": [told(p.proposal) | {"depends_on_measurement": False} for p in self.schedule.probes],
-            "candidates": [told(p) for p in self.schedule.candidates],
-            "left_out": list(self.schedule.left_out),
-            "notes": list(self.schedule.notes),
-            "estimated_seconds": self.estimated_seconds,
-        }
-
-    def to_text(self) -> str:
-        """A list for a terminal."""
-        schedule, full = self.schedule, self.network.relu_count
-        lines = [
-            f"{self.network.name}: {full:,} ReLUs; {len(schedule.candidates)} networks would be distilled from it",
-            "",
-        ]
-        width = max(len(p.label) for p in schedule.candidates)
-        lines.append(f"{'network':<{width}}  {'ReLUs':>11}  {'fewer':>6}  plan_id")
-        for p in schedule.candidates:
-            fewer = f"{full / p.relu_count:.1f}x" if p.relu_count else "-"
-            lines.append(f"{p.label:<{width}}  {p.relu_count:>11,}  {fewer:>6}  {p.plan_id}")
-        lines.append("")
-        if schedule.is_provisional:
-            lines.append(
-                f"All of these depend on a measurement: {len(schedule.probes)} probes first find the order in which"
-                " stages are culled."
-            )
-            lines.append(
-                f"Shown is the order {', '.join(schedule.cull_order)}, most ReLUs first; method.cull_order fixes it."
-            )
-        lines += [f"Left out: {reason}." for reason in schedule.left_out]
-        lines += [f"Note on {note}." for note in schedule.notes]
-        lines.append(f"Estimated time on this machine: {duration(self.estimated_seconds)}.")
-        return "\n".join(lines)
-
-
-def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any = None) -> DryRun:
-    """The networks that `optimize` would train, with exact counts; trains nothing, writes nothing.
-
-    Data sets whose sizes are well known need not be at hand.
-    """
-    device = choose_device(config.device)
-    facts = facts_without_data(config.data) if data is None else None
-    if facts is None:
-        facts = load_data(config.data, seed=config.seed, given=data).facts
-    network = original_network(config.model, facts, seed=_model_seed(config), given=model)
-    schedule = _schedule(network, facts, config, cull_order=config.method.cull_order)
-    precision = choose_precision(config.training.precision, network, device=device)
-    with _threads(_thread_count(config, network, precision, device)):
-        rate = seconds_per_mac(network, batch_size=config.training.batch_size, precision=precision, device=device)
-    return DryRun(network=network, schedule=schedule, estimated_seconds=rate * schedule.total_work)
-
-
-def _schedule(
-    network: Network,
-    facts: DataFacts,
-    config: OptimizeConfig,
-    *,
-    cull_order: Sequence[str] | None,
-    measured: bool = False,
-) -> Schedule:
-    method, training = config.method, config.training
-    return make_schedule(
-        network,
-        facts,
-        DeepReduceMethod(
-            thin_keep=method.thin_keep,
-            alphas=method.alphas,
-            rhos=method.rhos,
-            depths=method.depths,
-            criticality_form=method.criticality_form,
-            criticality_exponent=method.criticality_exponent,
-        ),
-        Epochs(teacher=_teacher_epochs(training), probe=method.probe_epochs, candidate=training.epochs),
-        cull_order=cull_order,
-        max_relus=config.max_relus,
-        measured=measured,
-    )
-
-
-def _teacher_epochs(training: TrainingConfig) -> int:
-    return training.epochs if training.teacher_epochs is None else training.teacher_epochs
-
-
-def _model_seed(config: OptimizeConfig) -> int:
-    return derived_seed(config.seed, "model") % 2**31
-
-
-def _recipe(training: TrainingConfig, *, epochs: int) -> Recipe:
-    return Recipe(
-        epochs=epochs,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        warmup_epochs=training.warmup_epochs,
-        label_smoothing=training.label_smoothing,
-        clip_norm=training.clip_norm,
-        validate_every=training.validate_every,
-    )
-
-
-# -- the run ------------------------------------------------------------------------------------------------
 
 
 def optimize(
@@ -288,14 +136,14 @@ def run(
     device = choose_device(config.device)
     images = load_data(config.data, seed=config.seed, given=data)
     images.check_batch_size(config.training.batch_size)
-    original = original_network(config.model, images.facts, seed=_model_seed(config), given=model)
+    original = original_network(config.model, images.facts, seed=model_seed(config), given=model)
     # what a plan, a budget or a file forbids is found before anything is written
     published_points(overlay_of(config))
-    schedule = _schedule(original, images.facts, config, cull_order=config.method.cull_order)
+    schedule = run_schedule(original, images.facts, config, cull_order=config.method.cull_order)
     precision = choose_precision(config.training.precision, original, device=device)
     # a run goes on with the threads it began with, or says that it is asked for others
-    threads = config.threads or recorded_threads(out) or _thread_count(config, original, precision, device)
-    with _threads(threads):
+    threads = config.threads or recorded_threads(out) or thread_count(config, original, precision, device)
+    with using_threads(threads):
         environment = _environment(original, images.fingerprint, device, precision)
         with (
             RunFolder.open(out, config, environment) as folder,
@@ -360,13 +208,13 @@ class _Conductor:
     # -- teacher, probes, candidates ------------------------------------------------------------------------
 
     def _train_teacher(self) -> Candidate:
-        epochs = _teacher_epochs(self.config.training)
+        epochs = teacher_epochs(self.config.training)
         job = Job(
             name=TEACHER_ID,
             plan=ReductionPlan(),
             folder=self.folder.entry(TEACHER_FOLDER),
             build=lambda: apply_plan(self.original, ReductionPlan()),
-            recipe=_recipe(self.config.training, epochs=epochs),
+            recipe=training_recipe(self.config.training, epochs=epochs),
             seed=derived_seed(self.config.seed, TEACHER_ID),
         )
         outcome = self._run(job, self.schedule.teacher_work)
@@ -406,12 +254,12 @@ class _Conductor:
             {"cull_order": list(order), "criticality": worth, "val_accuracy": accuracies},
         )
         facts = self.workshop.data.facts
-        self.schedule = _schedule(self.original, facts, self.config, cull_order=order, measured=True)
+        self.schedule = run_schedule(self.original, facts, self.config, cull_order=order, measured=True)
         return worth
 
     def _probe(self, probe: Probe, work: Work) -> float:
         proposal = probe.proposal
-        recipe = _recipe(self.config.training, epochs=self.config.method.probe_epochs)
+        recipe = training_recipe(self.config.training, epochs=self.config.method.probe_epochs)
         outcome = self._run(self._student(proposal, "probes", recipe, test=False), work)
         if outcome.val_accuracy is None:
             log.warning("%s could not be trained, so its stage counts as least critical", proposal.label)
@@ -419,7 +267,7 @@ class _Conductor:
         return outcome.val_accuracy
 
     def _train_candidate(self, proposal: Proposal, work: Work) -> Candidate:
-        recipe = _recipe(self.config.training, epochs=self.config.training.epochs)
+        recipe = training_recipe(self.config.training, epochs=self.config.training.epochs)
         outcome = self._run(self._student(proposal, "candidates", recipe, test=True), work)
         return Candidate(
             plan_id=proposal.plan_id,
@@ -507,40 +355,6 @@ def _environment(
             "precision": arithmetic,
         },
     }
-
-
-def _thread_count(config: OptimizeConfig, network: Network, precision: Precision, device: torch.device) -> int:
-    """CPU threads to train with: as the config says, else what a trial finds faster."""
-    available = torch.get_num_threads()
-    if config.threads is not None or device.type != "cpu":
-        return config.threads or available
-    batch_size = config.training.batch_size
-
-    def trial() -> int:
-        step = TimedStep(network, batch_size=batch_size, precision=precision, device=device)
-
-        def seconds_of_step(count: int) -> float:
-            torch.set_num_threads(count)
-            return step()
-
-        with _threads(available), torch.random.fork_rng(devices=[]):
-            count = faster_threads(seconds_of_step, available=available)
-        log.info("training with %d of %d threads, by a trial of some steps", count, available)
-        return count
-
-    shapes = [(name, tuple(p.shape)) for name, p in network.module.named_parameters()]
-    what = f"{shapes} {network.input_shape} {batch_size} {precision} {available}"
-    return remembered_threads(what, trial)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _RunLog(logging.FileHandler):

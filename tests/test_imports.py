@@ -47,7 +47,9 @@ FLOW = (
     "page",
     "results",
     # those that know all rooms
+    "wiring",
     "api",
+    "dryrun",
     "pipeline",
     "cli",
 )

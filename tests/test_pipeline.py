@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import deepreduce
-from deepreduce import pipeline
 from deepreduce.errors import (
     ConfigError,
     DataError,
@@ -23,6 +22,7 @@ from deepreduce.errors import (
     UserError,
 )
 from deepreduce.frontier import pareto_front
+from deepreduce.inputs import load_data
 from deepreduce.outputs import read_run
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.training import Progress
@@ -73,7 +73,7 @@ def test_every_candidate_has_the_relus_that_its_name_says(finished: deepreduce.R
 
 
 def test_results_load_as_plain_modules_that_are_as_accurate_as_measured(finished: deepreduce.Result) -> None:
-    images = pipeline.load_data(deepreduce.load_config(values=TINY).data, seed=0)
+    images = load_data(deepreduce.load_config(values=TINY).data, seed=0)
     for network in (finished.teacher, *finished.candidates):
         module = network.model
         assert isinstance(module, nn.Module) and not module.training

@@ -1,0 +1,137 @@
+"""What a config asks for, as the values that the building blocks take."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepreduce.config import OptimizeConfig, TrainingConfig, load_config
+from deepreduce.data import DataFacts
+from deepreduce.estimate import TimedStep
+from deepreduce.inputs import FROM_PYTHON
+from deepreduce.methods import DeepReduceMethod
+from deepreduce.network import Network
+from deepreduce.randomness import derived_seed
+from deepreduce.schedule import Epochs, Schedule, make_schedule
+from deepreduce.threads import faster_threads, remembered_threads
+from deepreduce.training import Precision, Recipe
+
+log = logging.getLogger(__name__)
+
+
+def resolve_config(
+    *,
+    model: str | nn.Module | None = None,
+    data: Any = None,
+    config: str | Path | OptimizeConfig | None = None,
+    settings: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> OptimizeConfig:
+    """One config from a file or object, overridden by `values`, by model and data, then by `key=value` settings.
+
+    Raises `ConfigError` that lists every mistake at once.
+    """
+    overrides: dict[str, Any] = {}
+    if isinstance(config, OptimizeConfig):
+        overrides |= config.model_dump(mode="json")
+        config = None
+    overrides |= dict(values or {})
+    if model is not None:
+        overrides["model.name"] = model if isinstance(model, str) else f"{FROM_PYTHON}{type(model).__name__}"
+    if data is not None:
+        overrides["data.name"] = data if isinstance(data, str) else f"{FROM_PYTHON}{type(data).__name__}"
+    return load_config(config, values=overrides, settings=settings)
+
+
+def run_schedule(
+    network: Network,
+    facts: DataFacts,
+    config: OptimizeConfig,
+    *,
+    cull_order: Sequence[str] | None,
+    measured: bool = False,
+) -> Schedule:
+    """The networks of a run; `measured` says that the order comes from probes."""
+    method, training = config.method, config.training
+    return make_schedule(
+        network,
+        facts,
+        DeepReduceMethod(
+            thin_keep=method.thin_keep,
+            alphas=method.alphas,
+            rhos=method.rhos,
+            depths=method.depths,
+            criticality_form=method.criticality_form,
+            criticality_exponent=method.criticality_exponent,
+        ),
+        Epochs(teacher=teacher_epochs(training), probe=method.probe_epochs, candidate=training.epochs),
+        cull_order=cull_order,
+        max_relus=config.max_relus,
+        measured=measured,
+    )
+
+
+def teacher_epochs(training: TrainingConfig) -> int:
+    """Epochs of the teacher: as many as a student's unless the config says otherwise."""
+    return training.epochs if training.teacher_epochs is None else training.teacher_epochs
+
+
+def model_seed(config: OptimizeConfig) -> int:
+    """What initialises the original network."""
+    return derived_seed(config.seed, "model") % 2**31
+
+
+def training_recipe(training: TrainingConfig, *, epochs: int) -> Recipe:
+    """The recipe of the config, for so many epochs."""
+    return Recipe(
+        epochs=epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        warmup_epochs=training.warmup_epochs,
+        label_smoothing=training.label_smoothing,
+        clip_norm=training.clip_norm,
+        validate_every=training.validate_every,
+    )
+
+
+def thread_count(config: OptimizeConfig, network: Network, precision: Precision, device: torch.device) -> int:
+    """CPU threads to train with: as the config says, else what a trial finds faster."""
+    available = torch.get_num_threads()
+    if config.threads is not None or device.type != "cpu":
+        return config.threads or available
+    batch_size = config.training.batch_size
+
+    def trial() -> int:
+        step = TimedStep(network, batch_size=batch_size, precision=precision, device=device)
+
+        def seconds_of_step(count: int) -> float:
+            torch.set_num_threads(count)
+            return step()
+
+        with using_threads(available), torch.random.fork_rng(devices=[]):
+            count = faster_threads(seconds_of_step, available=available)
+        log.info("training with %d of %d threads, by a trial of some steps", count, available)
+        return count
+
+    shapes = [(name, tuple(p.shape)) for name, p in network.module.named_parameters()]
+    what = f"{shapes} {network.input_shape} {batch_size} {precision} {available}"
+    return remembered_threads(what, trial)
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Everything inside computes with so many CPU threads."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
