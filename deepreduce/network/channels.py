@@ -18,6 +18,7 @@ FIXED, FREE = 0, -1
 """Labels of values that must stay, and of values that belong to no channel."""
 
 OUTPUT = "they are the network's output"
+TOGETHER = "they can only go all together"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +61,22 @@ class ChannelBook:
         self.edges: list[NDArray[np.int64]] = []
         self.reasons: dict[int, str] = {}
         self.tensors: dict[tuple[str, int], Tensor] = {}
+        self.made: dict[str, int] = {}  # the dimension of a layer's weight that counts what it makes
+        self.opaque: list[PinnedChannels] = []
         self.segments: list[Ids] = []
 
     def fresh(self, count: int, name: str) -> Tensor:
+        """(count,): new labels, of channels that the tensor `name` makes."""
         first = len(self.born)
         self.born += [name] * count
         return torch.arange(first, first + count)
+
+    def made_by(self, name: str, dim: int, count: int) -> Tensor:
+        """(count,): the labels of what a layer makes, by its weight's name and dimension."""
+        if (name, dim) not in self.tensors:
+            self.tensors[name, dim] = self.fresh(count, name)
+            self.made[name] = dim
+        return self.tensors[name, dim]
 
     def join(self, a: Tensor, b: Tensor) -> None:
         """Both tensors of one shape: labels at the same place go together."""
@@ -78,6 +89,7 @@ class ChannelBook:
             self.edges.append(np.unique(pairs, axis=1))
 
     def pin(self, labels: Tensor, reason: str) -> None:
+        """These have to stay."""
         for label in np.unique(labels.numpy()).tolist():
             if label > FIXED:
                 self.reasons.setdefault(label, reason)
@@ -91,6 +103,7 @@ class ChannelBook:
             self.join(known, labels)
 
     def segment(self, labels: Tensor) -> None:
+        """These are a part of a tensor, and are scaled apart from the others of it."""
         self.segments.append(np.unique(labels.numpy()))
 
     def closed(self, reshaped: Mapping[str, tuple[Tensor, ...]]) -> Channels:
@@ -102,24 +115,27 @@ class ChannelBook:
         for label, reason in self.reasons.items():
             reasons.setdefault(int(root[label]), reason)
         signatures = self._signatures(tensors, root)
-        layers = {name for name, dim in tensors if dim == 0 and (name, 1) in tensors}
         members: dict[int, list[int]] = defaultdict(list)
         pinned: dict[tuple[str, str], int] = defaultdict(int)
         for channel in np.unique(root[1:]).tolist():
-            if channel in reasons:
-                continue
-            if born[channel] in layers:
+            if channel not in reasons and born[channel] in self.made:
                 members[int(signatures[channel])].append(channel)
-        for name in sorted(layers, key=self.born.index):
-            for channel in tensors[name, 0].tolist():
-                if channel in reasons and (reason := reasons[channel]) != OUTPUT:
-                    pinned[_layer(name), reason] += 1
+        sizes = {channel: len(channels) for channels in members.values() for channel in channels}
+        for name, dim in self.made.items():
+            for channel in tensors[name, dim].tolist():
+                together = sizes.get(channel) == 1 and len(tensors[name, dim]) > 1
+                why = TOGETHER if together else reasons.get(channel)
+                if why is not None and why != OUTPUT:
+                    pinned[_layer(name), why] += 1
         return Channels(
             sets=tuple(
                 ChannelSet(name=_layer(str(born[channels[0]])), channels=tuple(channels))
                 for channels in members.values()
             ),
-            pinned=tuple(PinnedChannels(name=n, reason=r, count=count) for (n, r), count in pinned.items()),
+            pinned=(
+                *(PinnedChannels(name=name, reason=why, count=count) for (name, why), count in pinned.items()),
+                *self.opaque,
+            ),
             tensors=tensors,
             reshaped={node: tuple(_mapped(t, root) for t in labels) for node, labels in reshaped.items()},
         )

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepreduce.network.channels import FIXED, FREE, OUTPUT, ChannelBook, Channels
+from deepreduce.network.channels import FIXED, FREE, OUTPUT, ChannelBook, Channels, PinnedChannels
 from deepreduce.network.run import execute, module_tensors, run_without_data
 
 _MOVING = {
@@ -78,6 +78,7 @@ class _Following(fx.Interpreter):
         self.reshaped: dict[str, tuple[Tensor, ...]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        self.watch.where = str(n.target) if n.op == "call_module" else n.name
         taken = [self.env[source] for source in n.all_input_nodes]
         with self.watch:
             result = super().run_node(n)
@@ -114,6 +115,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, book: ChannelBook, names: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.book, self.names = book, names
+        self.where = ""  # the layer or call that runs
         self._labels: dict[int, Tensor] = {}
         self._transposed: dict[int, str] = {}  # views of weight matrices
         self._unshuffled: dict[int, Tensor] = {}  # labels before a view that may begin a channel shuffle
@@ -195,14 +197,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _convolution(self, args: tuple[Any, ...], out: Tensor) -> None:
         image, weight, bias, transposed, groups = args[0], args[1], args[2], bool(args[6]), int(args[8])
         if id(weight) not in self.names or (transposed and groups > 1):
-            return self._pin_all(args, out, "a convolution's weight is computed, or it is grouped and transposed")
+            reason = "its weight is computed" if id(weight) not in self.names else "it is grouped and transposed"
+            self.book.opaque.append(PinnedChannels(name=self.where, count=out.shape[1], reason=reason))
+            return self._pin_all(args, out, f"they meet a convolution that is not followed: {reason}")
         name = self.names[id(weight)]
         taken = self._channels(image, 1)
         made_dim, taken_dim = (1, 0) if transposed else (0, 1)
         count = out.shape[1]
-        if (name, made_dim) not in self.book.tensors:
-            self.book.tensors[name, made_dim] = self.book.fresh(count, name)
-        made = self.book.tensors[name, made_dim]
+        made = self.book.made_by(name, made_dim, count)
         if groups == 1:
             self.book.bind(name, taken_dim, taken)
         elif weight.shape[1] == 1:  # depthwise: a channel and all that is made of it
@@ -227,9 +229,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not name:
             return self._pin_all(args, out, "two tensors are multiplied")
         self.book.bind(name, 1, self._channels(x, -1))
-        if (name, 0) not in self.book.tensors:
-            self.book.tensors[name, 0] = self.book.fresh(out.shape[-1], name)
-        made = self.book.tensors[name, 0]
+        made = self.book.made_by(name, 0, out.shape[-1])
         if isinstance(bias, Tensor):
             self._bind_vector(bias, made)
         self._set(out, made.expand(out.shape))
@@ -250,7 +250,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             channels = self._channels(x, 1)
             vectors = args[1:3] if base == "native_group_norm" else args[1:5]
-        if base == "native_group_norm":
+        if base == "native_group_norm" and int(args[6]) < len(channels):  # else each channel is a group, and goes
             grouped = channels.view(int(args[6]), -1)
             self.book.join(grouped[:1].expand(grouped.shape), grouped)
         for vector in vectors:

@@ -193,6 +193,8 @@ def _set_sizes(layer: nn.Module) -> None:
         known = weight if isinstance(weight, Tensor) else layer.running_mean
         layer.num_features = layer.num_features if known is None else len(known)
     elif isinstance(layer, nn.GroupNorm) and isinstance(weight, Tensor):
+        if layer.num_groups == layer.num_channels:
+            layer.num_groups = len(weight)
         layer.num_channels = len(weight)
     elif isinstance(layer, nn.LayerNorm) and isinstance(weight, Tensor):
         layer.normalized_shape = tuple(weight.shape)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from deepreduce import load_reduced
 from deepreduce.errors import PlanError
@@ -102,6 +103,40 @@ def test_what_can_not_be_scaled_stays_and_is_told() -> None:
     assert half.relu_count == (4 + 6) * 64
     assert half.notes == ("not scaled: rigid (6 channels), because the forward pass fails with fewer",)
     assert thin(half, keep="first").notes == half.notes
+
+
+@pytest.mark.parametrize(
+    ("layers", "note"),
+    [
+        ([weight_norm(nn.Conv2d(3, 6, 3)), nn.ReLU()], "0 (6 channels), because its weight is computed"),
+        ([nn.Conv2d(3, 6, 3), nn.LocalResponseNorm(3), nn.ReLU()],
+         "0 (6 channels), because they can only go all together"),
+        ([nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 6, 2, groups=2)],
+         "2 (6 channels), because it is grouped and transposed"),
+        ([nn.Conv2d(3, 6, 3), nn.LayerNorm([6, 6, 6]), nn.ReLU()],
+         "0 (6 channels), because a layer-norm spans several dimensions"),
+    ],
+)  # fmt: skip
+def test_every_layer_that_keeps_its_channels_is_told(layers: list[nn.Module], note: str) -> None:
+    head = [nn.Conv2d(6, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES)]
+    half = reshape(trace_network(nn.Sequential(*layers, *head), (3, 8, 8)), alpha=0.5)
+    assert any(note in told for told in half.notes)
+    assert half.module.get_submodule(str(len(layers))).out_channels == 4
+    half.as_module().train()(torch.randn(2, 3, 8, 8)).sum().backward()
+
+
+NORMS = (
+    nn.GroupNorm(8, 8), nn.GroupNorm(2, 8), nn.InstanceNorm2d(8, affine=True), nn.PReLU(8),
+    nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(8, track_running_stats=False),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_norms_and_slopes_follow_their_channels(norm: nn.Module) -> None:
+    layers = nn.Sequential(conv(3, 8), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+    half = reshape(trace_network(layers, (3, 8, 8)), alpha=0.5)
+    assert half.relu_count == 4 * 64 and not half.notes
+    half.as_module().train()(torch.randn(2, 3, 8, 8)).sum().backward()
 
 
 def test_an_alpha_that_changes_no_channel_is_refused_with_the_reason() -> None:
