@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from deepreduce.data import Standardisation
 from deepreduce.errors import CheckpointError, UserError
 from deepreduce.models import ModelSpec, build_model
 from deepreduce.network import Network, trace_network
@@ -17,7 +19,14 @@ from deepreduce.storage import read_json, read_tensors
 from deepreduce.transforms import apply_plan
 
 
-def describe_network(original: Network, reduced: Network, plan: ReductionPlan, *, label: str) -> dict[str, Any]:
+def describe_network(
+    original: Network,
+    reduced: Network,
+    plan: ReductionPlan,
+    *,
+    label: str,
+    standardisation: Standardisation | None = None,
+) -> dict[str, Any]:
     """What `load_reduced` needs beside the weights, and the sites that are left, as plain values for plan.json."""
     return {
         "label": label,
@@ -27,6 +36,9 @@ def describe_network(original: Network, reduced: Network, plan: ReductionPlan, *
         "model_name": original.name,
         "input_shape": list(original.input_shape),
         "stages": {k: list(v) for k, v in original.stage_patterns.items()} if original.stage_patterns else None,
+        "standardisation": (
+            {"mean": list(standardisation.mean), "std": list(standardisation.std)} if standardisation else None
+        ),
         "sites": [{"name": s.name, "stage": s.stage, "relu_count": s.relu_count} for s in reduced.sites],
     }
 
@@ -42,6 +54,7 @@ class SavedNetwork:
     plan: ReductionPlan
     label: str
     stages: Mapping[str, Sequence[str]] | None = None
+    standardisation: Standardisation | None = None
 
     @classmethod
     def read(cls, folder: str | Path) -> SavedNetwork:
@@ -62,6 +75,7 @@ class SavedNetwork:
                 input_shape=(channels, height, width),
                 plan=ReductionPlan.from_json(saved["plan"]),
                 label=str(saved["label"]),
+                standardisation=_standardisation(saved.get("standardisation")),
                 stages=saved.get("stages"),
             )
         except (KeyError, TypeError, ValueError, UserError) as error:
@@ -101,11 +115,43 @@ def _first_difference(error: Exception) -> str:
     return lines[min(1, len(lines) - 1)][:160]
 
 
-def load_reduced(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+class Standardised(nn.Module):
+    """A network that takes raw pixel values, (batch, C, H, W) of any number type, and standardises them first."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, standardisation: Standardisation) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(standardisation.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(standardisation.std).view(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.network((pixels.float() - self.mean) / self.std)  # (batch, classes)
+        return logits
+
+
+def load_reduced(folder: str | Path, *, model: nn.Module | None = None, raw_pixels: bool = False) -> nn.Module:
     """A trained network of a run, as an ordinary `nn.Module` in evaluation mode, with bit-equal logits.
 
     `folder` is RUN/teacher or RUN/candidates/HASH. For a network whose original was a Python module, pass a
-    module of the same class as `model`; it is not changed. Raises `UserError` where there is nothing to load and
-    `CheckpointError` where a file is corrupt.
+    module of the same class as `model`; it is not changed. The network takes images standardised as in training;
+    with `raw_pixels`, it takes pixel values as they are in the data set (bytes: 0 to 255) and standardises them
+    itself. Raises `UserError` where there is nothing to load, or no standardisation is known, and `CheckpointError`
+    where a file is corrupt.
     """
-    return SavedNetwork.read(folder).load(model).module
+    saved = SavedNetwork.read(folder)
+    module = saved.load(model).module
+    if not raw_pixels:
+        return module
+    if saved.standardisation is None:
+        raise UserError(f"{folder} was trained on a data set with transforms of its own; apply those, not raw_pixels")
+    return Standardised(module, saved.standardisation).eval()
+
+
+def _standardisation(value: Any) -> Standardisation | None:
+    if value is None:
+        return None
+    mean, std = (tuple(float(number) for number in value[key]) for key in ("mean", "std"))
+    return Standardisation(mean=mean, std=std)

@@ -171,7 +171,9 @@ class Workshop:
         return outcome
 
     def _description(self, network: Network, job: Job) -> dict[str, Any]:
-        return describe_network(self.original, network, job.plan, label=job.name)
+        return describe_network(
+            self.original, network, job.plan, label=job.name, standardisation=self.data.standardisation
+        )
 
     def _snapshot(self, job: Job) -> Snapshot | None:
         try:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import deepreduce
+from deepreduce.data import ImageArrays, load_source, prepare
 from deepreduce.errors import (
     ConfigError,
     DataError,
@@ -22,7 +23,7 @@ from deepreduce.errors import (
     UserError,
 )
 from deepreduce.frontier import pareto_front
-from deepreduce.inputs import load_data
+from deepreduce.inputs import load_data, preparation_of
 from deepreduce.outputs import read_run
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.training import Progress
@@ -83,6 +84,20 @@ def test_results_load_as_plain_modules_that_are_as_accurate_as_measured(finished
                 right += int((module(batch).argmax(1) == labels).sum())
                 total += len(labels)
         assert right / total == pytest.approx(network.test_accuracy)
+
+
+def test_a_network_loads_to_take_pixels_as_they_are_in_the_data_set(finished: deepreduce.Result) -> None:
+    config = deepreduce.load_config(values=TINY)
+    raw = load_source("digits")
+    assert isinstance(raw.test, ImageArrays)
+    scale = prepare(raw, preparation_of(config.data), seed=0).standardisation
+    assert scale is not None
+    folder, pixels = finished.candidates[0].folder, raw.test.images
+    model, on_pixels = deepreduce.load_reduced(folder), deepreduce.load_reduced(folder, raw_pixels=True)
+    mean, std = torch.tensor(scale.mean).view(-1, 1, 1), torch.tensor(scale.std).view(-1, 1, 1)
+    assert pixels.dtype == torch.uint8 and int(pixels.max()) == 255
+    with torch.no_grad():
+        assert torch.equal(on_pixels(pixels), model((pixels.float() - mean) / std))
 
 
 def test_the_best_under_a_budget_keeps_the_budget(finished: deepreduce.Result) -> None:
@@ -234,6 +249,8 @@ def test_torch_data_sets_of_ones_own_will_do(tmp_path: Path) -> None:
     data = (TensorDataset(x_train, y_train), TensorDataset(x_test, y_test))
     result = deepreduce.optimize(_Net(), data, out=tmp_path / "run", **_QUICK)
     assert result.frontier
+    with pytest.raises(UserError, match="transforms of its own"):
+        deepreduce.load_reduced(result.teacher.folder, model=_Net(), raw_pixels=True)
 
 
 def test_a_network_that_is_trained_already_is_taken_as_it_is(tmp_path: Path) -> None:

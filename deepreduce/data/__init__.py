@@ -1,7 +1,7 @@
 """Labelled images: where they come from, how they are split, how a training or an evaluation sees them."""
 
 from deepreduce.data.arrays import ArraySplit
-from deepreduce.data.images import Augmentation, DataFacts, ImageArrays, ImageData, RawData, Split
+from deepreduce.data.images import Augmentation, DataFacts, ImageArrays, ImageData, RawData, Split, Standardisation
 from deepreduce.data.loaders import ImageItems, LoaderSplit
 from deepreduce.data.prepare import Preparation, prepare
 from deepreduce.data.python import raw_from_python
@@ -19,6 +19,7 @@ __all__ = [
     "Preparation",
     "RawData",
     "Split",
+    "Standardisation",
     "known_facts",
     "load_source",
     "prepare",

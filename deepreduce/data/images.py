@@ -160,6 +160,14 @@ def check_labels(name: str, train: Tensor, test: Tensor, num_classes: int) -> No
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standardisation:
+    """What training subtracts from raw pixel values and divides them by, per channel; bytes run from 0 to 255."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataFacts:
     """What a network must know of a data set: classes, image shape (C, H, W), and how many images there are."""
 
@@ -172,7 +180,10 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageData:
-    """A data set ready for training. `val` was split off the training images; `fingerprint` identifies it all."""
+    """A data set ready for training. `val` was split off the training images; `fingerprint` identifies it all.
+
+    `standardisation` is None where the images come from a user's data set, with transforms of its own.
+    """
 
     name: str
     train: Split
@@ -181,6 +192,7 @@ class ImageData:
     num_classes: int
     image_shape: tuple[int, int, int]
     fingerprint: str
+    standardisation: Standardisation | None = None
 
     @property
     def facts(self) -> DataFacts:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from deepreduce.data.images import Split, first_line, hashed, labels_from_array
+from deepreduce.data.images import Split, Standardisation, first_line, hashed, labels_from_array
 from deepreduce.errors import DataError
 from deepreduce.randomness import derived_generator, derived_seed
 
@@ -44,6 +44,7 @@ class ImageItems:
     identity: str
     indices: Tensor
     unmirrored_items: Dataset[tuple[Tensor, int]] | None = None
+    standardisation: Standardisation | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -190,6 +191,9 @@ def items_from_files(paths: Sequence[Path], labels: Tensor, *, size: int) -> Ima
         image_shape=(3, size, size),
         identity=hashed([f"{path.name} {os.path.getsize(path)}" for path in paths] + [str(size)]),
         indices=torch.arange(len(paths)),
+        standardisation=Standardisation(
+            mean=tuple(255 * value for value in IMAGENET_MEAN), std=tuple(255 * value for value in IMAGENET_STD)
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from deepreduce.data.images import (
     Images,
     RawData,
     Split,
+    Standardisation,
     balanced,
     hashed,
 )
@@ -77,13 +78,13 @@ def prepare(raw: RawData, preparation: Preparation | None = None, *, seed: int) 
     Raises `DataError` for a limit above what there is and where a part would be empty.
     """
     wanted = preparation or Preparation()
-    train = _limited(raw.train, wanted.train_limit, name=raw.name, key="train_limit", seed=seed)
+    whole = _limited(raw.train, wanted.train_limit, name=raw.name, key="train_limit", seed=seed)
     test = _limited(raw.test, wanted.test_limit, name=raw.name, key="test_limit", seed=0)
-    count = wanted.val_images(len(train), raw.name)
-    chosen = balanced(train.labels, count, generator=derived_generator(seed, "validation"))
-    rest = torch.ones(len(train), dtype=torch.bool)
+    count = wanted.val_images(len(whole), raw.name)
+    chosen = balanced(whole.labels, count, generator=derived_generator(seed, "validation"))
+    rest = torch.ones(len(whole), dtype=torch.bool)
     rest[chosen] = False
-    parts = {"train": train.take(rest.nonzero().squeeze(1)), "val": train.take(chosen), "test": test}
+    parts = {"train": whole.take(rest.nonzero().squeeze(1)), "val": whole.take(chosen), "test": test}
     if wanted.image_size is not None:
         parts = {name: _resized(part, wanted.image_size, raw.name) for name, part in parts.items()}
     if wanted.channels is not None:
@@ -93,7 +94,9 @@ def prepare(raw: RawData, preparation: Preparation | None = None, *, seed: int) 
         pad=raw.augmentation.pad if wanted.pad is None else wanted.pad,
         flip=raw.augmentation.flip if wanted.flip is None else wanted.flip,
     )
-    splits = _splits(parts, augmentation, workers=wanted.workers)
+    train = parts["train"]
+    scale = _measured(train) if isinstance(train, ImageArrays) else train.standardisation
+    splits = {name: _split(part, augmentation, scale, workers=wanted.workers) for name, part in parts.items()}
     identity = [parts[name].fingerprint() for name in parts] + [repr(augmentation), str(raw.num_classes)]
     return ImageData(
         name=raw.name,
@@ -101,8 +104,9 @@ def prepare(raw: RawData, preparation: Preparation | None = None, *, seed: int) 
         val=splits["val"],
         test=splits["test"],
         num_classes=raw.num_classes,
-        image_shape=parts["train"].image_shape,
+        image_shape=train.image_shape,
         fingerprint=hashed(identity),
+        standardisation=scale,
     )
 
 
@@ -156,14 +160,13 @@ def _with_augmentation(images: Images, wanted: Preparation, name: str) -> Images
     return images if wanted.flip else replace(images, train_items=images.unmirrored_items)
 
 
-def _splits(parts: dict[str, Images], augmentation: Augmentation, *, workers: int) -> dict[str, Split]:
-    train = parts["train"]
-    splits: dict[str, Split] = {}
-    mean, std = standardisation(train.images) if isinstance(train, ImageArrays) else (None, None)
-    for name, part in parts.items():
-        if isinstance(part, ImageArrays):
-            assert mean is not None and std is not None
-            splits[name] = ArraySplit(part, mean=mean, std=std, augmentation=augmentation)
-        else:
-            splits[name] = LoaderSplit(part, workers=workers)
-    return splits
+def _measured(images: ImageArrays) -> Standardisation:
+    mean, std = standardisation(images.images)
+    return Standardisation(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _split(part: Images, augmentation: Augmentation, scale: Standardisation | None, *, workers: int) -> Split:
+    if not isinstance(part, ImageArrays):
+        return LoaderSplit(part, workers=workers)
+    assert scale is not None
+    return ArraySplit(part, mean=torch.tensor(scale.mean), std=torch.tensor(scale.std), augmentation=augmentation)
