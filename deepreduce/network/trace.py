@@ -61,6 +61,7 @@ def trace_network(
         graph = _traced_graph(tracer, module, name)
         graph_module = fx.GraphModule(module, graph, class_name=type(module).__name__)
         _make_dropout_trainable(graph_module)
+        _let_views_copy(graph_module)
         observed = observe(graph_module, input_shape, name=name)
     finally:
         for m, mode in was_training.items():
@@ -182,6 +183,17 @@ def _make_dropout_trainable(graph_module: fx.GraphModule) -> None:
         graph_module.graph.erase_node(node)
     if count:
         graph_module.recompile()
+
+
+def _let_views_copy(graph_module: fx.GraphModule) -> None:
+    """Turn `view` into `reshape`, which gives the same wherever `view` works.
+
+    Training lays images out channels-last, where `x.view(-1, 400)` would fail.
+    """
+    for node in graph_module.graph.nodes:
+        if node.op == "call_method" and node.target == "view" and not isinstance(node.args[-1], torch.dtype):
+            node.target = "reshape"
+    graph_module.recompile()
 
 
 # -- running it once without data ---------------------------------------------------------------------------

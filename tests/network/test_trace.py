@@ -189,6 +189,26 @@ def test_functional_dropout_follows_train_and_eval() -> None:
     assert not torch.equal(network(images), images)
 
 
+class Tutorial(nn.Module):
+    """As many a tutorial has it: a view, which images that are laid out channels-last would break."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.conv(x)).view(-1, 4 * 64))
+
+
+def test_a_network_that_takes_a_view_is_trained_channels_last_too() -> None:
+    module = Tutorial()
+    network = trace_network(module, (3, 8, 8)).as_module().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(2, 3, 8, 8)
+    logits = network(images.contiguous(memory_format=torch.channels_last))
+    logits.sum().backward()
+    torch.testing.assert_close(logits, module.to(memory_format=torch.contiguous_format)(images.contiguous()))
+
+
 def test_a_network_in_training_is_traced_in_training() -> None:
     images = torch.ones(2, 3, 8, 8)
     assert not torch.equal(trace_network(Dropping().train(), (3, 8, 8)).as_module()(images), images)
