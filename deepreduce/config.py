@@ -315,8 +315,14 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that `_Loader` would take for something else."""
+    """Quotes the texts that `_Loader` would take for something else, or change: some breaks of a line to blanks."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        broken = data.splitlines() not in ([data], [])
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if broken else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 _FLOAT, _TIMESTAMP = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
 # YAML 1.2's; PyYAML follows 1.1, where 5e-4 lacks a point and is a text, and 1:30 is ninety
