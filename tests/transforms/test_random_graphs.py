@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from torch import Tensor
 from deepreduce import load_reduced
 from deepreduce.errors import PlanError
 from deepreduce.export import describe_network
+from deepreduce.interchange import export_network
 from deepreduce.network import Network, trace_network
 from deepreduce.network.run import module_tensors
 from deepreduce.plan import ReductionPlan
@@ -193,3 +195,17 @@ def test_shapes_follow_from_the_network_and_alpha_alone(
         for n in (narrow, reshape(meta, alpha=alpha))
     ]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.slow
+@settings(drawing, max_examples=max(12, int(os.environ.get("EXAMPLES", "0"))))
+@given(st.data(), steps, st.booleans(), st.sampled_from(["torch-export", "onnx"]))
+def test_what_is_exported_agrees(data: st.DataObject, drawn: list[tuple[str, int]], flat: bool, to: str) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra deepreduce[export]")
+    network = trace_network(built(drawn, flat=flat).eval(), SHAPE)
+    plan = data.draw(plans(network))
+    reduced = network if plan.is_empty else applied(network, plan)
+    with tempfile.TemporaryDirectory() as folder:
+        # it compares logits, predictions and the ReLUs counted from the file, and raises where one differs
+        report = export_network(reduced, Path(folder) / "out", to=to, images=images())
+    assert report.relu_count == sum(executed_relus(reduced.as_module(), SHAPE))
