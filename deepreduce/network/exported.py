@@ -6,6 +6,7 @@ torch.export can, because it runs with shapes. Neither can follow one that depen
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,7 +58,9 @@ def _exported(module: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphM
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(module, (torch.zeros((1, *input_shape), device=device),))
-            exported = program.module(check_guards=False)
+            # newer versions check in the graph what they assumed of the shapes; older ones know no such option
+            guarded = "check_guards" in inspect.signature(program.module).parameters
+            exported = program.module(check_guards=False) if guarded else program.module()
     except Exception:  # torch.export raises what it likes; the caller has an error that names the line
         return None
     finally:
