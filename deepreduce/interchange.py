@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from deepreduce.errors import RunError, UserError, unknown_name
+from deepreduce.errors import DeepReduceError, RunError, UserError, unknown_name
 from deepreduce.network import Network
 from deepreduce.storage import TEMPORARY, writing
 
@@ -64,7 +64,7 @@ def export_network(network: Network, path: Path, *, to: str, images: Tensor, fol
     try:
         network.module.eval()
         with writing(path), _quiet():
-            form.write(module.eval(), images[:2], aside, fold)
+            _write(form, module.eval(), images[:2], aside, fold=fold, to=to)
         error = _checked(network, aside, images, form, path=path)
         with writing(path):
             os.replace(aside, path)
@@ -81,6 +81,20 @@ def export_network(network: Network, path: Path, *, to: str, images: Tensor, fol
         max_abs_error=error,
         file_bytes=path.stat().st_size,
     )
+
+
+def _write(form: _Form, module: nn.Module, images: Tensor, file: Path, *, fold: bool, to: str) -> None:
+    try:
+        form.write(module, images, file, fold)
+    except (DeepReduceError, OSError):
+        raise
+    except Exception as error:  # the exporters raise what they like
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        other = next(name for name in FORMATS if name != to)
+        raise RunError(
+            f"torch {torch.__version__} can't convert the network to {to} ({lines[0][:160]}); a newer torch may, or"
+            f" --to {other}"
+        ) from error
 
 
 def _checked(network: Network, file: Path, images: Tensor, form: _Form, *, path: Path) -> float:

@@ -144,6 +144,20 @@ def test_a_file_with_other_relus_is_not_written(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
+def test_an_exporter_that_gives_up_is_one_line_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gives_up(*_: object, **__: object) -> None:
+        raise AttributeError("'tuple' object has no attribute 'dtype'\n  at some length")
+
+    monkeypatch.setattr(torch.onnx, "export", gives_up)
+    with pytest.raises(
+        RunError, match=r"can't convert the network to onnx \('tuple' object .*--to torch-export"
+    ) as told:
+        export_network(reduced("resnet20", 4, "cull"), tmp_path / "out", to="onnx", images=IMAGES)
+    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
+
+
 def test_mistakes_are_told(tmp_path: Path) -> None:
     small = reduced("resnet20", 4, "cull")
     with pytest.raises(UserError, match="unknown format 'onxn'; did you mean 'onnx'"):
