@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Images per second of a training step, for each arithmetic and thread count (docs/training.md).
 
-python scripts/bench_step.py [--threads 1 2] [--steps 5]
+python scripts/bench_step.py [--threads 1 2] [--steps 8]
 """
 
 import argparse
@@ -42,13 +42,19 @@ def step_of(width: int, size: int, channels: int, batch: int, bf16: bool, channe
     return step
 
 
+def told(rates: list[float]) -> str:
+    """The median, and half the distance between the quartiles as a share of it."""
+    low, median, high = statistics.quantiles(rates, n=4)
+    return f"{median:5.0f} ±{(high - low) / 2 / median:4.0%}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=5, help="rounds; the first is not counted")
+    parser.add_argument("--steps", type=int, default=8, help="rounds; the first is not counted")
     options = parser.parse_args()
     print(
-        "width size threads  " + "  ".join(f"{'bf16' if b else 'fp32'}{'+cl' if c else '':<3}" for b, c in VARIANTS)
+        "width size threads  " + "  ".join(f"{'bf16' if b else 'fp32'}{'+cl' if c else '':<7}" for b, c in VARIANTS)
     )
     for threads in options.threads:
         torch.set_num_threads(threads)
@@ -56,8 +62,8 @@ def main() -> None:
             steps = [step_of(width, size, channels, batch, *variant) for variant in VARIANTS]
             # interleaved, so that other load on the machine meets all variants alike
             seconds = [[step() for step in steps] for _ in range(options.steps)][1:]
-            rates = [batch / statistics.median(column) for column in zip(*seconds, strict=True)]
-            print(f"{width:>5} {size:>4} {threads:>7}  " + "  ".join(f"{rate:7.0f}" for rate in rates), flush=True)
+            cells = [told([batch / taken for taken in column]) for column in zip(*seconds, strict=True)]
+            print(f"{width:>5} {size:>4} {threads:>7}  " + "  ".join(cells), flush=True)
 
 
 if __name__ == "__main__":
