@@ -37,7 +37,7 @@ from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
 from deepreduce.progress import NoWatcher, Watcher
 from deepreduce.randomness import derived_seed
 from deepreduce.results import ReducedNetwork, Result
-from deepreduce.runs import RunFolder, recorded_threads
+from deepreduce.runs import CRITICALITY, RunFolder, recorded_threads
 from deepreduce.schedule import Schedule
 from deepreduce.storage import write_json
 from deepreduce.training import Distillation, EpochRecord, Monitor, Precision, Recipe, Stopped, choose_precision
@@ -250,7 +250,7 @@ class _Conductor:
         if order:
             log.info("stages to cull, least critical first: %s", ", ".join(order))
         write_json(
-            self.folder.path / "criticality.json",
+            self.folder.path / CRITICALITY,
             {"cull_order": list(order), "criticality": worth, "val_accuracy": accuracies},
         )
         facts = self.workshop.data.facts

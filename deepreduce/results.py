@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from deepreduce.errors import CheckpointError, DeepReduceError, UserError
+from deepreduce.errors import DeepReduceError, UserError
 from deepreduce.export import load_reduced
 from deepreduce.frontier import best, knee, measurement_of, pareto_front
 from deepreduce.markup import paragraph, png_image, table
@@ -24,10 +24,9 @@ from deepreduce.outputs import (
     read_run_config,
     title_of,
 )
-from deepreduce.page import CRITICALITY
 from deepreduce.plan import Candidate, Measurement, ReductionPlan
 from deepreduce.report.tables import candidates_csv, frontier_rows, frontier_table
-from deepreduce.storage import read_json
+from deepreduce.runs import read_criticality
 
 if TYPE_CHECKING:
     import pandas
@@ -216,21 +215,13 @@ def load_result(folder: str | Path, *, model: nn.Module | None = None) -> Result
             f"{path} holds a run that is not finished (no {FRONTIER_CSV}); give its command again to go on"
         )
     networks = [ReducedNetwork(candidate=c, folder=path / c.folder, original=model) for c in candidates]
+    measured = read_criticality(path)
     return Result(
         folder=path,
         teacher=next(n for n in networks if n.candidate.is_teacher),
         candidates=tuple(n for n in networks if not n.candidate.is_teacher),
-        criticality=_criticality(path / CRITICALITY),
+        criticality=measured.criticality if measured is not None else {},
     )
-
-
-def _criticality(path: Path) -> dict[str, float]:
-    if not path.is_file():
-        return {}
-    try:
-        return {str(stage): float(worth) for stage, worth in read_json(path)["criticality"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not hold the criticality of stages: {error}") from error
 
 
 def _told(candidate: Candidate) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from deepreduce.storage import (
 )
 from deepreduce.training import EpochRecord, Snapshot
 
+CRITICALITY = "criticality.json"
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "log.txt", ".lock"
 PLAN, WEIGHTS, METRICS, HISTORY, STATE = (
     "plan.json",
@@ -220,6 +221,32 @@ class NetworkFolder:
         with writing(self.path):
             shutil.rmtree(self.path)
             self.path.mkdir()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredCriticality:
+    """What probes found of each stage: its criticality, and the validation accuracy with ReLUs in it alone."""
+
+    criticality: Mapping[str, float]
+    val_accuracy: Mapping[str, float]
+
+
+def read_criticality(folder: Path) -> MeasuredCriticality | None:
+    """Of a run; None where its order of culling was given, or is still being measured.
+
+    Raises `CheckpointError` for a corrupt file.
+    """
+    path = folder / CRITICALITY
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path)
+        return MeasuredCriticality(
+            criticality={str(stage): float(worth) for stage, worth in found["criticality"].items()},
+            val_accuracy={str(stage): float(found["val_accuracy"][stage]) for stage in found["criticality"]},
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not hold the criticality of stages: {error}") from error
 
 
 def history_csv(history: Sequence[EpochRecord]) -> str:

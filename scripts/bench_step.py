@@ -52,13 +52,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=8, help="rounds; the first is not counted")
+    parser.add_argument("--networks", type=int, default=len(SETTINGS), help="only the first so many")
     options = parser.parse_args()
     print(
         "width size threads  " + "  ".join(f"{'bf16' if b else 'fp32'}{'+cl' if c else '':<7}" for b, c in VARIANTS)
     )
     for threads in options.threads:
         torch.set_num_threads(threads)
-        for width, size, channels, batch in SETTINGS:
+        for width, size, channels, batch in SETTINGS[: options.networks]:
             steps = [step_of(width, size, channels, batch, *variant) for variant in VARIANTS]
             # interleaved, so that other load on the machine meets all variants alike
             seconds = [[step() for step in steps] for _ in range(options.steps)][1:]
