@@ -1,0 +1,1 @@
+"""Reduced networks under real secure computation: two or three processes, each with its own secret, on SPU."""
