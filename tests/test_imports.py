@@ -33,6 +33,7 @@ FLOW = (
     "report",
     "export",
     "interchange",
+    "private",
     "estimate",
     "threads",
     "schedule",

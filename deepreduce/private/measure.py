@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from deepreduce.errors import UserError
 from deepreduce.network import Network
-from deepreduce.private.result import PrivateRun
+from deepreduce.private.bridge import Array, lower
+from deepreduce.private.graph import prepare
+from deepreduce.private.install import check_installed
+from deepreduce.private.processes import PartyProcess, answers, running_parties
+from deepreduce.private.profile import LayerProfile
+from deepreduce.private.program import Program
+from deepreduce.private.protocol import CLIENT, Protocol, protocol_named
+from deepreduce.private.result import Agreement, LayerCost, PrivateRun, Spread
+from deepreduce.private.wire import Message
+
+REVEAL = "reveal"
+"""Kind of the last message, by which the client learns the logits."""
 
 
 def measure(
@@ -26,4 +43,88 @@ def measure(
     images are as the network takes them (standardised). Raises `UserError` for what can't be expressed, `RunError`
     where a party dies or a query takes more than `timeout_s` seconds.
     """
-    raise NotImplementedError
+    chosen = protocol_named(protocol)
+    check_installed()
+    if len(images) < 1 or tuple(images.shape[1:]) != network.input_shape or repeats < 1:
+        raise UserError(
+            f"images of shape {tuple(images.shape)} and {repeats} repeats are given; {network.name} takes one image or more"
+            f" of {network.input_shape}, at least once"
+        )
+    ready = prepare(network)
+    lowered = lower(ready)
+    begin = time.perf_counter()
+    with running_parties(
+        lowered.program, chosen, weights=lowered.weights, masks=lowered.masks, ports=ports, timeout_s=timeout_s
+    ) as parties:
+        ask(parties, images[0], timeout_s=timeout_s)
+        setup_seconds = time.perf_counter() - begin
+        turns = [index % len(images) for index in range(max(len(images), repeats))]
+        found = [ask(parties, images[index], timeout_s=timeout_s) for index in turns]
+    logits = np.concatenate([answer.logits for answer in found[: len(images)]])
+    return PrivateRun(
+        network=network.name,
+        relu_count=network.relu_count,
+        protocol=chosen,
+        layers=tuple(_layer_costs(lowered.program, chosen, found)),
+        seconds=Spread.of([answer.seconds for answer in found]),
+        setup_seconds=setup_seconds,
+        agreement=_agreement(ready, images, logits),
+        logits=tuple(tuple(float(value) for value in row) for row in logits),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One query: the client's logits (1, classes), the wall seconds, and what each party saw of each layer."""
+
+    logits: Array
+    seconds: float
+    profiles: tuple[tuple[LayerProfile, ...], ...]
+
+
+def ask(parties: Sequence[PartyProcess], image: Tensor, *, timeout_s: float) -> Answer:
+    """The logits of one image (C, H, W), which goes to the client's process alone."""
+    begin = time.perf_counter()
+    for party in parties:
+        party.tell(query_of(image) if party.rank == CLIENT else Message(kind="query"))
+    heard = answers(parties, timeout_s=timeout_s)
+    return Answer(
+        logits=heard[CLIENT].arrays["logits"],
+        seconds=time.perf_counter() - begin,
+        profiles=tuple(tuple(LayerProfile(**values) for values in message.values["profiles"]) for message in heard),
+    )
+
+
+def query_of(image: Tensor) -> Message:
+    """What the client's process is told of an image (C, H, W): it holds images channels-last."""
+    stored = image.detach().float().permute(1, 2, 0)[None].contiguous().cpu()
+    return Message(kind="query", arrays={"image": stored.numpy()})
+
+
+def _layer_costs(program: Program, protocol: Protocol, found: Sequence[Answer]) -> list[LayerCost]:
+    names = [(layer.name, layer.kind) for layer in program.layers] + [("logits", REVEAL)]
+    costs = []
+    for place, (name, kind) in enumerate(names):
+        seen = [[profiles[place] for profiles in answer.profiles] for answer in found]
+        costs.append(
+            LayerCost(
+                name=name,
+                kind=kind,
+                # the parties wait for each other, so that the slowest tells the time
+                seconds=Spread.of([max(profile.seconds for profile in each) for each in seen]),
+                bytes=statistics.median_low(protocol.sequential([p.bytes_sent for p in each]) for each in seen),
+                messages=statistics.median_low(protocol.sequential([p.messages_sent for p in each]) for each in seen),
+            )
+        )
+    return costs
+
+
+def _agreement(network: Network, images: Tensor, logits: Array) -> Agreement:
+    with torch.no_grad():
+        expected = torch.cat([network.module(image[None].float().cpu()) for image in images]).numpy()  # (N, classes)
+    return Agreement(
+        images=len(images),
+        same_argmax=int((expected.argmax(1) == logits.argmax(1)).sum()),
+        max_abs_error=float(np.abs(expected - logits).max()),
+        max_abs_logit=float(np.abs(expected).max()),
+    )

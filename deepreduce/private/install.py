@@ -1,0 +1,27 @@
+"""Whether the engine is here."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from deepreduce.errors import UserError
+
+PYTHONS = ((3, 10), (3, 11))
+"""The versions of Python that the engine is built for."""
+
+
+def check_installed() -> None:
+    """Raises `UserError` with one line where SPU is missing, or can't be had for this Python."""
+    version = tuple(sys.version_info[:2])
+    if version not in PYTHONS:
+        known = " and ".join(f"{major}.{minor}" for major, minor in PYTHONS)
+        raise UserError(
+            f"private inference runs on SPU, which is built for Python {known}; this is {version[0]}.{version[1]};"
+            " make an environment with one of those"
+        )
+    missing = [name for name in ("spu", "jax") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"private inference needs {', '.join(missing)}; install it with: pip install 'deepreduce[private]'"
+        )

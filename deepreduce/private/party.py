@@ -1,0 +1,83 @@
+"""A party's process: python -m deepreduce.private.party DESCRIPTOR, started by `deepreduce.private.processes`.
+
+Everything comes and goes through one socket of its own. It is told the program, which is public, and its own input:
+the server's process the weights, the client's the images. When the socket closes it ends, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepreduce.private.program import Program
+from deepreduce.private.protocol import SERVER, protocol_named
+from deepreduce.private.wire import ClosedError, Message, receive, send
+
+if TYPE_CHECKING:
+    from deepreduce.private.engine import Engine
+
+
+def main(descriptor: int) -> None:
+    """Do what comes through the socket until it closes."""
+    channel = socket.socket(fileno=descriptor)
+    orders: queue.Queue[Message] = queue.Queue()
+    threading.Thread(target=_listen, args=(channel, orders), daemon=True).start()
+    engine: Engine | None = None
+    while True:
+        order = orders.get()
+        try:
+            if order.kind == "join":
+                engine = _joined(order)
+                answer = Message(kind="ready")
+            elif order.kind == "query":
+                assert engine is not None
+                profiles, logits = engine.query(order.arrays.get("image"))
+                answer = Message(
+                    kind="answer",
+                    values={"profiles": [profile.to_json() for profile in profiles]},
+                    arrays={} if logits is None else {"logits": logits},
+                )
+            else:
+                raise AssertionError(order.kind)
+        except Exception as error:  # whatever the engine raises is told to who asked
+            traceback.print_exc()  # to this process's own log
+            answer = Message(kind="failed", values={"reason": _line(error)})
+        send(channel, answer)
+
+
+def _listen(channel: socket.socket, orders: queue.Queue[Message]) -> None:
+    """Hand on what comes. The end of the channel ends this process at once, in the middle of a computation too."""
+    try:
+        while True:
+            orders.put(receive(channel))
+    except ClosedError:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _joined(order: Message) -> Engine:
+    from deepreduce.private.engine import Engine, Seat
+
+    values = order.values
+    seat = Seat(rank=values["rank"], addresses=tuple(values["addresses"]), timeout_s=values["timeout_s"])
+    program = Program.from_json(values["program"])
+    arrays = dict(order.arrays)
+    weights = {name: arrays.pop(name) for name in program.weights} if seat.rank == SERVER else None
+    engine = Engine(program, arrays, protocol_named(values["protocol"]), seat, Path(values["log"]))
+    engine.connect(weights)
+    return engine
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,177 @@
+"""The parties' processes as their starter sees them: started and ended together, each with a channel of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from deepreduce.errors import RunError, UserError
+from deepreduce.private.program import Program
+from deepreduce.private.protocol import SERVER, Protocol
+from deepreduce.private.wire import ClosedError, Message, receive, send
+
+log = logging.getLogger(__name__)
+
+ROLES = ("server", "client", "helper")
+"""Who holds which rank: the weights, the image, nothing."""
+
+HOST = "127.0.0.1"
+
+Array = NDArray[Any]
+
+
+class PartyProcess:
+    """One party. Leaving the context ends its process, which also ends by itself when this process dies."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.role = rank, ROLES[rank]
+
+    def __enter__(self) -> PartyProcess:
+        self._folder = tempfile.TemporaryDirectory(prefix="deepreduce-party-")
+        self.channel, theirs = socket.socketpair()
+        with theirs, open(self.output, "wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "deepreduce.private.party", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for us, who then end the parties
+                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.channel.close()
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def output(self) -> Path:
+        """What the process printed; nothing that a user should need."""
+        return Path(self._folder.name) / "output.txt"
+
+    def join(
+        self, program: Program, protocol: Protocol, addresses: Sequence[str], arrays: Mapping[str, Array], *,
+        timeout_s: float,
+    ) -> None:  # fmt: skip
+        """Tell it what to compute with whom. `arrays` are the masks, and the weights if it is the server."""
+        values = {
+            "rank": self.rank,
+            "addresses": list(addresses),
+            "timeout_s": timeout_s,
+            "protocol": protocol.name,
+            "program": program.to_json(),
+            "log": str(Path(self._folder.name) / "engine.log"),
+        }
+        self.tell(Message(kind="join", values=values, arrays=arrays))
+
+    def tell(self, message: Message) -> None:
+        """Raises `RunError` where the process is gone."""
+        try:
+            send(self.channel, message)
+        except ClosedError as error:
+            raise self._gone() from error
+
+    def hear(self) -> Message:
+        """What it answers. Raises `RunError` where it is gone, or says that it failed."""
+        try:
+            message = receive(self.channel)
+        except ClosedError as error:
+            raise self._gone() from error
+        if message.kind == "failed":
+            raise RunError(f"the {self.role}'s process failed: {message.values['reason']}")
+        return message
+
+    def _gone(self) -> RunError:
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return RunError(f"the {self.role}'s process closed its channel; give the command again")
+        if code == -signal.SIGKILL:
+            return RunError(
+                f"the {self.role}'s process was killed; where nobody did that, memory was short (cheetah takes about"
+                " 3 GB a party)"
+            )
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        lines = self.output.read_text(errors="replace").strip().splitlines()
+        return RunError(f"the {self.role}'s process {how}" + (f": {lines[-1][:200]}" if lines else ""))
+
+
+def answers(parties: Sequence[PartyProcess], *, timeout_s: float) -> list[Message]:
+    """One message from each, in their order. Raises `RunError` where one fails, dies or takes longer."""
+    waiting, found = {party.channel: party for party in parties}, {}
+    deadline = time.monotonic() + timeout_s
+    while waiting:
+        ready, _, _ = select.select(list(waiting), [], [], max(deadline - time.monotonic(), 0))
+        if not ready:
+            roles = " and ".join(f"the {party.role}'s" for party in waiting.values())
+            raise RunError(f"no answer from {roles} process within {timeout_s:g} s; give a longer timeout")
+        for channel in ready:
+            party = waiting.pop(channel)
+            found[party.rank] = party.hear()
+    return [found[party.rank] for party in parties]
+
+
+@contextmanager
+def running_parties(
+    program: Program,
+    protocol: Protocol,
+    *,
+    weights: Mapping[str, Array],
+    masks: Mapping[str, Array],
+    ports: Sequence[int] | None,
+    timeout_s: float,
+) -> Iterator[list[PartyProcess]]:
+    """All parties of a computation on this machine, connected, with the server's weights shared.
+
+    Raises `UserError` for a port in use, `RunError` where a party does not get ready within `timeout_s`.
+    """
+    addresses = [f"{HOST}:{port}" for port in choose_ports(protocol.parties, ports)]
+    with ExitStack() as stack:
+        parties = [stack.enter_context(PartyProcess(rank)) for rank in range(protocol.parties)]
+        for party in parties:
+            arrays = {**masks, **(weights if party.rank == SERVER else {})}
+            party.join(program, protocol, addresses, arrays, timeout_s=timeout_s)
+        answers(parties, timeout_s=timeout_s)
+        yield parties
+
+
+def choose_ports(count: int, given: Sequence[int] | None) -> list[int]:
+    """The `given` ports, or so many free ones. Raises `UserError` for one that is in use or for a wrong number."""
+    if given is not None and len(given) != count:
+        raise UserError(f"{len(given)} ports are given for {count} parties; give one for each")
+    wanted = list(given) if given is not None else [0] * count
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in wanted]
+        for taken, port in zip(sockets, wanted, strict=True):
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                taken.bind((HOST, port))
+            except (OSError, OverflowError) as error:
+                raise UserError(
+                    f"port {port} can't be used ({error}); give another, or none for free ones"
+                ) from error
+        return [int(taken.getsockname()[1]) for taken in sockets]

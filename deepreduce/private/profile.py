@@ -1,0 +1,58 @@
+"""The engine's own profile of each layer, which it writes to its log and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_RUN = re.compile(r"\[Profiling\] SPU execution (?P<name>\S+) completed, .*total time (?P<seconds>[0-9.e+-]+)s")
+_LINK = re.compile(r"Link details: total send bytes (?P<bytes>\d+), recv bytes \d+, send actions (?P<messages>\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerProfile:
+    """What one party saw of one layer: wall seconds, and the bytes and messages that it sent."""
+
+    name: str
+    seconds: float
+    bytes_sent: int
+    messages_sent: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def parse_profile(text: str) -> list[LayerProfile]:
+    """The profiles in a piece of the engine's log, in order. A layer that sent nothing may lack the link's line."""
+    found: list[LayerProfile] = []
+    for line in text.splitlines():
+        run, link = _RUN.search(line), _LINK.search(line)
+        if run is not None:
+            found.append(LayerProfile(name=run["name"], seconds=float(run["seconds"]), bytes_sent=0, messages_sent=0))
+        elif link is not None and found:
+            last = found[-1]
+            found[-1] = LayerProfile(
+                name=last.name,
+                seconds=last.seconds,
+                bytes_sent=int(link["bytes"]),
+                messages_sent=int(link["messages"]),
+            )
+    return found
+
+
+class ProfileLog:
+    """The engine's log as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, 0
+
+    def new(self) -> list[LayerProfile]:
+        """The profiles written since the last call."""
+        with open(self._path, "rb") as file:
+            file.seek(self._read)
+            text = file.read()
+        self._read += len(text)
+        return parse_profile(text.decode(errors="replace"))
