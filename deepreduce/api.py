@@ -19,6 +19,7 @@ from deepreduce.interchange import ExportReport, export_network
 from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
 from deepreduce.outputs import config_of_network
+from deepreduce.private import PrivateRun, measure
 from deepreduce.training import predict
 
 _BATCH = 256
@@ -141,3 +142,41 @@ def export_reduced(
     _check_fits(network, images, folder)
     batch, _ = next(images.test.eval_batches(batch_size=_CHECKED_IMAGES, device=torch.device("cpu")))
     return export_network(network, Path(out), to=to, images=batch, fold=fold)
+
+
+def private_run(
+    folder: str | Path,
+    config: OptimizeConfig | None = None,
+    *,
+    protocol: str = "cheetah",
+    images: int = 1,
+    repeats: int = 3,
+    ports: Sequence[int] | None = None,
+    timeout_s: float = 600.0,
+    data: Any = None,
+    model: nn.Module | None = None,
+) -> PrivateRun:
+    """A network of a run under secure computation, on its first `images` test images, measured layer by layer.
+
+    `config`, `data` and `model` are as in `evaluate`, the rest is as in `deepreduce.private.measure`.
+    """
+    config = config or _config_of_run(folder)
+    network = SavedNetwork.read(folder).load(model)
+    found = load_data(config.data, seed=config.seed, given=data)
+    _check_fits(network, found, folder)
+    return measure(
+        network, first_images(found, images), protocol=protocol, repeats=repeats, ports=ports, timeout_s=timeout_s
+    )
+
+
+def first_images(data: ImageData, count: int) -> Tensor:
+    """The first test images, (count, C, H, W), standardised. Raises `DataError` where there are fewer."""
+    if not 1 <= count <= len(data.test):
+        raise DataError(
+            f"{count:,} images are asked for; {data.name} has {len(data.test):,} test images, so take 1 to that"
+        )
+    batches = data.test.eval_batches(batch_size=min(count, _BATCH), device=torch.device("cpu"))
+    found: list[Tensor] = []
+    while sum(len(batch) for batch in found) < count:
+        found.append(next(batches)[0])
+    return torch.cat(found)[:count]

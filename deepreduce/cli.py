@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from tqdm import tqdm
 
+from deepreduce import private_cli
 from deepreduce.errors import DeepReduceError, RunInterrupted, UserError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(private_cli.app, name="private")
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
@@ -247,16 +249,10 @@ def _options(
 def _config_of(
     candidate: Path, config: Path | None, data: str | None, settings: list[str] | None, *, device: str | None = None
 ) -> OptimizeConfig:
-    """The config of the run that a network lies in, or the given file, with what else was given."""
-    from deepreduce import outputs
-    from deepreduce.wiring import resolve_config
+    from deepreduce.wiring import config_for_network
 
-    return resolve_config(
-        data=data,
-        config=config if config is not None else outputs.config_of_network(candidate),
-        settings=settings or (),
-        values={"device": device} if device is not None else {},
-    )
+    values = {"device": device} if device is not None else {}
+    return config_for_network(candidate, config=config, data=data, settings=settings or (), values=values)
 
 
 def _whole_numbers(text: str, option: str) -> list[int]:

@@ -17,6 +17,7 @@ from deepreduce.estimate import TimedStep
 from deepreduce.inputs import FROM_PYTHON
 from deepreduce.methods import DeepReduceMethod
 from deepreduce.network import Network
+from deepreduce.outputs import config_of_network
 from deepreduce.randomness import derived_seed
 from deepreduce.schedule import Epochs, Schedule, make_schedule
 from deepreduce.threads import faster_threads, remembered_threads
@@ -47,6 +48,19 @@ def resolve_config(
     if data is not None:
         overrides["data.name"] = data if isinstance(data, str) else f"{FROM_PYTHON}{type(data).__name__}"
     return load_config(config, values=overrides, settings=settings)
+
+
+def config_for_network(
+    folder: Path,
+    *,
+    config: Path | None = None,
+    data: str | None = None,
+    settings: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> OptimizeConfig:
+    """The config of the run that a network's folder lies in, or the given file, with what else is given."""
+    found = config if config is not None else config_of_network(folder)
+    return resolve_config(data=data, config=found, settings=settings, values=values)
 
 
 def run_schedule(

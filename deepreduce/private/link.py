@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deepreduce.errors import UserError, unknown_name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
@@ -12,6 +14,13 @@ class Link:
     name: str
     bits_per_second: float | None
     round_trip_s: float
+
+    @property
+    def label(self) -> str:
+        """The name with what it stands for."""
+        if self.bits_per_second is None:
+            return self.name
+        return f"{self.name} ({self.bits_per_second / 1e6:g} Mbps, {1000 * self.round_trip_s:g} ms round trip)"
 
     @property
     def computed(self) -> bool:
@@ -30,3 +39,10 @@ LINKS = {
     "lan": Link(name="lan", bits_per_second=3e9, round_trip_s=0.3e-3),
     "wan": Link(name="wan", bits_per_second=400e6, round_trip_s=40e-3),
 }
+
+
+def link_named(name: str) -> Link:
+    """Raises `UserError` for a name that is not one of `LINKS`."""
+    if name not in LINKS:
+        raise UserError(unknown_name("link", name, LINKS))
+    return LINKS[name]

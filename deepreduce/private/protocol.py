@@ -15,32 +15,35 @@ SERVER, CLIENT = 0, 1
 class Protocol:
     """A protocol of the engine. `trust` is what its security rests on; `secure` is False for a mere cost reference.
 
-    `takes_turns`: a party answers what the other has sent, so that their messages come one after another; without it
-    all parties send at once, and a round is one message of each.
+    In layers of the kinds in `turns` a party answers what the other has sent, so that their messages come one after
+    another; in all others the parties send at once. That this holds was measured, see docs/private.md.
     """
 
     name: str
     parties: int
     trust: str
     secure: bool
-    takes_turns: bool
+    turns: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
         """The name with what a reader of its numbers must know."""
         return f"{self.name} ({self.trust})" if self.secure else f"{self.name} ({self.trust}: a cost reference)"
 
-    def sequential(self, sent: Sequence[int]) -> int:
-        """Of what each party sent (bytes or messages), that which follows one after another."""
-        return sum(sent) if self.takes_turns else max(sent)
+    def sequential(self, sent: Sequence[int], kind: str) -> int:
+        """Of what each party sent (bytes or messages) in a layer of this kind, what follows one after another."""
+        return sum(sent) if kind in self.turns else max(sent)
 
+
+_MULTIPLYING = frozenset({"convolution", "linear", "scale", "product", "avg_pool"})
+"""Kinds of layers that multiply and round, but compare nothing."""
 
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol(name="cheetah", parties=2, trust="two parties, no dealer", secure=True, takes_turns=True),
-        Protocol(name="semi2k", parties=2, trust="trusted dealer", secure=False, takes_turns=False),
-        Protocol(name="aby3", parties=3, trust="three parties, honest majority", secure=True, takes_turns=False),
+        Protocol(name="cheetah", parties=2, trust="two parties, no dealer", secure=True, turns=_MULTIPLYING),
+        Protocol(name="semi2k", parties=2, trust="trusted dealer", secure=False),
+        Protocol(name="aby3", parties=3, trust="three parties, honest majority", secure=True),
     )
 }
 

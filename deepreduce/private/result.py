@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deepreduce.private.link import Link
+from deepreduce.private.link import LINKS, Link
 from deepreduce.private.protocol import Protocol
 
 
@@ -33,14 +33,16 @@ class LayerCost:
     """What one layer of the network costs for one image.
 
     `name` is that of the site or layer in the traced network, `kind` one of `deepreduce.private.program.KINDS`.
-    `seconds` are wall time with the parties on one machine. `bytes` and `messages` are what the parties send, in the
-    median query, as the protocol counts them one after another (`Protocol.sequential`).
+    `seconds` are wall time with the parties on one machine. `bytes` are all that all parties send. `serial_bytes` and
+    `messages` leave out what is sent at the same time in another direction (`Protocol.sequential`): they are what a
+    link's bandwidth and delay are multiplied with. Of several queries, the median.
     """
 
     name: str
     kind: str
     seconds: Spread
     bytes: int
+    serial_bytes: int
     messages: int
 
 
@@ -84,7 +86,7 @@ class PrivateRun:
 
     @property
     def bytes(self) -> int:
-        """Sent for one image, by all parties or by the busiest one: see `Protocol.sequential`."""
+        """Sent by all parties for one image."""
         return sum(layer.bytes for layer in self.layers)
 
     @property
@@ -112,16 +114,47 @@ class PrivateRun:
 
     def seconds_over(self, link: Link) -> float:
         """Seconds of one query over `link`, computed from what was measured: compute + bytes + messages."""
-        return link.seconds(compute=self.seconds.median, sent_bytes=self.bytes, messages=self.messages)
+        return link.seconds(
+            compute=self.seconds.median,
+            sent_bytes=sum(layer.serial_bytes for layer in self.layers),
+            messages=self.messages,
+        )
+
+    def to_text(self, link: Link) -> str:
+        """Tables for a terminal: does it agree, what does it cost over `link`, per kind and per layer."""
+        found, seconds = self.agreement, self.seconds
+        lines = [
+            f"{self.network}: {self.relu_count:,} ReLUs under {self.protocol.label}",
+            f"same prediction as PyTorch on {found.same_argmax} of {found.images} images; largest difference of logits"
+            f" {found.max_abs_error:.3g} (largest logit {found.max_abs_logit:.3g})",
+            f"a query on loopback: {seconds.median:.3f} s, {seconds.low:.3f} to {seconds.high:.3f} in {seconds.count}"
+            f" queries; {self.bytes:,} bytes, {self.messages:,} messages one after another",
+            f"once, ahead of the first: {self.setup_seconds:.1f} s",
+        ]
+        if link.computed:
+            lines.append(
+                f"a query over {link.label}: {self.seconds_over(link):.3f} s, computed from that, not measured"
+            )
+        lines += ["", _row("kind", "layers", "seconds", "", "", "bytes", "messages")]
+        lines += [_row(c.kind, c.layers, f"{c.seconds:.4f}", "", "", c.bytes, c.messages) for c in self.kinds]
+        lines += ["", _row("layer", "kind", "seconds", "low", "high", "bytes", "messages")]
+        for layer in self.layers:
+            spread = [f"{value:.4f}" for value in (layer.seconds.median, layer.seconds.low, layer.seconds.high)]
+            lines.append(_row(layer.name, layer.kind, *spread, layer.bytes, layer.messages))
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, all of them."""
-        from deepreduce.private.link import LINKS
-
         return {
             "network": self.network,
             "relu_count": self.relu_count,
-            "protocol": {**asdict(self.protocol), "label": self.protocol.label},
+            "protocol": {
+                "name": self.protocol.name,
+                "label": self.protocol.label,
+                "parties": self.protocol.parties,
+                "trust": self.protocol.trust,
+                "secure": self.protocol.secure,
+            },
             "agreement": asdict(self.agreement),
             "seconds": asdict(self.seconds),
             "setup_seconds": self.setup_seconds,
@@ -140,9 +173,17 @@ class PrivateRun:
         """One row for each layer."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["name", "kind", "seconds", "seconds_low", "seconds_high", "repeats", "bytes", "messages"])
+        writer.writerow(
+            ["name", "kind", "seconds", "seconds_low", "seconds_high", "repeats", "bytes", "serial_bytes", "messages"]
+        )
         for layer in self.layers:
             spread = layer.seconds
             seconds = [f"{value:.6f}" for value in (spread.median, spread.low, spread.high)]
-            writer.writerow([layer.name, layer.kind, *seconds, spread.count, layer.bytes, layer.messages])
+            counts = [layer.bytes, layer.serial_bytes, layer.messages]
+            writer.writerow([layer.name, layer.kind, *seconds, spread.count, *counts])
         return text.getvalue()
+
+
+def _row(name: str, kind: str | int, seconds: str, low: str, high: str, sent: str | int, messages: str | int) -> str:
+    counts = [f"{value:,}" if isinstance(value, int) else value for value in (sent, messages)]
+    return f"{name[-40:]:<40} {kind:<12} {seconds:>9} {low:>9} {high:>9} {counts[0]:>14} {counts[1]:>8}"

@@ -1,4 +1,4 @@
-"""Measure a network under secure computation: the door of this room."""
+"""Measure a network under secure computation."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def measure(
     check_installed()
     if len(images) < 1 or tuple(images.shape[1:]) != network.input_shape or repeats < 1:
         raise UserError(
-            f"images of shape {tuple(images.shape)} and {repeats} repeats are given; {network.name} takes one image or more"
-            f" of {network.input_shape}, at least once"
+            f"images of shape {tuple(images.shape)} and {repeats} repeats are given; give {network.name} at least"
+            f" one image of {network.input_shape} and one repeat"
         )
     ready = prepare(network)
     lowered = lower(ready)
@@ -112,8 +112,13 @@ def _layer_costs(program: Program, protocol: Protocol, found: Sequence[Answer]) 
                 kind=kind,
                 # the parties wait for each other, so that the slowest tells the time
                 seconds=Spread.of([max(profile.seconds for profile in each) for each in seen]),
-                bytes=statistics.median_low(protocol.sequential([p.bytes_sent for p in each]) for each in seen),
-                messages=statistics.median_low(protocol.sequential([p.messages_sent for p in each]) for each in seen),
+                bytes=statistics.median_low(sum(p.bytes_sent for p in each) for each in seen),
+                serial_bytes=statistics.median_low(
+                    protocol.sequential([p.bytes_sent for p in each], kind) for each in seen
+                ),
+                messages=statistics.median_low(
+                    protocol.sequential([p.messages_sent for p in each], kind) for each in seen
+                ),
             )
         )
     return costs

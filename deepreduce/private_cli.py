@@ -1,0 +1,87 @@
+"""The commands of `deepreduce private`. With `cli`, the only room that prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepreduce.errors import UserError
+
+app = typer.Typer(
+    help="Run a reduced network under secure computation, on SPU. Needs deepreduce[private] and Python 3.10 or 3.11.",
+    rich_markup_mode=None,
+)
+
+Candidate = Annotated[Path, typer.Argument(help="The folder of a network: RUN/candidates/HASH or RUN/teacher.")]
+ProtocolName = Annotated[
+    str,
+    typer.Option("--protocol", help="cheetah, semi2k (trusted dealer: a cost reference) or aby3 (three parties)."),
+]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that a query may take.")]
+Data = Annotated[str | None, typer.Option("--data", help="Another data set than the run's.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of config keys.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any config key, as in data.root=/data. Repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def run(
+    candidate: Candidate,
+    protocol: ProtocolName = "cheetah",
+    link: Annotated[
+        str, typer.Option("--link", help="loopback (measured), lan or wan (computed from bytes and messages).")
+    ] = "loopback",
+    images: Annotated[int, typer.Option("--images", help="Test images to run, one query each.")] = 1,
+    repeats: Annotated[int, typer.Option("--repeats", help="Time at least so many queries.")] = 3,
+    ports: Annotated[
+        str | None, typer.Option("--ports", help="A port for each party, as in 9001,9002 (default: free ones).")
+    ] = None,
+    timeout: Timeout = 600.0,
+    data: Data = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the layers to this CSV file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a network in two processes (aby3: three), each with its own secret, and measure every layer.
+
+    The logits are compared with PyTorch's. A first query is not timed.
+    """
+    from deepreduce.api import private_run
+    from deepreduce.private.link import link_named
+    from deepreduce.storage import write_text
+    from deepreduce.wiring import config_for_network
+
+    over = link_named(link)
+    found = private_run(
+        candidate,
+        config_for_network(candidate, config=config, data=data, settings=settings or ()),
+        protocol=protocol,
+        images=images,
+        repeats=repeats,
+        ports=_ports(ports),
+        timeout_s=timeout,
+    )
+    if csv_file is not None:
+        write_text(csv_file, found.to_csv())
+    if as_json:
+        print(json.dumps({"link": link, **found.to_json()}, indent=2))
+        return
+    print(found.to_text(over))
+    if csv_file is not None:
+        print(f"\nLayers written to {csv_file}.")
+
+
+def _ports(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--ports is {text!r}; give whole numbers as in 9001,9002") from None
