@@ -53,7 +53,8 @@ class Network:
     was built, where deepreduce built it. `outputs` holds the shape of every tensor that it gives, by name;
     `output_shape` is that of the only one. `stage_patterns` are the stages that the user gave. `untraceable` says
     why torch.fx can't follow a network that was analyzed through torch.export instead, and so can't be edited.
-    `notes` tell what an edit could not do.
+    `notes` tell what an edit could not do. `is_padded_once`: the zero padding of linear regions is done at their
+    entries (`deepreduce.transforms.padding`), in amounts that fit `input_shape` alone.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Network:
     stage_patterns: Mapping[str, tuple[str, ...]] | None = None
     untraceable: str | None = None
     notes: tuple[str, ...] = ()
+    is_padded_once: bool = False
 
     @property
     def relu_count(self) -> int:
@@ -82,6 +84,18 @@ class Network:
     def macs(self) -> int:
         """Multiply-accumulates for one image."""
         return sum(layer.macs for layer in self.linear_layers)
+
+    @property
+    def padded_macs(self) -> int:
+        """Multiply-accumulates with channels rounded up to what hardware takes at once: how long training takes."""
+        return sum(round(layer.macs * self._padding(layer)) for layer in self.linear_layers)
+
+    def _padding(self, layer: LinearLayer) -> float:
+        module = dict(self.module.named_modules()).get(layer.name)
+        if not isinstance(module, nn.Conv2d) or module.groups > 1:
+            return 1.0
+        channels = module.in_channels * module.out_channels
+        return _padded(module.in_channels) * _padded(module.out_channels) / channels
 
     @property
     def stage_relu_counts(self) -> dict[str, int]:
@@ -135,3 +149,8 @@ class Network:
     def as_module(self) -> nn.Module:
         """The network as an ordinary module (images -> logits)."""
         return self.module
+
+
+def _padded(channels: int) -> int:
+    """Vectors of today's CPUs and the tiles of GPUs' tensor cores hold 16 numbers of 16 bits or more."""
+    return -(-channels // 16) * 16

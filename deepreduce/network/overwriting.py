@@ -1,0 +1,65 @@
+"""Calls that overwrite a tensor: the graph's edges alone do not tell who reads it before and who after."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+
+import networkx as nx
+from torch import fx, nn
+
+_OVERWRITING = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.setitem}
+
+# what makes a tensor of its own; anything else may give its input, or a view of it
+_FRESH_LAYERS = (
+    nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.Linear, nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd, nn.ReLU, nn.ReLU6,
+)  # fmt: skip
+_FRESH_FUNCTIONS = {
+    "add", "sub", "mul", "truediv", "div", "cat", "relu", "relu6", "clone", "mean", "matmul", "linear", "conv2d",
+    "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d",
+}  # fmt: skip
+
+
+def is_inplace(node: fx.Node, module: fx.GraphModule) -> bool:
+    """True for a call that may overwrite a tensor it is given."""
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if node.kwargs.get("inplace") or "out" in node.kwargs or any(value is True for value in node.args):
+        return True  # the one flag that functions of torch.nn.functional take by position may be `inplace`
+    name = _function_name(node)
+    return node.target in _OVERWRITING or (name.endswith("_") and not name.endswith("__"))
+
+
+class Overwrites:
+    """When each tensor of a graph is overwritten, by itself or through a view."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self._position = {node.name: index for index, node in enumerate(module.graph.nodes)}
+        sharing = nx.Graph()
+        sharing.add_nodes_from(self._position)
+        for node in module.graph.nodes:
+            if is_inplace(node, module) or not _is_fresh(node, module):
+                sharing.add_edges_from((source.name, node.name) for source in node.all_input_nodes)
+        self._memory = {name: i for i, names in enumerate(nx.connected_components(sharing)) for name in names}
+        self._writes: dict[int, list[int]] = defaultdict(list)
+        for node in module.graph.nodes:
+            if is_inplace(node, module):
+                self._writes[self._memory[node.name]].append(self._position[node.name])
+
+    def between(self, made: str, read: str, *, reader_too: bool = False) -> bool:
+        """True where the tensor that node `made` gave is overwritten before node `read` runs (or by it)."""
+        start, end = self._position[made], self._position[read] + reader_too
+        return any(start < write < end for write in self._writes[self._memory[made]])
+
+
+def _function_name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def _is_fresh(node: fx.Node, module: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), _FRESH_LAYERS)
+    return node.op == "placeholder" or _function_name(node) in _FRESH_FUNCTIONS
