@@ -17,7 +17,7 @@ TEACHER_ID = "teacher"
 ACTIONS = ("keep", "identity")
 """What a plan can do with a ReLU site."""
 
-_FIELDS = ("sites", "alpha", "rho", "depth")
+_FIELDS = ("sites", "alpha", "rho", "depth", "pad_once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,16 @@ class ReductionPlan:
     `sites` maps a ReLU site's name to its action (given as a mapping or pairs; kept as sorted pairs, without
     the sites that are simply kept). `alpha` scales all channels, `rho` the resolution of the feature maps
     (DeepReDuce, section 3.3); both lie in (0, 1]. `depth` is the number of blocks per stage, or None to leave
-    it. Equal plans hash equal; `eval(repr(plan))` and `from_json(to_json())` give the plan back. Raises
-    `PlanError` for an unknown action or a scale outside (0, 1].
+    it. `pad_once` does the zero padding of regions that have become linear at their entries, so that they collapse
+    exactly (`deepreduce.transforms.padding`). Equal plans hash equal; `eval(repr(plan))` and `from_json(to_json())`
+    give the plan back. Raises `PlanError` for an unknown action or a scale outside (0, 1].
     """
 
     sites: tuple[tuple[str, str], ...] = ()
     alpha: float = 1.0
     rho: float = 1.0
     depth: tuple[int, ...] | None = None
+    pad_once: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sites", _normalised_sites(self.sites))
@@ -48,6 +50,8 @@ class ReductionPlan:
             if not depth or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in depth):
                 raise PlanError(f"depth is {self.depth!r}; give one positive block count per stage")
             object.__setattr__(self, "depth", depth)
+        if not isinstance(self.pad_once, bool):
+            raise PlanError(f"pad_once is {self.pad_once!r}; give true or false")
 
     @property
     def is_empty(self) -> bool:
@@ -76,16 +80,19 @@ class ReductionPlan:
             alpha=_merged("alpha", self.alpha, other.alpha, 1.0),
             rho=_merged("rho", self.rho, other.rho, 1.0),
             depth=_merged("depth", self.depth, other.depth, None),
+            pad_once=self.pad_once or other.pad_once,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON: `sites` (name -> action), `alpha`, `rho`, `depth`."""
-        return {
+        """Plain values for JSON: `sites` (name -> action), `alpha`, `rho`, `depth`, and `pad_once` where set."""
+        value = {
             "sites": dict(self.sites),
             "alpha": self.alpha,
             "rho": self.rho,
             "depth": list(self.depth) if self.depth is not None else None,
         }
+        # left out where it is not set, so that plans keep the ids they had before there was such a thing
+        return value | {"pad_once": True} if self.pad_once else value
 
     @classmethod
     def from_json(cls, value: Any) -> ReductionPlan:
@@ -103,6 +110,7 @@ class ReductionPlan:
             alpha=value.get("alpha", 1.0),
             rho=value.get("rho", 1.0),
             depth=None if depth is None else tuple(depth),
+            pad_once=value.get("pad_once", False),
         )
 
 

@@ -20,6 +20,7 @@ plans = st.builds(
     alpha=scales,
     rho=scales,
     depth=st.none() | st.lists(st.integers(1, 9), min_size=1, max_size=5).map(tuple),
+    pad_once=st.booleans(),
 )
 
 
@@ -114,6 +115,7 @@ def test_sites_that_are_no_actions_are_refused(sites: object, message: str) -> N
         ({"depth": 3}, "depth is 3"),
         ({"sites": None}, "give a mapping"),
         ({"alpha": None}, "alpha is None"),
+        ({"pad_once": 1}, "pad_once is 1; give true or false"),
     ],
 )
 def test_json_that_is_no_plan_is_refused(value: object, message: str) -> None:
@@ -127,3 +129,11 @@ def test_the_id_is_the_same_on_every_machine_and_in_every_process() -> None:
     canonical = '{"alpha":0.5,"depth":[2,1],"rho":1.0,"sites":{"stem.relu":"identity"}}'
     plan = ReductionPlan(sites=(("stem.relu", "identity"),), alpha=0.5, depth=(2, 1))
     assert plan.plan_id == hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def test_a_plan_that_does_not_pad_once_says_nothing_of_it_so_that_old_plans_keep_their_ids() -> None:
+    plan = ReductionPlan(alpha=0.5)
+    assert "pad_once" not in plan.to_json()
+    assert ReductionPlan.from_json({"alpha": 0.5}) == plan
+    padded = plan.merge(ReductionPlan(pad_once=True))
+    assert padded.to_json()["pad_once"] is True and padded.plan_id != plan.plan_id

@@ -1,14 +1,23 @@
-"""Network in, new network out: apply a plan, or make the plans that cull, thin and reshape."""
+"""Network in, new network out: apply a plan, or make the plans that cull, thin and reshape; pad once and collapse."""
 
 from deepreduce.transforms.apply import apply_plan, normalise_plan
+from deepreduce.transforms.collapse import Collapsed, RegionReport, collapse
 from deepreduce.transforms.edits import THIN_KEEP, cull, cull_plan, reshape, reshape_plan, thin, thin_plan
+from deepreduce.transforms.inherit import can_inherit, inherit
+from deepreduce.transforms.padding import pad_once
 
 __all__ = [
     "THIN_KEEP",
+    "Collapsed",
+    "RegionReport",
     "apply_plan",
+    "can_inherit",
+    "collapse",
     "cull",
     "cull_plan",
+    "inherit",
     "normalise_plan",
+    "pad_once",
     "reshape",
     "reshape_plan",
     "thin",

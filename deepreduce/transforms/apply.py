@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -15,14 +14,14 @@ from torch.nn import functional as F
 from deepreduce.errors import ModelError, PlanError, unknown_name
 from deepreduce.models import ModelSpec, build_model
 from deepreduce.network.network import Network
+from deepreduce.network.overwriting import is_inplace
 from deepreduce.network.trace import SITE, describe, observe, trace_network
 from deepreduce.plan import ReductionPlan
+from deepreduce.transforms.padding import pad_once, regions_to_pad
 from deepreduce.transforms.width import narrowed, simplest_alpha
 
 # layers that have no stride to set; a convolution behind one is not the first to meet the image
 _FUNCTIONAL_LAYERS = {torch.conv2d, F.linear, torch.matmul}
-
-_OVERWRITING = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.setitem}
 
 
 def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Network:
@@ -36,13 +35,21 @@ def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Netwo
     Alpha builds a network of the zoo anew; from any other it takes the least important channels of each layer,
     and `notes` of the result tell which layers it could not scale (`deepreduce.transforms.width`).
 
+    `pad_once` comes last: it pads the linear regions of what all else has made (`deepreduce.transforms.padding`).
+
     Raises `PlanError` where the plan names a site that the network has not, asks for a size it can't have,
-    changes nothing, or sets the depth of a network that is not of the zoo.
+    changes nothing, sets the depth of a network that is not of the zoo, or the size of one that is padded once.
     """
     _check_traced(network)
     asked, plan = plan, normalise_plan(network, plan)
     if plan.is_empty and not asked.is_empty:
         raise PlanError(f"{network.name} is already what {asked!r} asks for; give a plan that changes something")
+    reduced = _without_padding_once(network, plan, seed=seed)
+    return pad_once(reduced) if plan.pad_once else reduced
+
+
+def _without_padding_once(network: Network, plan: ReductionPlan, *, seed: int) -> Network:
+    """The network reduced by a plan in normal form, its padding as it was."""
     notes = network.notes
     if not is_zoo(network) and plan.alpha != 1:
         module, unscaled = narrowed(network, plan.alpha)
@@ -62,16 +69,33 @@ def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Netwo
             raise
         raise PlanError(f"rho {plan.rho:g} does not fit {network.name}: {error}") from error
     reduced = describe(module, observed, network.input_shape, name=network.name, spec=spec, stages=network.stages)
-    return replace(reduced, stage_patterns=network.stage_patterns, notes=notes)
+    return replace(
+        reduced,
+        stage_patterns=network.stage_patterns,
+        notes=notes,
+        is_padded_once=network.is_padded_once,
+    )
 
 
 def normalise_plan(network: Network, plan: ReductionPlan) -> ReductionPlan:
     """The plan that means the same for this network in the fewest words.
 
-    A depth that the network has already is left out, and so is what a plan says about sites of blocks that
-    its depth drops; alpha and rho are the ratios of whole channels and strides that they come to. Raises
-    `PlanError` as `apply_plan` does.
+    A depth that the network has already is left out, and so are what a plan says about sites of blocks that
+    its depth drops, and padding once where it would pad nothing; alpha and rho are the ratios of whole channels and
+    strides that they come to. Raises `PlanError` as `apply_plan` does.
     """
+    plan = _normal_size(network, plan)
+    if network.is_padded_once and (plan.alpha, plan.rho, plan.depth) != (1, 1, None):
+        raise PlanError(
+            f"{network.name} is padded once, which fixes its size; give alpha, rho and depth in the same plan as"
+            " pad_once, for the network that is not padded yet"
+        )
+    if plan.pad_once and not regions_to_pad(_without_padding_once(network, plan, seed=0)):
+        return replace(plan, pad_once=False)
+    return plan
+
+
+def _normal_size(network: Network, plan: ReductionPlan) -> ReductionPlan:
     known = {site.name for site in network.sites}
     for name, _ in plan.sites:
         if name not in known:
@@ -158,11 +182,11 @@ def _linearize(module: fx.GraphModule, names: Iterable[str]) -> None:
     doomed = set(names)
     if not doomed:
         return
-    overwriting = any(_is_inplace(node, module) for node in module.graph.nodes)
+    overwriting = any(is_inplace(node, module) for node in module.graph.nodes)
     for node in list(module.graph.nodes):
         if SITE in node.meta and node.meta[SITE][0] in doomed:
             identity = node.all_input_nodes[0]
-            if overwriting and not _is_inplace(node, module):
+            if overwriting and not is_inplace(node, module):
                 # its output was a tensor of its own, which what follows may overwrite
                 with module.graph.inserting_before(node):
                     identity = module.graph.call_function(torch.clone, (identity,))
@@ -170,18 +194,6 @@ def _linearize(module: fx.GraphModule, names: Iterable[str]) -> None:
             module.graph.erase_node(node)
     module.delete_all_unused_submodules()
     module.recompile()
-
-
-def _is_inplace(node: fx.Node, module: fx.GraphModule) -> bool:
-    """True for a call that may overwrite a tensor it is given."""
-    if node.op == "call_module":
-        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
-    if node.op not in ("call_function", "call_method"):
-        return False
-    if node.kwargs.get("inplace") or "out" in node.kwargs or any(value is True for value in node.args):
-        return True  # the one flag that functions of torch.nn.functional take by position may be `inplace`
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.target in _OVERWRITING or (name.endswith("_") and not name.endswith("__"))
 
 
 def _stride_factor(rho: float) -> int:

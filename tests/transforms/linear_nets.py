@@ -1,0 +1,121 @@
+"""Networks with a linear region of layers drawn by hypothesis, between two ReLUs."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from deepreduce.network import Network, trace_network
+
+
+class Residual(nn.Module):
+    """A branch of layers beside a shortcut; `overwrites` adds in place, as torchvision's blocks do."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module, *, overwrites: bool = False) -> None:
+        super().__init__()
+        self.branch, self.shortcut, self.overwrites = branch, shortcut, overwrites
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.branch(x)
+        if self.overwrites:
+            out += self.shortcut(x)
+            return out
+        return out + self.shortcut(x)
+
+
+class Linear(nn.Module):
+    """Stem, ReLU, the region, ReLU, classifier."""
+
+    def __init__(self, layers: list[nn.Module], *, channels: int, made: int) -> None:
+        super().__init__()
+        self.stem, self.relu1, self.relu2 = nn.Conv2d(3, channels, 1), nn.ReLU(), nn.ReLU(inplace=True)
+        self.region, self.pool, self.fc = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Linear(made, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pool(self.relu2(self.region(self.relu1(self.stem(x))))).flatten(1))
+
+
+WIDTH = 4
+SIZES = (9, 12, 13, 16)
+
+convolutions = st.fixed_dictionaries(
+    {
+        "kernel": st.sampled_from([1, 2, 3, (3, 1), 5]),
+        "padding": st.sampled_from([0, 1, 2]),
+        "stride": st.sampled_from([1, 1, 1, 2]),
+        "dilation": st.sampled_from([1, 1, 2]),
+        "groups": st.sampled_from([1, 1, 2, WIDTH]),
+        "bias": st.booleans(),
+    }
+)
+steps = st.one_of(
+    st.tuples(st.just("conv"), convolutions),
+    st.tuples(
+        st.sampled_from(
+            ["bn", "pool", "padded pool", "dropout", "basic", "in-place", "strided", "bottleneck", "pad"]
+        ),
+        st.none(),
+    ),
+)
+regions = st.lists(steps, min_size=1, max_size=5)
+
+
+def conv3(stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(WIDTH, WIDTH, 3, stride=stride, padding=1, bias=False)
+
+
+def conv1(stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(WIDTH, WIDTH, 1, stride=stride, bias=False)
+
+
+def layer_of(kind: str, options: dict[str, Any] | None) -> nn.Module:
+    if kind == "conv":
+        assert options is not None
+        return nn.Conv2d(WIDTH, WIDTH, options["kernel"], **{k: v for k, v in options.items() if k != "kernel"})
+    return {
+        "bn": lambda: nn.BatchNorm2d(WIDTH),
+        "pool": lambda: nn.AvgPool2d(2),
+        "padded pool": lambda: nn.AvgPool2d(3, stride=1, padding=1),
+        "dropout": nn.Dropout,
+        "basic": lambda: Residual(
+            nn.Sequential(conv3(), nn.BatchNorm2d(WIDTH), conv3(), nn.BatchNorm2d(WIDTH)), nn.Identity()
+        ),
+        "in-place": lambda: Residual(nn.Sequential(conv3(), nn.BatchNorm2d(WIDTH)), nn.Identity(), overwrites=True),
+        "strided": lambda: Residual(
+            nn.Sequential(conv3(2), nn.BatchNorm2d(WIDTH), conv3()), nn.Sequential(conv1(2), nn.BatchNorm2d(WIDTH))
+        ),
+        "bottleneck": lambda: Residual(nn.Sequential(conv1(), conv3(), conv1()), nn.Identity()),
+        "pad": lambda: nn.ZeroPad2d((1, 0, 2, 1)),
+    }[kind]()  # fmt: skip
+
+
+def built(drawn: list[tuple[str, dict[str, Any] | None]], size: int) -> Network:
+    """The network with random weights and statistics for images of `size`; raises where a feature map vanishes."""
+    torch.manual_seed(0)
+    layers = [layer_of(kind, options) for kind, options in drawn]
+    return trace_network(randomised(Linear(layers, channels=WIDTH, made=WIDTH)), (3, size, size))
+
+
+@torch.no_grad()
+def randomised(module: nn.Module) -> nn.Module:
+    """The module in evaluation mode with batch-norms that do something."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.uniform_(-0.5, 0.5)
+            layer.running_var.uniform_(0.5, 1.5)
+            layer.weight.uniform_(0.5, 1.5)
+            layer.bias.uniform_(-0.5, 0.5)
+    return module.eval()
+
+
+def images(network: Network, count: int = 2) -> Tensor:
+    return torch.randn(count, *network.input_shape, generator=torch.Generator().manual_seed(1))
+
+
+def logits(network: Network) -> Tensor:
+    with torch.no_grad():
+        return copy.deepcopy(network.as_module()).eval()(images(network))
