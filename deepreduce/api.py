@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepreduce.config import OptimizeConfig
+from deepreduce.config import DataConfig, OptimizeConfig
 from deepreduce.data import ImageData
 from deepreduce.errors import DataError
 from deepreduce.export import SavedNetwork
@@ -20,6 +20,8 @@ from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
 from deepreduce.outputs import config_of_network
 from deepreduce.private import PrivateRun, measure
+from deepreduce.private.pictures import pixels_of_file, standardised
+from deepreduce.private.serving import Offer
 from deepreduce.training import predict
 
 _BATCH = 256
@@ -180,3 +182,19 @@ def first_images(data: ImageData, count: int) -> Tensor:
     while sum(len(batch) for batch in found) < count:
         found.append(next(batches)[0])
     return torch.cat(found)[:count]
+
+
+def image_to_query(name: str, offer: Offer, data: DataConfig, *, seed: int) -> Tensor:
+    """The image (C, H, W), standardised, for a server that makes `offer`: a file of pixel values, or a test image.
+
+    `name` is a path, or the number of one of `data`'s test images. Raises `DataError` for what is neither.
+    """
+    if not name.isdigit():
+        return standardised(pixels_of_file(Path(name), offer.input_shape), offer.standardisation)
+    found = load_data(data, seed=seed)
+    image = first_images(found, int(name) + 1)[-1]
+    if found.standardisation is None or offer.standardisation is None:
+        return image
+    own = found.standardisation
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (own.mean, own.std))
+    return standardised(image * std + mean, offer.standardisation)  # the server may have trained on other images

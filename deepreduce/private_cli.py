@@ -78,6 +78,74 @@ def run(
         print(f"\nLayers written to {csv_file}.")
 
 
+@app.command()
+def serve(
+    candidate: Candidate,
+    port: Annotated[int, typer.Option("--port", help="Port that clients connect to.")] = 9000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    protocol: ProtocolName = "cheetah",
+    timeout: Timeout = 600.0,
+) -> None:
+    """Hold a network's weights and answer one client after another, until Ctrl-C."""
+    from deepreduce.export import SavedNetwork
+    from deepreduce.private.protocol import protocol_named
+    from deepreduce.private.serving import listening
+    from deepreduce.private.serving import serve as serve_network
+
+    label = protocol_named(protocol).label
+    saved = SavedNetwork.read(candidate)
+    network = saved.load()
+    with listening(host, port) as door:
+        print(f"serving {network.name}, {network.relu_count:,} ReLUs, under {label} at {host}:{port}", flush=True)
+        serve_network(
+            network,
+            door,
+            protocol=protocol,
+            standardisation=saved.standardisation,
+            timeout_s=timeout,
+            told=lambda line: print(line, flush=True),
+        )
+
+
+@app.command()
+def query(
+    connect: Annotated[str, typer.Option("--connect", metavar="HOST:PORT", help="Where 'private serve' listens.")],
+    image: Annotated[
+        list[str],
+        typer.Option("--image", help="A .npy or picture file of pixel values, or a test image's number. Repeatable."),
+    ],
+    timeout: Timeout = 600.0,
+    data: Annotated[str | None, typer.Option("--data", help="The data set that --image numbers.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a server classify images that it never sees. The logits are known here alone."""
+    from deepreduce.api import image_to_query
+    from deepreduce.private.serving import session
+    from deepreduce.wiring import resolve_config
+
+    host, separator, port = connect.rpartition(":")
+    if not separator or not port.isdigit():
+        raise UserError(f"--connect is {connect!r}; give HOST:PORT as in 127.0.0.1:9000")
+    chosen = resolve_config(data=data, config=config, settings=settings or ())
+    with session(host, int(port), timeout_s=timeout) as served:
+        label = served.offer.protocol.label
+        if not as_json:
+            print(f"{served.offer.program.network} under {label}", flush=True)
+        replies = []
+        for name in image:
+            reply = served.query(image_to_query(name, served.offer, chosen.data, seed=chosen.seed))
+            replies.append(
+                {"image": name, "class": reply.predicted, "seconds": reply.seconds, "logits": list(reply.logits)}
+            )
+            if not as_json:
+                logits = " ".join(f"{value:.3f}" for value in reply.logits)
+                print(f"{name}: class {reply.predicted}, {reply.seconds:.2f} s, logits {logits}", flush=True)
+    if as_json:
+        print(json.dumps({"protocol": label, "replies": replies}, indent=2))
+
+
 def _ports(text: str | None) -> list[int] | None:
     if text is None:
         return None

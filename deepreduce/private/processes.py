@@ -120,12 +120,22 @@ class PartyProcess:
         return RunError(f"the {self.role}'s process {how}" + (f": {lines[-1][:200]}" if lines else ""))
 
 
-def answers(parties: Sequence[PartyProcess], *, timeout_s: float) -> list[Message]:
-    """One message from each, in their order. Raises `RunError` where one fails, dies or takes longer."""
+def answers(
+    parties: Sequence[PartyProcess], *, timeout_s: float, other: socket.socket | None = None
+) -> list[Message]:
+    """One message from each, in their order. Raises `RunError` where one fails, dies or takes longer.
+
+    `other` is a connection to the starter of parties elsewhere; where it closes, their parties are gone too.
+    """
     waiting, found = {party.channel: party for party in parties}, {}
     deadline = time.monotonic() + timeout_s
     while waiting:
-        ready, _, _ = select.select(list(waiting), [], [], max(deadline - time.monotonic(), 0))
+        watched = [*waiting, *([other] if other is not None else [])]
+        ready, _, _ = select.select(watched, [], [], max(deadline - time.monotonic(), 0))
+        if other is not None and other in ready:
+            _check_open(other)
+            other = None  # the next message lies there; it can wait
+            continue
         if not ready:
             roles = " and ".join(f"the {party.role}'s" for party in waiting.values())
             raise RunError(f"no answer from {roles} process within {timeout_s:g} s; give a longer timeout")
@@ -133,6 +143,16 @@ def answers(parties: Sequence[PartyProcess], *, timeout_s: float) -> list[Messag
             party = waiting.pop(channel)
             found[party.rank] = party.hear()
     return [found[party.rank] for party in parties]
+
+
+def _check_open(other: socket.socket) -> None:
+    """Raises `RunError` where the connection has closed; what it holds is left there."""
+    try:
+        closed = not other.recv(1, socket.MSG_PEEK)
+    except OSError:
+        closed = True
+    if closed:
+        raise RunError("the other side went away")
 
 
 @contextmanager
@@ -159,8 +179,8 @@ def running_parties(
         yield parties
 
 
-def choose_ports(count: int, given: Sequence[int] | None) -> list[int]:
-    """The `given` ports, or so many free ones. Raises `UserError` for one that is in use or for a wrong number."""
+def choose_ports(count: int, given: Sequence[int] | None, *, host: str = HOST) -> list[int]:
+    """The `given` ports of `host`, or so many free ones. Raises `UserError` for one in use and for a wrong number."""
     if given is not None and len(given) != count:
         raise UserError(f"{len(given)} ports are given for {count} parties; give one for each")
     wanted = list(given) if given is not None else [0] * count
@@ -169,7 +189,7 @@ def choose_ports(count: int, given: Sequence[int] | None) -> list[int]:
         for taken, port in zip(sockets, wanted, strict=True):
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                taken.bind((HOST, port))
+                taken.bind((host, port))
             except (OSError, OverflowError) as error:
                 raise UserError(
                     f"port {port} can't be used ({error}); give another, or none for free ones"

@@ -125,8 +125,8 @@ class PrivateRun:
         found, seconds = self.agreement, self.seconds
         lines = [
             f"{self.network}: {self.relu_count:,} ReLUs under {self.protocol.label}",
-            f"same prediction as PyTorch on {found.same_argmax} of {found.images} images; largest difference of logits"
-            f" {found.max_abs_error:.3g} (largest logit {found.max_abs_logit:.3g})",
+            f"same prediction as PyTorch on {found.same_argmax} of {found.images} images; logits differ by at most"
+            f" {found.max_abs_error:.3g} (largest: {found.max_abs_logit:.3g})",
             f"a query on loopback: {seconds.median:.3f} s, {seconds.low:.3f} to {seconds.high:.3f} in {seconds.count}"
             f" queries; {self.bytes:,} bytes, {self.messages:,} messages one after another",
             f"once, ahead of the first: {self.setup_seconds:.1f} s",

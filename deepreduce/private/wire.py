@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import struct
 from collections.abc import Mapping
@@ -48,8 +49,11 @@ def send(channel: socket.socket, message: Message) -> None:
         raise ClosedError(str(error)) from error
 
 
-def receive(channel: socket.socket) -> Message:
-    """The next message. Raises `ClosedError` at the end of the channel and for what is no message."""
+def receive(channel: socket.socket, *, most: int | None = None) -> Message:
+    """The next message. Raises `ClosedError` at the end of the channel and for what is no message.
+
+    `most` bounds the bytes of its arrays, for one that comes from a stranger.
+    """
     try:
         (length,) = _LENGTH.unpack(_read(channel, _LENGTH.size))
         if length > _MOST:
@@ -60,8 +64,10 @@ def receive(channel: socket.socket) -> Message:
             dtype = np.dtype(kind)
             if dtype.hasobject:
                 raise ClosedError("what came is no message of deepreduce")
-            size = int(np.prod(shape, dtype=np.int64))
-            arrays[name] = np.frombuffer(_read(channel, size * dtype.itemsize), dtype).reshape(shape)
+            size = math.prod(int(n) for n in shape) * dtype.itemsize
+            if most is not None and not 0 <= size <= most:
+                raise ClosedError(f"what came holds {size:,} bytes where at most {most:,} are expected")
+            arrays[name] = np.frombuffer(_read(channel, size), dtype).reshape(shape)
         return Message(kind=header["kind"], values=header["values"], arrays=arrays)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClosedError(str(error)) from error
