@@ -54,7 +54,7 @@ def run(
     The logits are compared with PyTorch's. A first query is not timed.
     """
     from deepreduce.api import private_run
-    from deepreduce.private.link import link_named
+    from deepreduce.cost.link import link_named
     from deepreduce.storage import write_text
     from deepreduce.wiring import config_for_network
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deepreduce.private.link import LINKS, Link
+from deepreduce.cost.link import LINKS, Link
 from deepreduce.private.protocol import Protocol
 
 
