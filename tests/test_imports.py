@@ -25,6 +25,7 @@ FLOW = (
     "models",
     "network",
     "transforms",
+    "pricing",
     "methods",
     "data",
     "training",

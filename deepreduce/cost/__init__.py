@@ -1,1 +1,1 @@
-"""What ReLUs cost under secure computation."""
+"""What networks cost under secure computation, from plain values: layers, protocols, links."""

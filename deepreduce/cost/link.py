@@ -27,7 +27,7 @@ class Link:
         """True where seconds over this link are arithmetic, not a measurement."""
         return self.bits_per_second is not None
 
-    def seconds(self, *, compute: float, sent_bytes: int, messages: int) -> float:
+    def seconds(self, *, compute: float, sent_bytes: float, messages: float) -> float:
         """`compute` + bytes / bandwidth + messages, one after another, times the one-way delay."""
         transfer = 8 * sent_bytes / self.bits_per_second if self.bits_per_second is not None else 0.0
         return compute + transfer + messages * self.round_trip_s / 2

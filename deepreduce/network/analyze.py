@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepreduce.cost.garbled import OFFLINE_BYTES_PER_RELU, ONLINE_BYTES_PER_RELU
+from deepreduce.cost.presets import GARBLED_OFFLINE_BYTES, GARBLED_ONLINE_BYTES
 from deepreduce.errors import ModelError
 from deepreduce.markup import folded, paragraph, table
 from deepreduce.network.network import Network, ReluSite
@@ -71,8 +71,8 @@ class AnalysisReport:
                 for cost in self.sites
             ],
             "macs": self.macs,
-            "gc_offline_bytes": self.relu_count * OFFLINE_BYTES_PER_RELU,
-            "gc_online_bytes": self.relu_count * ONLINE_BYTES_PER_RELU,
+            "gc_offline_bytes": self.relu_count * GARBLED_OFFLINE_BYTES,
+            "gc_online_bytes": self.relu_count * GARBLED_ONLINE_BYTES,
             "unsupported": dict(self.unsupported),
             "unsupported_elements": dict(self.unsupported_elements),
             "outputs": {name: list(shape) for name, shape in self.outputs.items()},
@@ -98,7 +98,7 @@ class AnalysisReport:
                     site.relu_count,
                     f"{site.relu_count / self.relu_count:.6f}",
                     cost.macs,
-                    site.relu_count * OFFLINE_BYTES_PER_RELU,
+                    site.relu_count * GARBLED_OFFLINE_BYTES,
                 ]
             )
         return text.getvalue()
@@ -131,7 +131,7 @@ class AnalysisReport:
 
     def _counts(self, count: int, macs: int) -> _Counts:
         share = f"{count / self.relu_count:.1%}" if self.relu_count else "-"
-        return f"{count:,}", share, _pretty(macs), _pretty(count * OFFLINE_BYTES_PER_RELU) + "B"
+        return f"{count:,}", share, _pretty(macs), _pretty(count * GARBLED_OFFLINE_BYTES) + "B"
 
     def _notes(self) -> list[str]:
         lines = ["GC bytes: garbled circuits sent ahead of one query (DELPHI, 19,088 bytes per ReLU)."]

@@ -1,0 +1,155 @@
+"""What a layer makes a protocol do, in numbers that cost adds up linearly.
+
+A convolution runs as a matrix product (m x k) by (k x n), by im2col: m output positions, k weights of a filter, n
+filters; a linear layer has m = 1. Groups save nothing: SPU widens a grouped convolution's filters with zeros to all
+channels. From there on the protocols part:
+
+- Secret sharing with Beaver triples (Semi2k) opens both masked matrices, m*k + k*n ring elements, and works on m*n.
+- Homomorphic encryption (Cheetah, USENIX Security 2022, section 3) packs blocks of the matrices into polynomials of
+  8,192 coefficients. The party whose matrix takes fewer of them encrypts and sends it, the other encodes its own and
+  multiplies; partial results are packed before they are returned. Polynomials, not elements, are what costs.
+- Garbled circuits (DELPHI) pay per comparison and, ahead of the query, per multiply-accumulate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from deepreduce.cost.layers import BATCH_NORM, COMPARING, CONV, MAX_POOL, MULTIPLYING, POOL, RELU, RELU6, Layer
+
+POLYNOMIAL = 8_192
+"""Coefficients of a polynomial that SPU's Cheetah packs 64-bit values into."""
+
+# SPU chooses the packing by these prices of a ciphertext on the wire, a rotation, and a product of polynomials
+_SENDING, _ROTATING, _MULTIPLYING = 1000.0, 1.0, 0.1
+
+_PANEL, _ROWS_TO_SHARE = 320, 16
+
+QUERY = "query"
+"""The feature that every network has once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """A matrix product under Cheetah: polynomials sent, returned, encoded in the clear, multiplied, and rotations."""
+
+    sent: int
+    returned: int
+    encoded: int
+    multiplied: int
+    rotated: int
+
+
+def product_of(layer: Layer) -> tuple[int, int, int]:
+    """(m, k, n) of the layer's matrix product.
+
+    A convolution in which every output sees the whole input is compiled to one product with all of it, (1, inputs,
+    outputs). A product of two activations counts as (m, macs / (m*n), n).
+    """
+    if layer.kind == CONV:
+        sizes = zip(layer.kernel, layer.in_shape[1:], layer.out_shape[1:], strict=True)
+        if all(kernel >= before + after - 1 for kernel, before, after in sizes):
+            return 1, layer.inputs, layer.outputs
+        return math.prod(layer.out_shape[1:]), layer.in_shape[0] * math.prod(layer.kernel), layer.out_shape[0]
+    n = layer.out_shape[-1] if layer.out_shape else 1
+    m = max(1, layer.outputs // n)
+    return m, max(1, layer.macs // (m * n)), n
+
+
+@lru_cache(maxsize=4096)
+def packing_of(m: int, k: int, n: int) -> Packing:
+    """How Cheetah packs (m x k) by (k x n): the cheapest block shape, as its implementation in SPU prices them."""
+    rows = np.arange(1, min(POLYNOMIAL, m) + 1)
+    best: tuple[float, Packing] | None = None
+    depth = 1
+    while depth <= min(k, POLYNOMIAL):
+        d0 = rows[rows * depth <= POLYNOMIAL]
+        d2 = np.minimum(n, POLYNOMIAL // d0 // depth)
+        blocks0, blocks1, blocks2 = -(-m // d0), -(-k // depth), -(-n // d2)
+        sent = np.minimum(blocks0, blocks2) * blocks1
+        returned = -(-(blocks0 * blocks2) // depth)
+        multiplied = blocks0 * blocks1 * blocks2
+        rotated = -(-(m * n) // POLYNOMIAL) * depth
+        price = (sent + returned) * _SENDING + rotated * _ROTATING + multiplied * _MULTIPLYING
+        at = len(price) - 1 - int(np.argmin(price[::-1]))  # of equal prices the last
+        if best is None or price[at] <= best[0]:
+            encoded = int(np.maximum(blocks0, blocks2)[at] * blocks1)
+            packing = Packing(
+                sent=int(sent[at]), returned=int(returned[at]), encoded=encoded, multiplied=int(multiplied[at]),
+                rotated=rotated,
+            )  # fmt: skip
+            best = float(price[at]), packing
+        depth *= 2
+    assert best is not None
+    return best[1]
+
+
+def _of_products(count: Callable[[Layer], float]) -> Callable[[Layer], float]:
+    return lambda layer: count(layer) if layer.kind in MULTIPLYING else 0.0
+
+
+def _of_packing(part: str) -> Callable[[Layer], float]:
+    return _of_products(lambda layer: getattr(packing_of(*product_of(layer)), part))
+
+
+def _of_dimensions(*which: int) -> Callable[[Layer], float]:
+    """The product of some of (m, k, n)."""
+    return _of_products(lambda layer: math.prod(product_of(layer)[place] for place in which))
+
+
+def _panels(layer: Layer) -> float:
+    """Times that the threads of a product wait for each other.
+
+    Eigen, with which SPU multiplies, cuts k into panels of 320 and shares the rows of a panel among threads; products
+    of fewer than 16 rows are left to one.
+    """
+    m, k, _ = product_of(layer)
+    return -(-k // _PANEL) - 1 if m >= _ROWS_TO_SHARE else 0
+
+
+def _levels(layer: Layer) -> float:
+    """Comparisons one after another: the halvings of a max-pool's window, two of a ReLU6."""
+    return {RELU: 1, RELU6: 2, MAX_POOL: math.ceil(math.log2(math.prod(layer.kernel)))}.get(layer.kind, 0)
+
+
+def _is_other(layer: Layer) -> bool:
+    return layer.kind not in (*MULTIPLYING, *COMPARING, POOL, BATCH_NORM)
+
+
+FEATURES: Mapping[str, Callable[[Layer], float]] = {
+    "comparisons": lambda layer: layer.comparisons,
+    "comparing_layers": _levels,
+    "macs": lambda layer: layer.macs,
+    "multiplying_layers": _of_products(lambda layer: 1.0),
+    "panels": _of_products(_panels),
+    "left": _of_dimensions(0, 1),
+    "right": _of_dimensions(1, 2),
+    "made": _of_dimensions(0, 2),
+    "multiplications": _of_dimensions(0, 1, 2),
+    "read": _of_products(lambda layer: layer.inputs),
+    "sent": _of_packing("sent"),
+    "returned": _of_packing("returned"),
+    "encoded": _of_packing("encoded"),
+    "multiplied": _of_packing("multiplied"),
+    "rotated": _of_packing("rotated"),
+    "pool_layers": lambda layer: float(layer.kind == POOL),
+    "pooled_elements": lambda layer: layer.outputs if layer.kind == POOL else 0,
+    "scaling_layers": lambda layer: float(layer.kind == BATCH_NORM),
+    "scaled_elements": lambda layer: layer.outputs if layer.kind == BATCH_NORM else 0,
+    "other_layers": lambda layer: float(_is_other(layer)),
+    "other_elements": lambda layer: layer.inputs if _is_other(layer) else 0,
+    QUERY: lambda layer: 0.0,
+}
+"""What costs are made of, by name. `comparing_layers` counts comparisons that follow each other. Of a matrix product,
+`left`, `right` and `made` are the elements of its matrices (m*k, k*n, m*n), `multiplications` m*k*n, which are more
+than `macs` where there are groups; `sent` to `rotated` are Cheetah's polynomials."""
+
+
+def feature(name: str, layer: Layer) -> float:
+    """How much of the feature a layer has."""
+    return float(FEATURES[name](layer))

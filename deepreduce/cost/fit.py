@@ -1,0 +1,166 @@
+"""Rates of a protocol fitted to measured layers, and how well they tell the cost of whole networks."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from deepreduce.cost.features import QUERY, feature
+from deepreduce.cost.layers import Layer
+from deepreduce.cost.model import CostModel, Phase
+from deepreduce.errors import UserError
+
+_COMPARISONS = ("comparisons", "comparing_layers")
+_POOLS = ("pooled_elements", "pool_layers")
+_SCALES = ("scaled_elements", "scaling_layers")
+_OTHERS = ("other_elements", "other_layers")
+
+FEATURES_OF = {
+    # Beaver triples: both masked matrices are opened; the rest is local arithmetic
+    "semi2k": ("panels", "left", "right", "made", "multiplications", "multiplying_layers"),
+    # homomorphic encryption: polynomials
+    "cheetah": ("sent", "returned", "encoded", "multiplied", "rotated", "made", "multiplying_layers"),
+    # replicated sharing: a product sends its result, and reads both matrices
+    "aby3": ("panels", "left", "right", "made", "multiplications", "multiplying_layers"),
+}
+"""By protocol: the features that the cost of a layer that multiplies is fitted to."""
+
+_ITERATIONS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredLayer:
+    """A layer and what it cost: seconds, bytes, one-way messages one after another."""
+
+    layer: Layer
+    seconds: float
+    bytes: float
+    messages: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredNetwork:
+    """A network's layers, and what a whole query cost. `seconds` may exceed the layers' sum."""
+
+    name: str
+    layers: tuple[MeasuredLayer, ...]
+    seconds: float
+    bytes: float
+    messages: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """An estimate of a network that the fit has not seen, beside its measurement."""
+
+    network: str
+    estimated_seconds: float
+    measured_seconds: float
+    estimated_bytes: float
+    measured_bytes: float
+    estimated_messages: float
+    measured_messages: float
+
+    @property
+    def seconds_error(self) -> float:
+        """Of the measurement, as a fraction."""
+        return abs(self.estimated_seconds / self.measured_seconds - 1)
+
+    @property
+    def bytes_error(self) -> float:
+        """Of the measurement, as a fraction."""
+        return abs(self.estimated_bytes / self.measured_bytes - 1)
+
+
+def fit_model(networks: Sequence[MeasuredNetwork], *, protocol: str, name: str, source: str) -> CostModel:
+    """The model whose rates tell the measured layers best: non-negative least squares.
+
+    Raises `UserError` for a protocol without features, or where nothing was measured.
+    """
+    if protocol not in FEATURES_OF:
+        raise UserError(f"there is no cost model for protocol {protocol!r}; there is for {', '.join(FEATURES_OF)}")
+    if not networks:
+        raise UserError("there are no measurements to fit a cost model to; measure at least one network")
+    measured = [layer for network in networks for layer in network.layers]
+    rates = {
+        quantity: {
+            **_fitted(measured, quantity, FEATURES_OF[protocol], "multiplying_layers"),
+            **_fitted(measured, quantity, _COMPARISONS, "comparing_layers"),
+            **_fitted(measured, quantity, _POOLS, "pool_layers"),
+            **_fitted(measured, quantity, _SCALES, "scaling_layers"),
+            **_fitted(measured, quantity, _OTHERS, "other_layers"),
+        }
+        for quantity in ("seconds", "bytes", "messages")
+    }
+    for quantity, found in rates.items():
+        found[QUERY] = _per_query(networks, quantity)
+    return CostModel(name=name, source=source, online=Phase(**rates))
+
+
+def judge(model: CostModel, networks: Sequence[MeasuredNetwork]) -> list[Verdict]:
+    """The model's estimate of each network beside its measurement."""
+    verdicts = []
+    for network in networks:
+        estimate = model.estimate([measured.layer for measured in network.layers])
+        verdicts.append(
+            Verdict(
+                network=network.name,
+                estimated_seconds=estimate.online_seconds,
+                measured_seconds=network.seconds,
+                estimated_bytes=estimate.online_bytes,
+                measured_bytes=network.bytes,
+                estimated_messages=estimate.messages,
+                measured_messages=network.messages,
+            )
+        )
+    return verdicts
+
+
+def median_error(verdicts: Sequence[Verdict]) -> float:
+    """The median error of the seconds, as a fraction."""
+    return statistics.median(verdict.seconds_error for verdict in verdicts)
+
+
+def _fitted(
+    measured: Sequence[MeasuredLayer], quantity: str, features: Sequence[str], presence: str
+) -> dict[str, float]:
+    """Rates of the features, from the layers that have the feature `presence`."""
+    chosen = [one for one in measured if feature(presence, one.layer) > 0]
+    if not chosen:
+        return {}
+    matrix = np.array([[feature(name, one.layer) for name in features] for one in chosen])  # (layers, features)
+    costs = np.array([float(getattr(one, quantity)) for one in chosen])
+    return {name: float(rate) for name, rate in zip(features, _rates(matrix, costs), strict=True) if rate > 0}
+
+
+def _rates(matrix: NDArray[np.float64], costs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Non-negative rates by least squares, each error weighed by its estimate.
+
+    Errors of dear layers are larger than those of cheap ones, so that their squares count in units of the estimate;
+    the estimates of all layers then add up to what all of them cost. Repeated until the weights settle.
+    """
+    if not costs.any():
+        return np.zeros(matrix.shape[1])
+    used = np.abs(matrix).max(axis=0)
+    scaled = matrix / np.where(used > 0, used, 1.0)
+    estimates = costs
+    for _ in range(_ITERATIONS):
+        # no network's total hangs on a layer that costs less than a thousandth of the dearest
+        weights = 1 / np.sqrt(np.maximum(estimates, costs.max() / 1000))
+        solution, _ = nnls(scaled * weights[:, None], costs * weights)
+        estimates = scaled @ solution
+    rates: NDArray[np.float64] = solution / np.where(used > 0, used, 1.0)
+    return rates
+
+
+def _per_query(networks: Sequence[MeasuredNetwork], quantity: str) -> float:
+    """What a query costs beyond its layers."""
+    beyond: list[float] = [
+        getattr(network, quantity) - sum(getattr(layer, quantity) for layer in network.layers) for network in networks
+    ]
+    return max(0.0, statistics.median(beyond))

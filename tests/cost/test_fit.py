@@ -1,0 +1,134 @@
+"""A fit finds rates that are there, keeps totals, and is judged on what it has not seen."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from deepreduce.cost.fit import MeasuredLayer, MeasuredNetwork, fit_model, judge, median_error
+from deepreduce.cost.layers import ADD, RELU, Layer
+from deepreduce.cost.link import LINKS
+from deepreduce.cost.model import CostModel, Phase
+from deepreduce.errors import UserError
+from tests.cost.test_features import conv
+
+TRUTH = CostModel(
+    name="truth",
+    source="made up",
+    online=Phase(
+        seconds={
+            "multiplied": 2e-3, "rotated": 1e-3, "comparisons": 2e-5, "comparing_layers": 0.01, "other_layers": 1e-3,
+            "query": 0.5,
+        },
+        bytes={"sent": 185_000, "returned": 280_000, "comparisons": 98.5, "query": 160},
+        messages={"multiplying_layers": 6, "comparing_layers": 40, "query": 1},
+    ),
+)  # fmt: skip
+
+
+def relu(channels: int, size: int) -> Layer:
+    return Layer(name="relu", kind=RELU, in_shape=(channels, size, size), out_shape=(channels, size, size))
+
+
+def network(name: str, layers: list[Layer], *, noise: float = 0.0, seed: int = 0) -> MeasuredNetwork:
+    """What would be measured if TRUTH were so, up to a share of noise."""
+    draws = random.Random(seed)
+
+    def cost(model: CostModel, layer: Layer) -> MeasuredLayer:
+        one = model.estimate([layer])
+        return MeasuredLayer(
+            layer=layer,
+            seconds=(one.online_seconds - 0.5) * (1 + noise * draws.uniform(-1, 1)),
+            bytes=one.online_bytes - 160,
+            messages=one.messages - 1,
+        )
+
+    measured = tuple(cost(TRUTH, layer) for layer in layers)
+    return MeasuredNetwork(
+        name=name,
+        layers=measured,
+        seconds=sum(layer.seconds for layer in measured) + 0.5,
+        bytes=sum(layer.bytes for layer in measured) + 160,
+        messages=sum(layer.messages for layer in measured) + 1,
+    )
+
+
+WIDE = [
+    conv(c, m, s, kernel=k)
+    for c, m, s, k in (
+        (3, 8, 32, 3),
+        (8, 16, 32, 1),
+        (16, 16, 32, 3),
+        (32, 32, 16, 3),
+        (64, 64, 8, 3),
+        (128, 128, 4, 3),
+        (3, 16, 32, 11),
+    )
+]
+RELUS = [relu(c, s) for c, s in ((8, 32), (16, 16), (64, 8), (128, 4))]
+ADDS = [Layer(name="add", kind=ADD, in_shape=(c, 8, 8), out_shape=(c, 8, 8)) for c in (8, 16)]
+UNSEEN = [conv(24, 48, 12), relu(48, 12), conv(48, 24, 12, kernel=5), relu(24, 12), ADDS[0]]
+
+
+def test_a_fit_without_noise_estimates_networks_it_has_not_seen() -> None:
+    model = fit_model([network("seen", WIDE + RELUS + ADDS)], protocol="cheetah", name="mine", source="test")
+    (verdict,) = judge(model, [network("unseen", UNSEEN)])
+    assert verdict.seconds_error < 0.01 and verdict.bytes_error < 0.01
+    assert verdict.estimated_messages == pytest.approx(verdict.measured_messages)
+    assert model.online.bytes["comparisons"] == pytest.approx(98.5)
+    assert model.online.seconds["query"] == pytest.approx(0.5)
+
+
+def test_a_fit_with_noise_keeps_the_total_of_what_was_measured() -> None:
+    seen = network("seen", WIDE + RELUS + ADDS, noise=0.4)
+    (verdict,) = judge(fit_model([seen], protocol="cheetah", name="mine", source="test"), [seen])
+    assert verdict.seconds_error < 0.02
+
+
+def test_the_median_error_is_that_of_the_middle_network() -> None:
+    model = fit_model([network("seen", WIDE + RELUS + ADDS)], protocol="cheetah", name="mine", source="test")
+    found = network("slow", UNSEEN)
+    slow = MeasuredNetwork(
+        name="slow", layers=found.layers, seconds=2 * found.seconds, bytes=found.bytes, messages=found.messages
+    )
+    verdicts = judge(model, [network("a", UNSEEN), network("b", UNSEEN), slow])
+    assert verdicts[2].seconds_error == pytest.approx(0.5, abs=0.01)
+    assert median_error(verdicts) < 0.01
+
+
+def test_a_protocol_without_features_and_a_fit_to_nothing_are_refused() -> None:
+    with pytest.raises(UserError, match="no cost model for protocol 'gazelle'"):
+        fit_model([network("seen", WIDE)], protocol="gazelle", name="mine", source="test")
+    with pytest.raises(UserError, match="measure at least one network"):
+        fit_model([], protocol="cheetah", name="mine", source="test")
+
+
+def test_latency_adds_computing_bytes_and_one_way_delays() -> None:
+    estimate = TRUTH.estimate([relu(8, 32)])
+    assert estimate.messages == 41 and estimate.rounds == 20.5
+    expected = 0.5 + 8_192 * 2e-5 + 0.01 + 8 * (8_192 * 98.5 + 160) / 400e6 + 41 * 0.02
+    assert estimate.latency(LINKS["wan"]) == pytest.approx(expected)
+    assert estimate.latency(LINKS["loopback"]) == estimate.online_seconds
+
+
+def test_layers_add_up_to_the_network_but_for_what_a_query_costs_once() -> None:
+    layers = WIDE + RELUS
+    latency = TRUTH.latency_of(LINKS["lan"])
+    once = TRUTH.estimate([])
+    assert sum(map(latency, layers)) + once.latency(LINKS["lan"]) == pytest.approx(
+        TRUTH.estimate(layers).latency(LINKS["lan"])
+    )
+
+
+def test_a_model_survives_json_and_what_is_none_is_refused() -> None:
+    import json
+
+    again = CostModel.from_json(json.loads(json.dumps(TRUTH.to_json())))
+    assert again == TRUTH
+    with pytest.raises(UserError, match="no cost model"):
+        CostModel.from_json({"name": "x"})
+    with pytest.raises(UserError, match="unknown feature of a cost model 'relus'"):
+        Phase(seconds={"relus": 1.0})
+    with pytest.raises(UserError, match="not negative"):
+        Phase(bytes={"macs": -1.0})
