@@ -1,0 +1,203 @@
+"""A network in two processes on the real engine: it agrees, is measured, and no process holds the other's input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepreduce.cost.link import LINKS
+from deepreduce.models import build_model, resolve_spec
+from deepreduce.network import trace_network
+from deepreduce.private import PrivateRun, measure
+from deepreduce.private.bridge import Array, lower
+from deepreduce.private.graph import prepare
+from deepreduce.private.measuring import ask
+from deepreduce.private.processes import running_parties
+from deepreduce.private.protocol import CLIENT, PROTOCOLS, SERVER
+from tests.private.delays import seconds_of_layers
+from tests.private.plain import calibrated
+from tests.private.small import images, needs_engine, small_resnet
+from tests.zoo import TOYS
+
+pytestmark = needs_engine
+
+slow_protocols = [
+    "semi2k",
+    pytest.param("cheetah", marks=pytest.mark.slow),
+    pytest.param("aby3", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module")
+def run() -> PrivateRun:
+    network = small_resnet()
+    return measure(network, images(4, network), protocol="semi2k", repeats=5, timeout_s=60)
+
+
+def test_logits_and_predictions_agree_with_pytorch(run: PrivateRun) -> None:
+    assert (run.agreement.images, run.agreement.same_argmax) == (4, 4)
+    assert run.agreement.max_abs_error < 0.01 * run.agreement.max_abs_logit
+    network = small_resnet()
+    with torch.no_grad():
+        expected = network.module(images(4, network))
+    np.testing.assert_allclose(np.array(run.logits), expected.numpy(), atol=0.01)
+
+
+def test_every_site_and_layer_is_measured_under_its_own_name(run: PrivateRun) -> None:
+    network = small_resnet()
+    kinds = {layer.name: layer.kind for layer in run.layers}
+    assert len(kinds) == len(run.layers)
+    assert {site.name: "relu" for site in network.sites}.items() <= kinds.items()
+    assert {layer.name for layer in network.linear_layers} <= set(kinds)
+    assert run.seconds.count == 5 and all(layer.seconds.count == 5 for layer in run.layers)
+    assert all(layer.seconds.low <= layer.seconds.median <= layer.seconds.high for layer in run.layers)
+
+
+def test_bytes_and_messages_follow_from_what_a_layer_computes(run: PrivateRun) -> None:
+    costs = {layer.name: layer for layer in run.layers}
+    sites = small_resnet().sites
+    per_relu = {costs[site.name].bytes / site.relu_count for site in sites}
+    assert len(per_relu) == 1 and 100 < per_relu.pop() < 400  # the same for each ReLU, and as SPU documents it
+    assert {costs[site.name].messages for site in sites} == {8}
+    assert all(layer.bytes >= layer.serial_bytes for layer in run.layers)
+    assert all(layer.bytes == 0 for layer in run.layers if layer.kind == "add")
+
+
+def test_kinds_and_totals_are_sums_over_layers(run: PrivateRun) -> None:
+    assert sum(kind.layers for kind in run.kinds) == len(run.layers)
+    assert sum(kind.bytes for kind in run.kinds) == run.bytes
+    assert sum(kind.messages for kind in run.kinds) == run.messages
+    assert 0.3 * run.seconds.median < sum(kind.seconds for kind in run.kinds) < 1.5 * run.seconds.median
+
+
+def test_a_link_adds_bytes_over_bandwidth_and_delays_of_messages(run: PrivateRun) -> None:
+    serial = sum(layer.serial_bytes for layer in run.layers)
+    wan = run.seconds.median + 8 * serial / 400e6 + run.messages * 0.02
+    assert run.seconds_over(LINKS["wan"]) == pytest.approx(wan)
+    assert run.seconds_over(LINKS["loopback"]) == run.seconds.median
+    assert "computed from that, not measured" in run.to_text(LINKS["wan"])
+    assert "computed" not in run.to_text(LINKS["loopback"])
+
+
+def test_tables_hold_what_was_measured_and_name_the_dealer(run: PrivateRun) -> None:
+    rows = list(csv.DictReader(io.StringIO(run.to_csv())))
+    assert [row["name"] for row in rows] == [layer.name for layer in run.layers]
+    assert sum(int(row["bytes"]) for row in rows) == run.to_json()["bytes"] == run.bytes
+    for text in (run.to_text(LINKS["loopback"]), str(run.to_json())):
+        assert "trusted dealer: a cost reference" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["cheetah", "aby3"])
+def test_other_protocols_agree_too(protocol: str) -> None:
+    network = small_resnet()
+    found = measure(network, images(2, network), protocol=protocol, repeats=1, timeout_s=120)
+    assert found.agreement.same_argmax == 2 and found.agreement.max_abs_error < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TOYS if name != "others"])
+def test_every_toy_agrees_on_the_engine(name: str) -> None:
+    network = TOYS[name].network()
+    found = measure(network, images(1, network), protocol="semi2k", repeats=1, timeout_s=60)
+    assert found.agreement.max_abs_error < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "protocol", "count"),
+    [("resnet18", "semi2k", 10), ("mobilenet_v2", "semi2k", 3), ("vgg16_bn", "cheetah", 1)],
+)
+def test_a_network_of_the_zoo_predicts_what_pytorch_does(name: str, protocol: str, count: int) -> None:
+    spec = resolve_spec(name, num_classes=10, in_channels=3, width=8)
+    network = trace_network(calibrated(build_model(spec, seed=0), (3, 32, 32)), (3, 32, 32), spec=spec)
+    found = measure(network, images(count, network), protocol=protocol, repeats=1, timeout_s=300)
+    assert found.agreement.same_argmax == count
+
+
+# -- who holds what -----------------------------------------------------------------------------------------
+
+
+_CHUNK = 2**26
+
+
+def found_in_memory(pid: int, patterns: set[bytes]) -> set[bytes]:
+    """Those of the patterns that a process holds anywhere in memory that it can write."""
+    overlap, found = max(map(len, patterns)) - 1, set[bytes]()
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            span, rights = line.split()[:2]
+            if "w" not in rights or "[v" in line:
+                continue
+            place, end = (int(part, 16) for part in span.split("-"))
+            tail = b""
+            while place < end:
+                memory.seek(place)
+                try:
+                    chunk = memory.read(min(_CHUNK, end - place))
+                except OSError:  # a guard page
+                    break
+                if not chunk:
+                    break
+                place += len(chunk)
+                if chunk.count(0) == len(chunk):
+                    tail = b""
+                    continue
+                content = tail + chunk
+                found |= {pattern for pattern in patterns - found if pattern in content}
+                tail = content[-overlap:]
+    return found
+
+
+def held_as(values: Array) -> set[bytes]:
+    """How a process that knows 24 values in a row would hold them: as floats, or in the engine's fixed point."""
+    row = values.reshape(-1)[:24]
+    fixed = np.round(row.astype(np.float64) * 2**18).astype(np.int64)
+    return {row.astype(np.float32).tobytes(), row.astype(np.float64).tobytes(), fixed.tobytes()}
+
+
+@pytest.mark.skipif(os.name != "posix" or not Path("/proc/self/mem").exists(), reason="reads /proc/PID/mem")
+@pytest.mark.parametrize("protocol", slow_protocols)
+def test_no_process_holds_the_input_of_another(protocol: str) -> None:
+    network = TOYS["basic"].network()
+    generator = torch.Generator().manual_seed(11)
+    image = torch.randint(-1024, 1024, network.input_shape, generator=generator) / 512  # exact in fixed point
+    with torch.no_grad():
+        for parameter in network.module.parameters():
+            parameter.copy_(torch.randint(-1024, 1024, parameter.shape, generator=generator) / 4096)
+    lowered = lower(prepare(network))
+    # as PyTorch orders them, and as the parties do
+    image_held = held_as(image.numpy()) | held_as(image.permute(1, 2, 0).numpy())
+    kernels = [array for array in lowered.weights.values() if array.size > 100][:2]
+    weights_held = {pattern for k in kernels for pattern in held_as(k) | held_as(k.transpose(3, 2, 0, 1))}
+    chosen = PROTOCOLS[protocol]
+    with running_parties(
+        lowered.program, chosen, weights=lowered.weights, masks=lowered.masks, ports=None, timeout_s=60
+    ) as parties:
+        ask(parties, image, timeout_s=60)
+        for party in parties:
+            found = found_in_memory(party.pid, image_held | weights_held)
+            # the owners are found out, so that a look at the others means something
+            knows = bool(found & image_held), bool(found & weights_held)
+            assert knows == (party.rank == CLIENT, party.rank == SERVER), party.role
+
+
+# -- links --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["semi2k", "cheetah", "aby3"])
+def test_messages_one_after_another_are_those_that_a_slow_link_delays(protocol: str) -> None:
+    network = TOYS["basic"].network()
+    found = measure(network, images(1, network), protocol=protocol, repeats=3, timeout_s=60)
+    near, far = (seconds_of_layers(network, protocol=protocol, one_way_s=delay) for delay in (0.02, 0.06))
+    delayed = (sum(far) - sum(near)) / 0.04
+    computed = sum(layer.messages for layer in found.layers)
+    # aby3 sends some of what is counted to two parties at once
+    assert 0.75 * computed < delayed < 1.2 * computed, (computed, delayed)

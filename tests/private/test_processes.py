@@ -1,0 +1,144 @@
+"""Parties that die, hang or can't start end the computation in seconds, and leave no process behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from deepreduce.errors import RunError, UserError
+from deepreduce.private import install, measure
+from deepreduce.private.bridge import Lowered, lower
+from deepreduce.private.graph import prepare
+from deepreduce.private.measuring import ask
+from deepreduce.private.processes import HOST, choose_ports, running_parties
+from deepreduce.private.protocol import PROTOCOLS
+from tests.private.small import all_end, images, needs_engine, small_resnet
+
+SEMI2K = PROTOCOLS["semi2k"]
+
+
+def lowered_resnet() -> Lowered:
+    return lower(prepare(small_resnet()))
+
+
+@needs_engine
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_party_that_is_killed_ends_the_query_at_once(rank: int) -> None:
+    found, image = lowered_resnet(), images(1, small_resnet())[0]
+    with running_parties(
+        found.program, SEMI2K, weights=found.weights, masks=found.masks, ports=None, timeout_s=60
+    ) as parties:
+        pids = [party.pid for party in parties]
+        os.kill(pids[1 - rank], signal.SIGSTOP)  # so that the query can't be over before
+        threading.Timer(0.3, os.kill, (pids[rank], signal.SIGKILL)).start()
+        begin = time.monotonic()
+        with pytest.raises(RunError, match=f"the {('server', 'client')[rank]}'s process was killed"):
+            ask(parties, image, timeout_s=60)
+        assert time.monotonic() - begin < 10
+    assert all_end(pids, seconds=5)
+
+
+@needs_engine
+def test_a_query_that_takes_too_long_is_given_up() -> None:
+    found, image = lowered_resnet(), images(1, small_resnet())[0]
+    with running_parties(
+        found.program, SEMI2K, weights=found.weights, masks=found.masks, ports=None, timeout_s=60
+    ) as parties:
+        pids = [party.pid for party in parties]
+        os.kill(pids[0], signal.SIGSTOP)
+        with pytest.raises(RunError, match=r"no answer from .*the server's.* process within 0.5 s"):
+            ask(parties, image, timeout_s=0.5)
+    assert all_end(pids, seconds=5)
+
+
+DRIVER = """
+import sys, time, torch
+torch.set_num_threads(1)
+from deepreduce.private.processes import running_parties
+from tests.private.test_processes import SEMI2K, lowered_resnet
+found = lowered_resnet()
+with running_parties(
+    found.program, SEMI2K, weights=found.weights, masks=found.masks, ports=None, timeout_s=60
+) as parties:
+    print(*(party.pid for party in parties), flush=True)
+    time.sleep(60)
+"""
+
+
+@needs_engine
+def test_parties_end_when_their_starter_is_killed() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    ) as driver:
+        assert driver.stdout is not None
+        pids = [int(word) for word in driver.stdout.readline().split()]
+        assert len(pids) == 2
+        driver.kill()
+    assert all_end(pids, seconds=10)
+
+
+@needs_engine
+def test_a_port_in_use_is_named_before_anything_starts() -> None:
+    network = small_resnet()
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} can't be used"):
+            measure(network, images(1, network), protocol="semi2k", ports=[port, 0])
+
+
+@needs_engine
+def test_a_port_taken_in_the_last_moment_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_resnet()
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        ports = [taken.getsockname()[1], *choose_ports(1, None)]
+        monkeypatch.setattr("deepreduce.private.processes.choose_ports", lambda *args: ports)
+        begin = time.monotonic()
+        with pytest.raises(RunError, match="process"):
+            measure(network, images(1, network), protocol="semi2k", timeout_s=30)
+        assert time.monotonic() - begin < 40
+
+
+def test_ports_are_one_for_each_party() -> None:
+    with pytest.raises(UserError, match="1 ports are given for 2 parties"):
+        choose_ports(2, [9001])
+    assert len(set(choose_ports(3, None))) == 3
+
+
+@pytest.mark.parametrize("version", [(3, 12), (3, 13)])
+def test_another_python_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]) -> None:
+    monkeypatch.setattr(sys, "version_info", (*version, 0))
+    with pytest.raises(UserError, match=rf"SPU, which is built for Python 3.10 and 3.11; this is 3.{version[1]}"):
+        install.check_installed()
+
+
+def test_a_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 11, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs spu, jax; install it with: pip install 'deepreduce\[private\]'"):
+        install.check_installed()
+
+
+def test_an_unknown_protocol_is_told_before_anything_else() -> None:
+    network = small_resnet()
+    with pytest.raises(UserError, match=r"unknown protocol 'chetah'; did you mean 'cheetah'\?"):
+        measure(network, images(1, network), protocol="chetah")
+
+
+@needs_engine
+def test_images_of_another_shape_are_refused() -> None:
+    network = small_resnet()
+    with pytest.raises(UserError, match=r"images of shape \(1, 1, 4, 4\)"):
+        measure(network, images(1, network)[..., :4, :4])
