@@ -111,9 +111,9 @@ class TrainingConfig(_Section):
     """The recipe of teacher and students: SGD with Nesterov momentum, warm-up, cosine decay to zero."""
 
     epochs: Count = 8
-    """Epochs of each student."""
+    """The full recipe: of the teacher, and with recipe `paper` of every network."""
     teacher_epochs: WholeNotNegative | None = None
-    """None: as many as the students. 0: the network is trained already; take it as it is."""
+    """None: `epochs`. 0: the network is trained already; take it as it is."""
     batch_size: Count = 64
     learning_rate: Positive = 0.05
     """The highest one, reached after the warm-up."""
@@ -126,9 +126,7 @@ class TrainingConfig(_Section):
     clip_norm: Positive | None = 5.0
     """Bound on the norm of the whole gradient; None: no bound."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 where it is known to be faster."""
-    init: Literal["teacher", "scratch"] = "teacher"
-    """Students start from the teacher's weights where they fit, or from the original's initial ones."""
+    """`auto` is what a short trial finds faster here."""
     validate_every: Count = 1
     """Epochs between validations; the last epoch is always validated."""
     checkpoint_seconds: NotNegative = 30.0
@@ -142,6 +140,25 @@ class DistillConfig(_Section):
     """Of the softmax over both networks' logits."""
     weight: Fraction = 0.9
     """The teacher's part of the loss; the labels have the rest."""
+    remember_gb: NotNegative = 8.0
+    """Disk for the teacher's answers, so that it is asked once for each view, not by every student; 0: ask anew."""
+
+
+class FastConfig(_Section):
+    """Recipe `fast`: what the students may cost, and how it is shared out."""
+
+    price: Positive = 1.0
+    """Training of all students and probes together, in trainings of the original by `training.epochs`."""
+    probe_share: Fraction = 0.08
+    """Of the price, for the probes that measure criticality; given to the others where the cull order is given."""
+    draft_share: Fraction = 0.5
+    """Of the rest, for drafts: a training of all networks together, with shared weights; it decides which go on."""
+    margin: NotNegative = 0.02
+    """A network is dropped where the draft of one with no more ReLUs is better by this validation accuracy."""
+    views: Count = 3
+    """Epochs of augmented images that the teacher answers; students are shown them over and over."""
+    rate: Positive = 0.5
+    """Highest learning rate of a network trained on its own after its draft, in units of `training.learning_rate`."""
 
 
 class MethodConfig(_Section):
@@ -161,8 +178,6 @@ class MethodConfig(_Section):
     """How accuracy and ReLU count of a stage make its criticality."""
     criticality_exponent: NotNegative = 0.07
     """How much the ReLU count weighs in it."""
-    probe_epochs: Count = 2
-    """Epochs of the networks that measure criticality."""
 
 
 class PlotConfig(_Section):
@@ -193,6 +208,10 @@ class OptimizeConfig(_Section):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     distill: DistillConfig = DistillConfig()
+    recipe: Literal["fast", "paper"] = "fast"
+    """`fast`: students start from each other's weights and together cost as much as the teacher. `paper`: each is
+    trained from scratch by the full recipe."""
+    fast: FastConfig = FastConfig()
     method: MethodConfig = MethodConfig()
     plot: PlotConfig = PlotConfig()
     max_relus: WholeNotNegative | None = None
@@ -202,6 +221,8 @@ class OptimizeConfig(_Section):
     """`cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is one."""
     threads: Count | None = None
     """Of the CPU; None: one or all, whichever a short trial finds faster. The choice is remembered."""
+    side_by_side: Count | None = None
+    """Students trained at the same time, by processes of one thread each; None: what the trial finds faster."""
     log: Annotated[tuple[Literal["tensorboard", "mlflow"], ...], BeforeValidator(_listed)] = ()
     """Keep the curves of all networks for these programs too, in the run's folder."""
 
@@ -210,7 +231,7 @@ class OptimizeConfig(_Section):
     def _plain_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
-    @field_validator("model", "data", "training", "distill", "method", "plot", mode="before")
+    @field_validator("model", "data", "training", "distill", "fast", "method", "plot", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         # a heading in a YAML file with every key below it commented out
@@ -218,11 +239,13 @@ class OptimizeConfig(_Section):
 
 
 RESULT_FREE = (
-    "data.root", "data.download", "data.workers", "training.checkpoint_seconds", "plot", "device", "threads", "log",
+    "data.root", "data.download", "data.workers", "training.checkpoint_seconds", "distill.remember_gb", "plot",
+    "device", "threads", "side_by_side", "log",
 )  # fmt: skip
 """Keys that change no number of a run: it may be resumed with other values.
 
-Device and threads do change numbers, but only by what they come to, which the run's identity holds.
+Device, threads and networks side by side do change numbers, but only by what they come to, which the run's
+identity holds.
 """
 
 

@@ -14,17 +14,19 @@ from deepreduce.network import Network
 from deepreduce.training import Precision
 
 BACKWARD = 2  # a backward pass computes about twice what the forward pass does
+ANSWER = 1 / (1 + BACKWARD)
+"""What an answer to an image costs, in training steps of it."""
+
 _TIMED_STEPS = 3
 _MACS_PER_STEP = 1e10  # enough to see the machine's speed, not enough to wait for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A training's arithmetic in multiply-accumulates: `macs` of the network, `teacher_macs` 0 without one."""
+    """A training's arithmetic in multiply-accumulates: `macs` are those of one image, as hardware sees them."""
 
     macs: int
-    teacher_macs: int
-    epochs: int
+    epochs: float
     train_images: int
     val_images: int
     test_images: int
@@ -32,7 +34,7 @@ class Work:
     @property
     def total(self) -> float:
         """All passes of training, validation and test."""
-        step = (1 + BACKWARD) * self.macs + self.teacher_macs
+        step = (1 + BACKWARD) * self.macs
         return self.epochs * (self.train_images * step + self.val_images * self.macs) + self.test_images * self.macs
 
 
@@ -41,7 +43,7 @@ def seconds_per_mac(network: Network, *, batch_size: int, precision: Precision, 
     step = TimedStep(network, batch_size=batch_size, precision=precision, device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws too
         times = [step() for _ in range(1 + _TIMED_STEPS)]  # the first step also allocates
-    return statistics.median(times[1:]) / (step.batch * (1 + BACKWARD) * max(network.macs, 1))
+    return statistics.median(times[1:]) / (step.batch * (1 + BACKWARD) * max(network.padded_macs, 1))
 
 
 class TimedStep:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,19 +18,25 @@ from deepreduce.errors import CheckpointError, NonFiniteLossError, RunError, Use
 from deepreduce.export import describe_network, load_weights
 from deepreduce.network import Network
 from deepreduce.plan import Measurement, ReductionPlan
+from deepreduce.randomness import derived_seed
 from deepreduce.runs import NetworkFolder
 from deepreduce.training import (
     Distillation,
+    Family,
+    Lesson,
     Monitor,
     Precision,
     Predictions,
     Recipe,
     Snapshot,
     Trained,
+    Views,
     churn,
     predict,
+    recompute_statistics,
     train,
 )
+from deepreduce.transforms import apply_plan, inherit
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +48,47 @@ _TOO_FEW_TO_NORMALISE = "Expected more than 1 value per channel"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A network to train: what reduces the original to it, how to build it untrained, by which recipe.
+class Start:
+    """A network of the run that is trained already: where its weights are, and its plan."""
 
-    `test` says whether its test accuracy is wanted; probes are chosen by validation accuracy alone.
+    folder: NetworkFolder
+    plan: ReductionPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A network to train: what reduces the original to it, whose weights it starts from, by which recipe.
+
+    Without a `start` it has the original's initial weights. `statistics_batches` batches give it new batch-norm
+    statistics after the training (0: it keeps those of the training). `test` says whether its test accuracy is
+    wanted; what only helps to choose is judged by validation accuracy alone.
     """
 
     name: str
     plan: ReductionPlan
     folder: NetworkFolder
-    build: Callable[[], Network]
     recipe: Recipe
     seed: int
+    start: Start | None = None
+    statistics_batches: int = 0
     test: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedJob:
+    """Networks of one width to train together: their convolutions share weights, each has batch-norms of its own.
+
+    `jobs` are the networks, of which a `start` common to all gives the first weights; their recipes and seeds are not
+    used. `turns` are numbers of the jobs, in the order in which steps train them, over and over. `folder` keeps the
+    training while it goes on.
+    """
+
+    name: str
+    jobs: tuple[Job, ...]
+    turns: tuple[int, ...]
+    folder: NetworkFolder
+    recipe: Recipe
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +132,11 @@ class Outcome:
 
 @dataclass(kw_only=True, eq=False)
 class Workshop:
-    """Where all networks of a run are trained: the data, the arithmetic, and the teacher once there is one."""
+    """Where all networks of a run are trained: the data, the arithmetic, and the teacher once there is one.
+
+    `lesson` is what it teaches (None: labels are all there is), `teacher_test` its predictions of the test images.
+    All students see the same `views`.
+    """
 
     original: Network
     data: ImageData
@@ -107,12 +145,9 @@ class Workshop:
     distillation: Distillation
     checkpoint_seconds: float
     stop: Callable[[], bool]
-    teacher: nn.Module | None = None
-
-    @cached_property
-    def _teacher_test(self) -> Predictions:
-        assert self.teacher is not None
-        return self._predict(self.teacher, self.data.test)
+    views: Views | None = None
+    lesson: Lesson | None = None
+    teacher_test: Predictions | None = None
 
     def run(self, job: Job, told: Monitor) -> Outcome:
         """The job's outcome, from its folder where it is done already; `told` is told what is trained.
@@ -123,6 +158,36 @@ class Workshop:
         with _one_line(job, self.device):
             return self._done(job) or self._train(job, told)
 
+    def run_shared(self, shared: SharedJob, told: Monitor) -> dict[str, Outcome]:
+        """The outcome of each of the networks by its name, from their folders where all are done already.
+
+        `train_seconds` of each is its share of the steps. Raises as `run` does.
+        """
+        with _one_line(shared, self.device):
+            done = {job.name: self._done(job) for job in shared.jobs}
+            known = {name: outcome for name, outcome in done.items() if outcome is not None}
+            return known if len(known) == len(shared.jobs) else self._train_shared(shared, told)
+
+    def _train_shared(self, shared: SharedJob, told: Monitor) -> dict[str, Outcome]:
+        networks = [self._untrained(job) for job in shared.jobs]
+        family = Family([network.module for network in networks])
+        try:
+            trained = self._fit(family, shared, told, turns=[family.members[i] for i in shared.turns])
+        except NonFiniteLossError as error:
+            log.warning("%s failed: %s", shared.name, error)
+            trained = None
+            failure = str(error)
+        outcomes = {}
+        for number, (job, network) in enumerate(zip(shared.jobs, networks, strict=True)):
+            if trained is None:
+                outcomes[job.name] = self._keep_failure(network, job, failure)
+                continue
+            share = shared.turns.count(number) / len(shared.turns)
+            own = Trained(history=(), seconds=trained.seconds * share)
+            outcomes[job.name] = self._keep(network, job, own)
+        shared.folder.clear()
+        return outcomes
+
     def finished(self, job: Job) -> Outcome | None:
         """The job's outcome where its folder holds it, whole; a corrupt file is named in the log and cleared away."""
         with _one_line(job, self.device):
@@ -130,10 +195,24 @@ class Workshop:
 
     def load(self, job: Job) -> Network:
         """The job's trained network, in evaluation mode on the device."""
-        network = job.build()
+        network = self._reduced(job)
         load_weights(network.module, job.folder.weights(), source=job.folder.path)
         network.module.to(self.device).eval()
         return network
+
+    def predict_test(self, module: nn.Module) -> Predictions:
+        """The network's answers to the test images."""
+        return self._predict(module, self.data.test)
+
+    def _reduced(self, job: Job) -> Network:
+        return apply_plan(self.original, job.plan, seed=_seed(job))
+
+    def _untrained(self, job: Job) -> Network:
+        """The network as it starts."""
+        if job.start is None:
+            return self._reduced(job)
+        weights = job.start.folder.weights()
+        return inherit(self.original, job.plan, parent=job.start.plan, weights=weights, seed=_seed(job))
 
     def _done(self, job: Job) -> Outcome | None:
         try:
@@ -141,7 +220,7 @@ class Workshop:
             if metrics is None:
                 return None
             outcome = _outcome_of(metrics, job)
-            network = job.build()
+            network = self._reduced(job)
             if outcome.failure is None:
                 load_weights(network.module, job.folder.weights(), source=job.folder.path)
             job.folder.check_description(self._description(network, job))
@@ -152,19 +231,32 @@ class Workshop:
             return None
 
     def _train(self, job: Job, told: Monitor) -> Outcome:
-        network = job.build()
-        description = self._description(network, job)
+        network = self._untrained(job)
         try:
-            trained = self._fit(network, job, self._snapshot(job), told)
+            trained = self._fit(network.module, job, told)
         except NonFiniteLossError as error:
             log.warning("%s failed: %s", job.name, error)
-            outcome = _counted(network, failure=str(error))
-            job.folder.finish(weights=None, description=description, metrics=_metrics_of(outcome), history=())
-            return outcome
+            return self._keep_failure(network, job, str(error))
+        return self._keep(network, job, trained)
+
+    def _keep_failure(self, network: Network, job: Job, failure: str) -> Outcome:
+        outcome = _counted(network, failure=failure)
+        job.folder.finish(
+            weights=None, description=self._description(network, job), metrics=_metrics_of(outcome), history=()
+        )
+        return outcome
+
+    def _keep(self, network: Network, job: Job, trained: Trained) -> Outcome:
+        """Measure a network that is trained, and write its files."""
+        if job.statistics_batches:
+            recompute_statistics(
+                network.module, self.data, batches=job.statistics_batches, batch_size=job.recipe.batch_size,
+                seed=derived_seed(job.seed, "statistics"), precision=self.precision, device=self.device,
+            )  # fmt: skip
         outcome = self._measure(network, trained, job)
         job.folder.finish(
             weights=network.module.state_dict(),
-            description=description,
+            description=self._description(network, job),
             metrics=_metrics_of(outcome),
             history=trained.history,
         )
@@ -175,7 +267,7 @@ class Workshop:
             self.original, network, job.plan, label=job.name, standardisation=self.data.standardisation
         )
 
-    def _snapshot(self, job: Job) -> Snapshot | None:
+    def _snapshot(self, job: Job | SharedJob) -> Snapshot | None:
         try:
             return job.folder.snapshot()
         except CheckpointError as error:
@@ -183,24 +275,29 @@ class Workshop:
             job.folder.clear()
             return None
 
-    def _fit(self, network: Network, job: Job, snapshot: Snapshot | None, told: Monitor) -> Trained:
+    def _fit(
+        self, module: nn.Module, job: Job | SharedJob, told: Monitor, *, turns: Sequence[nn.Module] = ()
+    ) -> Trained:
         if job.recipe.epochs == 0:
-            network.module.to(self.device)
+            module.to(self.device)
             told.on_start(())
             return Trained(history=(), seconds=0.0)
+        snapshot = self._snapshot(job)
+        untrained = None if snapshot is None else copy.deepcopy(module.state_dict())
         monitor = replace(told, save=job.folder.save_snapshot, save_every=self.checkpoint_seconds, stop=self.stop)
         try:
             return train(
-                network.module, self.data, job.recipe, seed=job.seed, precision=self.precision, device=self.device,
-                teacher=self.teacher, distillation=self.distillation, resume=snapshot, monitor=monitor,
+                module, self.data, job.recipe, seed=job.seed, precision=self.precision, device=self.device,
+                turns=turns, lesson=self.lesson, distillation=self.distillation, resume=snapshot, monitor=monitor,
+                views=None if self.lesson is None else self.views,
             )  # fmt: skip
         except CheckpointError as error:
-            if snapshot is None:
+            if untrained is None:
                 raise
             log.warning("%s: %s; training %s again from the start", job.folder.path, error, job.name)
             job.folder.clear()
-            network.module.load_state_dict(job.build().module.state_dict())
-            return self._fit(network, job, None, told)
+            module.load_state_dict(untrained)
+            return self._fit(module, job, told, turns=turns)
 
     def _measure(self, network: Network, trained: Trained, job: Job) -> Outcome:
         # in the plain layout of a network that is loaded back, so that its accuracies are those measured here
@@ -210,7 +307,7 @@ class Workshop:
         if job.test:
             test = self._predict(network.module, self.data.test)
             test_accuracy = test.accuracy
-            disagreement = churn(test, self._teacher_test) if self.teacher is not None else 0.0
+            disagreement = churn(test, self.teacher_test) if self.teacher_test is not None else 0.0
         return _counted(
             network, val_accuracy=val_accuracy, test_accuracy=test_accuracy, churn=disagreement,
             train_seconds=trained.seconds,
@@ -220,8 +317,12 @@ class Workshop:
         return predict(module, split, batch_size=EVAL_BATCH, device=self.device)
 
 
+def _seed(job: Job) -> int:
+    return job.seed % 2**31
+
+
 @contextmanager
-def _one_line(job: Job, device: torch.device) -> Iterator[None]:
+def _one_line(job: Job | SharedJob, device: torch.device) -> Iterator[None]:
     """Turns what torch says of too large and of too small batches into our errors."""
     try:
         yield

@@ -163,7 +163,8 @@ class Candidate:
     """A plan with what became of it.
 
     `label` is the plan in a reader's words ("cull S1, thin"). `folder` holds its plan and weights, relative
-    to the run folder. A candidate whose training failed has `measurement` None and the reason in `failure`.
+    to the run folder. A candidate whose training failed, or was given up because another one is better
+    (`is_dropped`), has `measurement` None and the reason in `failure`.
     """
 
     plan_id: str
@@ -173,6 +174,7 @@ class Candidate:
     folder: str
     measurement: Measurement | None = None
     failure: str | None = None
+    is_dropped: bool = False
 
     @property
     def is_teacher(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 from tqdm import tqdm
@@ -19,10 +20,10 @@ class Watcher(Protocol):
     def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
         """A network starts (or turns out to be done): the `number`th of `count`, `work` of `total`."""
 
-    def step(self, progress: Progress) -> None:
-        """It has come so far."""
+    def step(self, name: str, progress: Progress) -> None:
+        """One of the networks that have begun has come so far; several may be at it side by side."""
 
-    def end(self, *, result: str, was_done: bool) -> None:
+    def end(self, name: str, *, result: str, was_done: bool) -> None:
         """It is done; `was_done` says that it was so already when it began."""
 
     def close(self) -> None:
@@ -36,11 +37,12 @@ class _Clock:
         self.done = self.skipped = self.total = 0.0
         self._begin = time.monotonic()
 
-    def fraction(self, part: float = 0.0) -> float:
-        return min((self.done + self.skipped + part) / self.total, 1.0) if self.total else 0.0
+    def fraction(self, part: float, resumed: float) -> float:
+        """With `part` of the present networks done by this process, and `resumed` of them by an earlier one."""
+        return min((self.done + self.skipped + part + resumed) / self.total, 1.0) if self.total else 0.0
 
-    def left(self, part: float, resumed: float = 0.0) -> str:
-        """With `part` of the present network done by this process, and `resumed` of it by an earlier one."""
+    def left(self, part: float, resumed: float) -> str:
+        """Likewise."""
         own = self.done + part
         if own <= 0:
             return "?"
@@ -60,33 +62,56 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+@dataclass
+class _Started:
+    """A network that is being trained: its number and work, and what of that was done before and now."""
+
+    number: int
+    work: float
+    resumed: float = 0.0
+    done: float = 0.0
+
+
 class _Tracker:
-    """The part that bar and log lines share: which network, how much of all work is done."""
+    """The part that bar and log lines share: which networks, how much of all work is done."""
 
     def __init__(self) -> None:
         self.clock = _Clock()
-        self.name, self.number, self.count, self.work, self.resumed = "", 0, 0, 0.0, 0.0
+        self.running: dict[str, _Started] = {}
+        self.count = 0
 
     def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
-        self.name, self.number, self.count, self.work, self.clock.total = name, number, count, work, total
-        self.resumed = 0.0
+        self.running[name] = _Started(number=number, work=work)
+        self.count, self.clock.total = count, total
 
-    def part(self, progress: Progress) -> float:
-        """Work on this network that was done by this process."""
-        per_epoch = self.work / max(progress.epochs, 1)
-        self.resumed = per_epoch * progress.resumed
+    def step(self, name: str, progress: Progress) -> None:
+        started = self.running[name]
+        started.resumed = started.work * progress.resumed
         # a training that went back to the start of an epoch may stand before the place where it was resumed
-        return max(per_epoch * (progress.epoch + progress.step / progress.steps) - self.resumed, 0.0)
+        started.done = max(started.work * progress.done - started.resumed, 0.0)
 
-    def left(self, part: float) -> str:
-        return self.clock.left(part, self.resumed)
-
-    def end(self, *, was_done: bool) -> None:
+    def end(self, name: str, *, was_done: bool) -> _Started:
+        started = self.running.pop(name)
         if was_done:
-            self.clock.skipped += self.work
+            self.clock.skipped += started.work
         else:
-            self.clock.skipped += self.resumed
-            self.clock.done += self.work - self.resumed
+            self.clock.skipped += started.resumed
+            self.clock.done += started.work - started.resumed
+        return started
+
+    def fraction(self) -> float:
+        return self.clock.fraction(*self._sums())
+
+    def left(self) -> str:
+        return self.clock.left(*self._sums())
+
+    def title(self, name: str, started: _Started) -> str:
+        """Which of how many, and its name."""
+        return f"{started.number}/{max(self.count, started.number)} {name}"
+
+    def _sums(self) -> tuple[float, float]:
+        running = self.running.values()
+        return sum(s.done for s in running), sum(s.resumed for s in running)
 
 
 class BarWatcher:
@@ -101,23 +126,26 @@ class BarWatcher:
 
     def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
         self._tracker.begin(name, number=number, count=count, work=work, total=total)
-        self._show(f"{number}/{count} {name}", 0.0)
+        self._show(self._tracker.title(name, self._tracker.running[name]))
 
-    def step(self, progress: Progress) -> None:
-        part = self._tracker.part(progress)
-        text = f"{self._tracker.number}/{self._tracker.count} {self._tracker.name} · {told(progress)}"
-        self._show(f"{text} · {self._tracker.left(part)} left", part + self._tracker.resumed)
+    def step(self, name: str, progress: Progress) -> None:
+        tracker = self._tracker
+        tracker.step(name, progress)
+        beside = len(tracker.running) - 1
+        others = f" (+{beside} beside)" if beside else ""
+        title = tracker.title(name, tracker.running[name])
+        self._show(f"{title}{others} · {told(progress)} · {tracker.left()} left")
 
-    def end(self, *, result: str, was_done: bool) -> None:
-        self._tracker.end(was_done=was_done)
-        self._show(f"{self._tracker.number}/{self._tracker.count} {self._tracker.name} · {result}", 0.0)
+    def end(self, name: str, *, result: str, was_done: bool) -> None:
+        started = self._tracker.end(name, was_done=was_done)
+        self._show(f"{self._tracker.title(name, started)} · {result}")
 
     def close(self) -> None:
         self._bar.close()
 
-    def _show(self, text: str, part: float) -> None:
+    def _show(self, text: str) -> None:
         self._bar.set_description_str(text, refresh=False)
-        self._bar.n = round(1000 * self._tracker.clock.fraction(part))
+        self._bar.n = round(1000 * self._tracker.fraction())
         self._bar.refresh()
 
 
@@ -131,21 +159,18 @@ class LogWatcher:
     def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
         self._tracker.begin(name, number=number, count=count, work=work, total=total)
 
-    def step(self, progress: Progress) -> None:
-        part = self._tracker.part(progress)
+    def step(self, name: str, progress: Progress) -> None:
+        tracker = self._tracker
+        tracker.step(name, progress)
         if time.monotonic() - self._last < self._every:
             return
         self._last = time.monotonic()
-        tracker = self._tracker
-        log.info(
-            "%d/%d %s: %s, %s left",
-            tracker.number, tracker.count, tracker.name, told(progress, ", "), tracker.left(part),
-        )  # fmt: skip
+        title = tracker.title(name, tracker.running[name])
+        log.info("%s: %s, %s left", title, told(progress, ", "), tracker.left())
 
-    def end(self, *, result: str, was_done: bool) -> None:
-        self._tracker.end(was_done=was_done)
-        already = " (done before)" if was_done else ""
-        log.info("%d/%d %s: %s%s", self._tracker.number, self._tracker.count, self._tracker.name, result, already)
+    def end(self, name: str, *, result: str, was_done: bool) -> None:
+        started = self._tracker.end(name, was_done=was_done)
+        log.info("%s: %s%s", self._tracker.title(name, started), result, " (done before)" if was_done else "")
         self._last = time.monotonic()
 
     def close(self) -> None:
@@ -158,10 +183,10 @@ class NoWatcher:
     def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
         pass
 
-    def step(self, progress: Progress) -> None:
+    def step(self, name: str, progress: Progress) -> None:
         pass
 
-    def end(self, *, result: str, was_done: bool) -> None:
+    def end(self, name: str, *, result: str, was_done: bool) -> None:
         pass
 
     def close(self) -> None:

@@ -40,6 +40,8 @@ from deepreduce.storage import (
 from deepreduce.training import EpochRecord, Snapshot
 
 CRITICALITY = "criticality.json"
+ANSWERS = "teacher-answers.bin"
+"""The teacher's logits of augmented images, while the run goes on."""
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "log.txt", ".lock"
 PLAN, WEIGHTS, METRICS, HISTORY, STATE = (
     "plan.json",

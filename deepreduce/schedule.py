@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from deepreduce.data import DataFacts
 from deepreduce.errors import PlanError
-from deepreduce.estimate import Work
+from deepreduce.estimate import ANSWER, Work
 from deepreduce.methods import DeepReduceMethod, Probe, Proposal, propose
+from deepreduce.methods.budget import share_epochs
 from deepreduce.methods.deepreduce import check_cull_order, probes, provisional_cull_order
 from deepreduce.network import Network
 
@@ -17,12 +18,42 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epochs:
-    """How long each kind of network is trained; a teacher of 0 epochs is taken as it is."""
+class FullRecipe:
+    """Every network is trained from scratch, for as many epochs as the teacher: the paper's way."""
 
-    teacher: int
-    probe: int
-    candidate: int
+    epochs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedBudget:
+    """All students and probes together cost `price` times `epochs` epochs of the full network.
+
+    `probe_share` of it goes to the probes, where there are any. `draft_share` of the rest pays for drafts: networks
+    of one width share their weights and are trained together. Those that another draft does not beat by more than
+    `margin` are then trained on their own. No network is trained for more than `epochs`. The teacher answers `views`
+    epochs of augmented images, which all students are shown over and over.
+    """
+
+    epochs: float
+    price: float = 1.0
+    probe_share: float = 0.08
+    draft_share: float = 0.5
+    margin: float = 0.02
+    views: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Networks of one width, which can share weights, with the epochs that each is drafted for."""
+
+    name: str
+    members: tuple[Proposal, ...]
+    epochs: tuple[float, ...]
+
+    @property
+    def folder(self) -> str:
+        """For the training while it goes on."""
+        return "shared-" + "-".join(p.plan_id for p in self.members[:1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,30 +61,36 @@ class Schedule:
     """The networks of a run. `is_provisional` says that the cull order, and so the candidates, will be measured.
 
     `left_out` tells why networks that were asked for are not among them, `notes` what their edits could not do.
+    `families` are the drafts of recipe `fast`, none with `paper`. `candidate_works` are an estimate with recipe
+    `fast`: what the budget leaves, were all of them to go on.
     """
 
     cull_order: tuple[str, ...]
     is_provisional: bool
     probes: tuple[Probe, ...]
     candidates: tuple[Proposal, ...]
+    families: tuple[Family, ...]
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
     teacher_work: Work
     probe_works: tuple[Work, ...]
+    draft_works: tuple[Work, ...]
     candidate_works: tuple[Work, ...]
 
     @property
     def total_work(self) -> float:
         """Multiply-accumulates of all trainings."""
-        return sum(work.total for work in (self.teacher_work, *self.probe_works, *self.candidate_works))
+        works = (self.teacher_work, *self.probe_works, *self.draft_works, *self.candidate_works)
+        return sum(work.total for work in works)
 
 
 def make_schedule(
     network: Network,
     facts: DataFacts,
     method: DeepReduceMethod,
-    epochs: Epochs,
+    recipe: FullRecipe | SharedBudget,
     *,
+    teacher_epochs: int,
     cull_order: Sequence[str] | None,
     max_relus: int | None,
     measured: bool = False,
@@ -75,25 +112,145 @@ def make_schedule(
             f" {smallest.relu_count:,}: raise max_relus, or give smaller method.alphas or method.rhos"
         )
     probed = tuple(probes(network)) if is_probed else ()
-
-    def work(macs: int, epochs: int, *, taught: bool, tested: bool) -> Work:
-        return Work(
-            macs=macs,
-            teacher_macs=network.macs if taught else 0,
-            epochs=epochs,
-            train_images=facts.train_images,
-            val_images=facts.val_images,
-            test_images=facts.test_images if tested else 0,
-        )
-
+    costs = TrainingCosts(network=network, facts=facts)
+    shares = _shares(recipe, costs, [p.proposal for p in probed], kept)
     return Schedule(
         cull_order=order,
         is_provisional=cull_order is None and bool(probed),
         probes=probed,
         candidates=tuple(kept),
+        families=shares.families,
         left_out=proposals.left_out,
         notes=proposals.notes,
-        teacher_work=work(network.macs, epochs.teacher, taught=False, tested=True),
-        probe_works=tuple(work(p.proposal.macs, epochs.probe, taught=True, tested=False) for p in probed),
-        candidate_works=tuple(work(p.macs, epochs.candidate, taught=True, tested=True) for p in kept),
+        teacher_work=costs.work(network.padded_macs, teacher_epochs, tested=True),
+        probe_works=tuple(
+            costs.work(p.proposal.padded_macs, e, tested=False)
+            for p, e in zip(probed, shares.probe_epochs, strict=True)
+        ),
+        draft_works=tuple(costs.family_work(family) for family in shares.families),
+        candidate_works=tuple(
+            costs.work(p.padded_macs, e, tested=True) for p, e in zip(kept, shares.candidate_epochs, strict=True)
+        ),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCosts:
+    """What trainings on some data cost, in epochs of the full network's training."""
+
+    network: Network
+    facts: DataFacts
+
+    def epoch_costs(self, networks: Sequence[Proposal]) -> list[float]:
+        """Of one epoch of each."""
+        return [p.padded_macs / max(self.network.padded_macs, 1) for p in networks]
+
+    def judging(self, networks: Sequence[Proposal], *, tested: bool) -> float:
+        """Of validating, and testing, each once."""
+        images = self.facts.val_images + (self.facts.test_images if tested else 0)
+        return sum(self.epoch_costs(networks)) * images * ANSWER / max(self.facts.train_images, 1)
+
+    def work(self, padded_macs: int, epochs: float, *, tested: bool) -> Work:
+        """Of one network, its validation after every epoch included."""
+        return Work(
+            macs=padded_macs,
+            epochs=epochs,
+            train_images=self.facts.train_images,
+            val_images=self.facts.val_images,
+            test_images=self.facts.test_images if tested else 0,
+        )
+
+    def family_work(self, family: Family) -> Work:
+        """Of one network that is as much work as the family."""
+        costs = self.epoch_costs(family.members)
+        epochs = sum(cost * e for cost, e in zip(costs, family.epochs, strict=True))
+        return self.work(self.network.padded_macs, epochs, tested=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shares:
+    probe_epochs: Sequence[float]
+    families: tuple[Family, ...]
+    candidate_epochs: Sequence[float]
+
+
+def _shares(
+    recipe: FullRecipe | SharedBudget, costs: TrainingCosts, probed: Sequence[Proposal], kept: Sequence[Proposal]
+) -> _Shares:
+    if isinstance(recipe, FullRecipe):
+        return _Shares(
+            probe_epochs=[recipe.epochs] * len(probed), families=(), candidate_epochs=[recipe.epochs] * len(kept)
+        )
+    budget = _Budget(recipe=recipe, costs=costs, probed=bool(probed), candidates=kept)
+    drafts = share_epochs(costs.epoch_costs(kept), budget=budget.drafts, limit=recipe.epochs)
+    return _Shares(
+        probe_epochs=share_epochs(costs.epoch_costs(probed), budget=budget.probes, limit=recipe.epochs),
+        families=_families(kept, drafts),
+        candidate_epochs=share_epochs(costs.epoch_costs(kept), budget=budget.own, limit=recipe.epochs),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Budget:
+    """A price, shared out: in epochs of the full network."""
+
+    recipe: SharedBudget
+    costs: TrainingCosts
+    probed: bool
+    candidates: Sequence[Proposal]
+
+    @property
+    def _whole(self) -> float:
+        return self.recipe.price * self.recipe.epochs
+
+    @property
+    def probes(self) -> float:
+        return self.recipe.probe_share * self._whole if self.probed else 0.0
+
+    @property
+    def _networks(self) -> float:
+        """What the teacher's answers, and judging every candidate as a draft and in the end, leave to train with."""
+        judging = sum(self.costs.judging(self.candidates, tested=tested) for tested in (False, True))
+        left = self._whole - self.probes - self.recipe.views * ANSWER - judging
+        # where the images to train with are few, judging must not eat up everything
+        return max(left, 0.5 * self._whole)
+
+    @property
+    def drafts(self) -> float:
+        return self.recipe.draft_share * self._networks
+
+    @property
+    def own(self) -> float:
+        """For those that go on after their drafts."""
+        return self._networks - self.drafts
+
+
+def own_epochs(
+    recipe: SharedBudget, schedule: Schedule, network: Network, facts: DataFacts, going_on: Sequence[Proposal]
+) -> list[float]:
+    """Epochs that each of the networks that go on is trained for on its own after its draft."""
+    costs = TrainingCosts(network=network, facts=facts)
+    budget = _Budget(recipe=recipe, costs=costs, probed=bool(schedule.probes), candidates=schedule.candidates)
+    return share_epochs(costs.epoch_costs(going_on), budget=budget.own, limit=recipe.epochs)
+
+
+def _families(kept: Sequence[Proposal], epochs: Sequence[float]) -> tuple[Family, ...]:
+    """By width and depth, the widest first: the next ones inherit from it."""
+    by_size: dict[tuple[float, tuple[int, ...] | None, bool], list[int]] = {}
+    for i, p in enumerate(kept):
+        by_size.setdefault((p.plan.alpha, p.plan.depth, p.plan.pad_once), []).append(i)
+    return tuple(
+        Family(
+            name=_family_name(*size),
+            members=tuple(kept[i] for i in numbers),
+            epochs=tuple(epochs[i] for i in numbers),
+        )
+        for size, numbers in sorted(by_size.items(), key=lambda item: (-item[0][0], item[0][1] is not None, item[1]))
+    )
+
+
+def _family_name(alpha: float, depth: tuple[int, ...] | None, pad_once: bool) -> str:
+    parts = [f"alpha {alpha:g}"] * (alpha != 1)
+    parts += [f"depth {'-'.join(str(n) for n in depth or ())}"] * (depth is not None)
+    parts += ["padded once"] * pad_once
+    return " ".join(["drafts", *parts])

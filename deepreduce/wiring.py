@@ -12,16 +12,16 @@ import torch
 from torch import nn
 
 from deepreduce.config import OptimizeConfig, TrainingConfig, load_config
-from deepreduce.data import DataFacts
+from deepreduce.data import DataFacts, ImageData
 from deepreduce.estimate import TimedStep
 from deepreduce.inputs import FROM_PYTHON
 from deepreduce.methods import DeepReduceMethod
 from deepreduce.network import Network
 from deepreduce.outputs import config_of_network
 from deepreduce.randomness import derived_seed
-from deepreduce.schedule import Epochs, Schedule, make_schedule
+from deepreduce.schedule import FullRecipe, Schedule, SharedBudget, make_schedule
 from deepreduce.threads import faster_threads, remembered_threads
-from deepreduce.training import Precision, Recipe
+from deepreduce.training import Precision, Recipe, RememberedLogits
 
 log = logging.getLogger(__name__)
 
@@ -84,15 +84,31 @@ def run_schedule(
             criticality_form=method.criticality_form,
             criticality_exponent=method.criticality_exponent,
         ),
-        Epochs(teacher=teacher_epochs(training), probe=method.probe_epochs, candidate=training.epochs),
+        run_recipe(config),
+        teacher_epochs=teacher_epochs(training),
         cull_order=cull_order,
         max_relus=config.max_relus,
         measured=measured,
     )
 
 
+def run_recipe(config: OptimizeConfig) -> FullRecipe | SharedBudget:
+    """How long students are trained, and from which weights."""
+    epochs, fast = config.training.epochs, config.fast
+    if config.recipe == "paper":
+        return FullRecipe(epochs=epochs)
+    return SharedBudget(
+        epochs=epochs,
+        price=fast.price,
+        probe_share=fast.probe_share,
+        draft_share=fast.draft_share,
+        margin=fast.margin,
+        views=min(fast.views, epochs),
+    )
+
+
 def teacher_epochs(training: TrainingConfig) -> int:
-    """Epochs of the teacher: as many as a student's unless the config says otherwise."""
+    """Epochs of the teacher: the full recipe's unless the config says otherwise."""
     return training.epochs if training.teacher_epochs is None else training.teacher_epochs
 
 
@@ -101,19 +117,42 @@ def model_seed(config: OptimizeConfig) -> int:
     return derived_seed(config.seed, "model") % 2**31
 
 
-def training_recipe(training: TrainingConfig, *, epochs: int) -> Recipe:
-    """The recipe of the config, for so many epochs."""
+def training_recipe(training: TrainingConfig, *, epochs: float, rate: float = 1.0) -> Recipe:
+    """The recipe of the config for so many epochs, at most those of the whole, with `rate` times its learning rate.
+
+    The warm-up of a shorter training is shorter in proportion.
+    """
     return Recipe(
         epochs=epochs,
         batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
+        learning_rate=training.learning_rate * rate,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
-        warmup_epochs=training.warmup_epochs,
+        warmup_epochs=training.warmup_epochs * min(epochs / training.epochs, 1.0),
         label_smoothing=training.label_smoothing,
         clip_norm=training.clip_norm,
         validate_every=training.validate_every,
     )
+
+
+def remembered_logits(path: Path, data: ImageData, config: OptimizeConfig, *, epochs: int) -> RememberedLogits | None:
+    """Room on the disk for the teacher's answers to so many epochs of views, or to as many as it may hold.
+
+    None where it may hold none, or the disk has no room.
+    """
+    sizes = {
+        "steps": data.train.num_steps(config.training.batch_size),
+        "batch_size": config.training.batch_size,
+        "num_classes": data.num_classes,
+    }
+    allowed = int(config.distill.remember_gb * 1e9 // RememberedLogits.size(epochs=1, **sizes))
+    if not allowed:
+        return None
+    try:
+        return RememberedLogits(path, epochs=min(epochs, allowed), **sizes)
+    except OSError as error:
+        log.warning("the teacher's answers are not remembered: %s", error.strerror or error)
+        return None
 
 
 def thread_count(config: OptimizeConfig, network: Network, precision: Precision, device: torch.device) -> int:

@@ -43,6 +43,7 @@ FLOW = (
     "inputs",
     "runs",
     "jobs",
+    "crew",
     "progress",
     "outputs",
     "loggers",

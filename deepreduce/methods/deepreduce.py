@@ -199,4 +199,7 @@ def _proposal(network: Network, plan: ReductionPlan, label: str) -> tuple[Propos
     check_input_size(reduced)
     if plan.is_empty or reduced.relu_count == network.relu_count:
         raise PlanError("it has as many ReLUs as the full network")
-    return Proposal(plan=plan, label=label, relu_count=reduced.relu_count, macs=reduced.macs), reduced.notes
+    proposal = Proposal(
+        plan=plan, label=label, relu_count=reduced.relu_count, macs=reduced.macs, padded_macs=reduced.padded_macs
+    )
+    return proposal, reduced.notes

@@ -11,13 +11,15 @@ from deepreduce.plan import ReductionPlan
 class Proposal:
     """A reduced network to train: its plan in normal form, in a reader's words, and what it costs.
 
-    `relu_count` and `macs` are exact, for one image.
+    `relu_count` and `macs` are exact, for one image; `padded_macs` tell how long training takes
+    (`Network.padded_macs`).
     """
 
     plan: ReductionPlan
     label: str
     relu_count: int
     macs: int
+    padded_macs: int
 
     @property
     def plan_id(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import networkx as nx
 from torch import fx, nn
@@ -13,6 +15,9 @@ from deepreduce.errors import PlanError, unknown_name
 from deepreduce.models.spec import ModelSpec
 from deepreduce.network.channels import Channels
 from deepreduce.network.follow import follow_channels
+
+SITE = "deepreduce_site"
+"""Key of a graph node's meta: (site name, stage, block), set once when the original is traced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +150,24 @@ class Network:
             )
             graph.add_edges_from((source.name, node.name) for source in node.all_input_nodes)
         return graph
+
+    def __getstate__(self) -> dict[str, Any]:
+        nodes = [(node.name, node.meta.get(SITE)) for node in self.module.graph.nodes]
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"nodes": nodes}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        # torch.fx pickles a graph as code: its nodes come back in their order, without what is known of them
+        nodes = list(state["module"].graph.nodes)
+        if len(nodes) != len(state["nodes"]):
+            raise pickle.UnpicklingError(f"{state['name']} comes back with other graph nodes")
+        for node, (name, site) in zip(nodes, state["nodes"], strict=True):
+            if node.name != name:
+                node._rename(name)
+            if site is not None:
+                node.meta[SITE] = site
+        state["module"].recompile()
+        for f in fields(self):
+            object.__setattr__(self, f.name, state[f.name])
 
     def as_module(self) -> nn.Module:
         """The network as an ordinary module (images -> logits)."""

@@ -20,12 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deepreduce.errors import NetworkTraceError
 from deepreduce.models.spec import ModelSpec
 from deepreduce.network import ops
-from deepreduce.network.network import LinearLayer, Network, ReluSite
+from deepreduce.network.network import SITE, LinearLayer, Network, ReluSite
 from deepreduce.network.run import execute, run_without_data
 from deepreduce.network.stages import SiteDraft, assign_stages
-
-SITE = "deepreduce_site"
-"""Key of a graph node's meta: (site name, stage, block), set once when the original is traced."""
 
 # one call of these is one layer; following them inside gains nothing, and some can't be followed
 _LEAF_CLASSES = {"StochasticDepth", "DropBlock2d", "DropBlock3d", "DropPath"}

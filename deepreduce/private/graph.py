@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -12,19 +13,25 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from deepreduce.network import Network
-from deepreduce.network.trace import SITE
+from deepreduce.network.network import SITE
+from deepreduce.transforms import collapse
+
+log = logging.getLogger(__name__)
 
 _LAYER = "source_fn_stack"
 """The key of a node's meta that torch hands on from a node to the operations it executes, in every version."""
 
 
 def prepare(network: Network) -> Network:
-    """The network as it is to be run: a copy in evaluation mode on the CPU, in float32. Edits for speed belong here.
+    """The network as it is to be run: a copy in evaluation mode on the CPU, in float32, its linear regions collapsed.
 
-    Batch-norms stay: `lower` folds them, where it is sure of what a convolution's output is used for.
+    Batch-norms that no convolution takes in stay. A region that would collapse only if it were padded once is told.
     """
     module = copy.deepcopy(network.module).cpu().float().eval()
-    return replace(network, module=module)
+    collapsed = collapse(replace(network, module=module)).network
+    for note in collapsed.notes[len(network.notes) :]:
+        log.warning("%s: %s", network.name, note)
+    return collapsed
 
 
 def aten_graph(network: Network) -> fx.GraphModule:

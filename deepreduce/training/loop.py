@@ -6,6 +6,7 @@ goes on from a snapshot computes the numbers that it would have computed without
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -21,6 +22,7 @@ from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, NonFiniteLossError
 from deepreduce.randomness import derived_seed
 from deepreduce.training.evaluate import predict
+from deepreduce.training.lesson import Lesson
 from deepreduce.training.losses import Distillation, distillation_loss
 from deepreduce.training.recipe import Precision, Recipe, learning_rate_at
 
@@ -50,15 +52,16 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a training stands, for somebody who watches.
+    """Where a training stands, for somebody who watches: `step` of the `steps` of this epoch, which may be the last.
 
-    `resumed` of its epochs were trained by an earlier process; a fraction where that stopped in the middle of one.
+    `done` is the share of all steps that is trained, `resumed` the share that an earlier process trained.
     """
 
     epoch: int
     epochs: int
     step: int
     steps: int
+    done: float
     train_loss: float
     val_accuracy: float | None
     resumed: float = 0.0
@@ -70,6 +73,18 @@ class Snapshot:
 
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The augmented images that trainings share: what draws them; after how many epochs they repeat (0: never)."""
+
+    seed: int
+    epochs: int = 0
+
+    def epoch(self, number: int) -> int:
+        """Which epoch of views is shown in a training's epoch of that number, counted from 0."""
+        return number % self.epochs if self.epochs else number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,23 +119,30 @@ def train(
     seed: int,
     precision: Precision,
     device: torch.device,
-    teacher: nn.Module | None = None,
+    lesson: Lesson | None = None,
     distillation: Distillation | None = None,
+    views: Views | None = None,
+    turns: Sequence[nn.Module] = (),
     resume: Snapshot | None = None,
     monitor: Monitor | None = None,
 ) -> Trained:
     """Train `module` in place on `data.train`; the global random state stays as it was.
 
-    With a `teacher` (in evaluation mode on the same device), the loss is `distillation_loss`. Validation accuracy
-    is measured every `recipe.validate_every` epochs and after the last; it chooses nothing here: the final weights
-    are the result. Where the loss is not finite, training goes back to the start of the epoch with a lower rate.
+    With a `lesson`, the loss is `distillation_loss` against its teacher. Order and augmentation of the images are
+    those of `views` (None: of `seed`, without end), which all students of a lesson must share. Validation accuracy is
+    measured every `recipe.validate_every` epochs and after the last; it chooses nothing here: the final weights are
+    the result. Where the loss is not finite, training goes back to the start of the epoch with a lower rate.
+
+    `turns` are networks inside `module` that share weights: each step trains one of them, in this order over and
+    over. Then nothing is validated, since `module` itself answers nothing.
 
     Raises `NonFiniteLossError` when that has happened more than twice, `Stopped` when the monitor asks for it,
     `CheckpointError` for a snapshot that is not of this training, `DataError` where the images fill no batch.
     """
     session = _Session(
         module=module, data=data, recipe=recipe, seed=seed, precision=precision, device=device,
-        teacher=teacher, distillation=distillation or Distillation(), monitor=monitor or Monitor(),
+        views=views or Views(seed=seed), turns=tuple(turns) or (module,), lesson=lesson,
+        distillation=distillation or Distillation(), monitor=monitor or Monitor(),
     )  # fmt: skip
     if resume is not None:
         session.restore(resume)
@@ -138,9 +160,11 @@ class _Session:
     data: ImageData
     recipe: Recipe
     seed: int
+    views: Views
+    turns: tuple[nn.Module, ...]
     precision: Precision
     device: torch.device
-    teacher: nn.Module | None
+    lesson: Lesson | None
     distillation: Distillation
     monitor: Monitor
 
@@ -155,7 +179,9 @@ class _Session:
     def __post_init__(self) -> None:
         self.data.check_batch_size(self.recipe.batch_size)
         self.module.to(self.device, memory_format=self.precision.memory_format)  # type: ignore[call-overload]
-        self.steps = self.data.train.num_steps(self.recipe.batch_size)
+        self.steps_per_epoch = self.data.train.num_steps(self.recipe.batch_size)
+        self.total_steps = self.recipe.num_steps(self.steps_per_epoch)
+        self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.dim() > 1], "weight_decay": self.recipe.weight_decay},
@@ -165,14 +191,27 @@ class _Session:
             groups, lr=self.recipe.learning_rate, momentum=self.recipe.momentum,
             nesterov=self.recipe.momentum > 0, fused=True,
         )  # fmt: skip
+        if len(self.turns) > 1:  # fused steps take no mixture of parameters that have stepped and that have not
+            for parameter in parameters:
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.start = self._copy()
         self.clock = self.last_save = time.monotonic()
+
+    @property
+    def steps(self) -> int:
+        """Of the present epoch; the last one may be cut short."""
+        return min(self.steps_per_epoch, self.total_steps - self.epoch * self.steps_per_epoch)
+
+    @property
+    def steps_done(self) -> int:
+        """Of all epochs."""
+        return self.epoch * self.steps_per_epoch + self.step
 
     # -- the loop -------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         self.module.train()
-        while self.epoch < self.recipe.epochs:
+        while self.epoch < self.epochs:
             try:
                 self._run_epoch()
             except FloatingPointError:
@@ -180,26 +219,26 @@ class _Session:
 
     def _run_epoch(self) -> None:
         batches = self.data.train.train_batches(
-            batch_size=self.recipe.batch_size, seed=self.seed, epoch=self.epoch, device=self.device,
-            start_step=self.step,
+            batch_size=self.recipe.batch_size, seed=self.views.seed, epoch=self.views.epoch(self.epoch),
+            device=self.device, start_step=self.step,
         )  # fmt: skip
+        steps = self.steps
         running = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.device)
-        for images, labels, _ in batches:
+        for images, labels, _ in itertools.islice(batches, steps - self.step):
             running += self._take_step(images, labels)
             self.step += 1
-            if self.step % _CHECK_EVERY == 0 or self.step == self.steps:
+            if self.step % _CHECK_EVERY == 0 or self.step == steps:
                 self._check(running)
-                if self.step < self.steps:
+                if self.step < steps:
                     self._report()
-            if self.step < self.steps and (self._save_is_due() or self.monitor.stop()):
+            if self.step < steps and (self._save_is_due() or self.monitor.stop()):
                 self._check(running)
                 self._save()
         self._end_epoch()
 
     def _take_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update; returns the loss, made NaN where the gradient is not finite."""
-        number = self.epoch * self.steps + self.step
-        rate = learning_rate_at(number, recipe=self.recipe, steps_per_epoch=self.steps)
+        rate = learning_rate_at(self.steps_done, recipe=self.recipe, steps_per_epoch=self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * ROLLBACK_RATE**self.rollbacks
         torch.manual_seed(derived_seed(self.seed, self.epoch, self.step))  # dropout resumes like all else
@@ -213,14 +252,13 @@ class _Session:
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.bf16)
         with autocast:
-            logits = self.module(images)  # (batch, classes)
+            logits = self.turns[self.steps_done % len(self.turns)](images)  # (batch, classes)
         smoothing = self.recipe.label_smoothing
-        if self.teacher is None:
+        if self.lesson is None:
             return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-        with torch.inference_mode(), autocast:
-            taught = self.teacher(images)  # (batch, classes)
+        taught = self.lesson.logits(images, epoch=self.views.epoch(self.epoch), step=self.step)  # (batch, classes)
         return distillation_loss(
-            logits.float(), taught.float(), labels, distillation=self.distillation, label_smoothing=smoothing
+            logits.float(), taught, labels, distillation=self.distillation, label_smoothing=smoothing
         )
 
     def _check(self, running: Tensor) -> None:
@@ -229,10 +267,11 @@ class _Session:
             raise FloatingPointError
 
     def _end_epoch(self) -> None:
+        steps = self.steps
         self.epoch += 1
-        last = self.epoch == self.recipe.epochs
+        last = self.epoch == self.epochs
         accuracy = None
-        if last or self.epoch % self.recipe.validate_every == 0:
+        if self.turns == (self.module,) and (last or self.epoch % self.recipe.validate_every == 0):
             validation = predict(
                 self.module, self.data.val, batch_size=max(self.recipe.batch_size, 256), device=self.device
             )
@@ -240,7 +279,7 @@ class _Session:
         self._tick()
         record = EpochRecord(
             epoch=self.epoch, learning_rate=self.optimizer.param_groups[0]["lr"],
-            train_loss=self.loss_sum / self.steps, val_accuracy=accuracy, seconds=self.seconds,
+            train_loss=self.loss_sum / steps, val_accuracy=accuracy, seconds=self.seconds,
         )  # fmt: skip
         self.history.append(record)
         self.step, self.loss_sum = 0, 0.0
@@ -266,7 +305,8 @@ class _Session:
         measured = [r.val_accuracy for r in self.history if r.val_accuracy is not None]
         self.monitor.on_step(
             Progress(
-                epoch=self.epoch, epochs=self.recipe.epochs, step=self.step, steps=self.steps,
+                epoch=self.epoch, epochs=self.epochs, step=self.step, steps=self.steps,
+                done=self.steps_done / self.total_steps,
                 train_loss=self.loss_sum / self.step if self.step else self.history[-1].train_loss,
                 val_accuracy=measured[-1] if measured else None, resumed=self.resumed,
             )
@@ -301,7 +341,7 @@ class _Session:
             values = snapshot.values
             self.epoch, self.step, self.rollbacks = (int(values[key]) for key in ("epoch", "step", "rollbacks"))
             self.loss_sum, self.seconds = float(values["loss_sum"]), float(values["seconds"])
-            self.resumed = self.epoch + self.step / self.steps
+            self.resumed = self.steps_done / self.total_steps
             self.history = [EpochRecord(**record) for record in values["history"]]
             self._load(_with_prefix(snapshot.tensors, "now."))
             self.start = _with_prefix(snapshot.tensors, "start.") if self.step else self._copy()
@@ -310,7 +350,11 @@ class _Session:
 
     def _live(self) -> dict[str, Tensor]:
         """The tensors training changes: weights, statistics, momenta."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        state = self.module.state_dict()
+        if len(self.turns) > 1:  # weights that networks share have a name in each of them; one is enough
+            names = {t.data_ptr() if t.numel() else name: name for name, t in state.items()}.values()
+            state = {name: state[name] for name in names}
+        tensors = {f"model.{name}": tensor for name, tensor in state.items()}
         for name, parameter in self.module.named_parameters():
             momentum = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
             if momentum is not None:
@@ -321,7 +365,7 @@ class _Session:
         return {name: tensor.clone() for name, tensor in self._live().items()}
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
-        self.module.load_state_dict(_with_prefix(tensors, "model."))
+        self.module.load_state_dict(_with_prefix(tensors, "model."), strict=len(self.turns) == 1)
         momenta = _with_prefix(tensors, "momentum.")
         self.optimizer.state.clear()
         for name, parameter in self.module.named_parameters():

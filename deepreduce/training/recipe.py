@@ -20,11 +20,11 @@ _BF16_MACS_PER_PARAMETER = 2
 class Recipe:
     """SGD with Nesterov momentum, linear warm-up and cosine decay to zero.
 
-    `warmup_epochs` may be a fraction of an epoch; `weight_decay` spares norms and biases; `clip_norm` bounds the
-    norm of the whole gradient (None: no bound).
+    `epochs` and `warmup_epochs` may be fractions of an epoch; `weight_decay` spares norms and biases; `clip_norm`
+    bounds the norm of the whole gradient (None: no bound).
     """
 
-    epochs: int
+    epochs: float
     batch_size: int
     learning_rate: float
     momentum: float = 0.9
@@ -33,6 +33,10 @@ class Recipe:
     label_smoothing: float = 0.0
     clip_norm: float | None = 5.0
     validate_every: int = 1
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole training: at least one, unless it has no epochs."""
+        return max(round(self.epochs * steps_per_epoch), 1) if self.epochs else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,7 @@ def _multiplies_bf16() -> bool:
 
 def learning_rate_at(step: int, *, recipe: Recipe, steps_per_epoch: int) -> float:
     """The learning rate of the step with that number, counted from 0 over all epochs."""
-    total = recipe.epochs * steps_per_epoch
+    total = recipe.num_steps(steps_per_epoch)
     warmup = min(round(recipe.warmup_epochs * steps_per_epoch), total - 1)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / (warmup + 1)

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from deepreduce.errors import ModelError, PlanError, unknown_name
 from deepreduce.models import ModelSpec, build_model
-from deepreduce.network.network import Network
+from deepreduce.network.network import SITE, Network
 from deepreduce.network.overwriting import is_inplace
-from deepreduce.network.trace import SITE, describe, observe, trace_network
+from deepreduce.network.trace import describe, observe, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms.padding import pad_once, regions_to_pad
 from deepreduce.transforms.width import narrowed, simplest_alpha

@@ -1,0 +1,273 @@
+"""Networks trained side by side: processes of one thread each, fed by the process that runs the whole.
+
+On a CPU, two processes of one thread train more images per second together than one process of two threads. The
+processes are started anew, not forked: torch's threads do not survive a fork, and a user's script is not run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepreduce.errors import DeepReduceError, RunError
+from deepreduce.jobs import Job, Outcome, Workshop
+from deepreduce.training import Monitor, Stopped
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY = 0.2  # seconds between looks at a request to stop
+
+
+class CrewError(Exception):
+    """The work can't be handed to other processes; it can still be done in this one."""
+
+
+def in_turn(workshop: Workshop, jobs: Sequence[Job], told: Callable[[Job], Monitor]) -> Iterator[tuple[Job, Outcome]]:
+    """Every job with its outcome, one after the other in this process. Raises as `Workshop.run` does."""
+    for job in jobs:
+        if workshop.stop():
+            raise Stopped
+        yield job, workshop.run(job, told(job))
+
+
+@dataclass(kw_only=True, eq=False)
+class _Member:
+    """A process of the crew, and the job it is at."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    job: Job | None = None
+    monitor: Monitor = field(default_factory=Monitor)
+
+
+class Crew:
+    """`size` processes of one thread that train the networks of a workshop. Use as a context manager.
+
+    Raises `CrewError` on entering where the workshop can't be handed over, as with classes of a script that other
+    processes can't import.
+    """
+
+    def __init__(self, workshop: Workshop, *, size: int, scratch: Path) -> None:
+        self._workshop, self._size, self._scratch = workshop, size, scratch
+        self._members: list[_Member] = []
+
+    def __enter__(self) -> Crew:
+        if os.name != "posix":
+            raise CrewError("side by side works on Linux and macOS only")
+        descriptor, name = tempfile.mkstemp(dir=self._scratch, prefix="crew-", suffix=".tmp")
+        os.close(descriptor)
+        file = Path(name)
+        try:
+            # of tensors in a file that they map, the processes share one copy
+            torch.save(replace(self._workshop, stop=_never), file)
+            self._members = [_start_member() for _ in range(self._size)]
+            for member in self._members:
+                member.connection.send((str(file), torch.are_deterministic_algorithms_enabled()))
+            for member in self._members:
+                if not member.connection.recv():
+                    raise CrewError("another process can't import its classes")
+        except (pickle.PicklingError, AttributeError, TypeError, EOFError, OSError, RuntimeError) as error:
+            self._end()
+            raise CrewError(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            file.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def run(self, jobs: Sequence[Job], told: Callable[[Job], Monitor]) -> Iterator[tuple[Job, Outcome]]:
+        """Every job with its outcome, as they end; one that starts from another of `jobs` waits for it.
+
+        Raises as `Workshop.run` does, and `RunError` where a process dies; at a stop every process saves what it has
+        before `Stopped` is raised.
+        """
+        waiting, left = list(jobs), {job.folder.path for job in jobs}
+        stopping = False
+        while left:
+            stopping = stopping or self._workshop.stop()
+            if stopping:
+                self._ask_to_stop()
+            else:
+                self._hand_out(waiting, left, told)
+            busy = [m.connection for m in self._members if m.job is not None]
+            if stopping and not busy:
+                raise Stopped
+            for connection in wait(busy, timeout=_LOOK_EVERY):
+                member = next(m for m in self._members if m.connection is connection)
+                ended = self._hear(member)
+                if ended is not None:
+                    left.discard(ended[0].folder.path)
+                    yield ended
+
+    def _hand_out(self, waiting: list[Job], left: set[Path], told: Callable[[Job], Monitor]) -> None:
+        for member in (m for m in self._members if m.job is None):
+            ready = [job for job in waiting if job.start is None or job.start.folder.path not in left]
+            if not ready:
+                return
+            waiting.remove(ready[0])
+            member.job, member.monitor = ready[0], told(ready[0])
+            member.connection.send(ready[0])
+
+    def _ask_to_stop(self) -> None:
+        for member in self._members:
+            if member.job is not None:
+                member.process.send_signal(signal.SIGUSR1)
+
+    def _hear(self, member: _Member) -> tuple[Job, Outcome] | None:
+        """Take one message; the job and its outcome where that is what it says."""
+        job = member.job
+        assert job is not None
+        try:
+            kind, value = member.connection.recv()
+        except (EOFError, OSError):
+            code = member.process.wait()
+            raise RunError(
+                f"{job.name}: the process that trained it was ended ({_told(code)}); lower side_by_side, or"
+                " training.batch_size, if memory ran out"
+            ) from None
+        if kind == "start":
+            member.monitor.on_start(value)
+        elif kind == "step":
+            member.monitor.on_step(value)
+        elif kind == "epoch":
+            member.monitor.on_epoch(value)
+        elif kind == "log":
+            logging.getLogger(value.name).handle(value)
+        elif kind == "stopped":
+            member.job = None
+        elif kind == "error":
+            raise value
+        else:
+            member.job = None
+            return job, value
+        return None
+
+    def _end(self) -> None:
+        for member in self._members:
+            with contextlib.suppress(OSError):
+                member.connection.close()
+            member.process.kill()
+            member.process.wait()
+        self._members = []
+
+
+# -- in the other process -------------------------------------------------------------------------------------
+
+
+def _start_member() -> _Member:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, str(theirs.fileno()), str(os.getpid()), repr(sys.path)],
+            pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    return _Member(process=process, connection=Connection(ours.detach()))
+
+
+_COMMAND = "import sys; sys.path[:] = eval(sys.argv[3]); from deepreduce.crew import work; work()"
+
+
+def work() -> None:
+    """What a process of the crew does: train what it is sent until the connection closes."""
+    connection, parent = Connection(int(sys.argv[1])), int(sys.argv[2])
+    _die_with(parent)
+    asked = _Asked(parent)
+    torch.set_num_threads(1)
+    file, deterministic = connection.recv()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        workshop: Workshop = torch.load(file, mmap=True, weights_only=False)
+    except Exception:  # whatever importing a user's class may raise
+        connection.send(False)
+        return
+    workshop = replace(workshop, stop=asked)
+    _log_to(connection)
+    connection.send(True)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            connection.send(_answer(workshop, connection.recv(), connection))
+
+
+def _answer(workshop: Workshop, job: Job, connection: Connection) -> tuple[str, Any]:
+    def teller(kind: str) -> Callable[[Any], None]:
+        return lambda value: connection.send((kind, value))
+
+    try:
+        monitor = Monitor(on_start=teller("start"), on_step=teller("step"), on_epoch=teller("epoch"))
+        return "done", workshop.run(job, monitor)
+    except Stopped:
+        return "stopped", None
+    except DeepReduceError as error:
+        return "error", type(error)(str(error))
+    except Exception as error:
+        log.exception("%s could not be trained", job.name)
+        return "error", RunError(f"{job.name} could not be trained: {type(error).__name__}: {error}")
+
+
+class _Asked:
+    """Whether the process that runs the whole asked this one to stop; its end ends this one too."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent, self._asked = parent, False
+        signal.signal(signal.SIGUSR1, self._note)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; only the parent decides
+
+    def __call__(self) -> bool:
+        if os.getppid() != self._parent:
+            os._exit(1)
+        return self._asked
+
+    def _note(self, *_: object) -> None:
+        self._asked = True
+
+
+def _die_with(parent: int) -> None:
+    """Have Linux end this process when its parent ends, at whatever it is; elsewhere the next step finds out."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _log_to(connection: Connection) -> None:
+    class Sender(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            record.msg, record.args, record.exc_info = self.format(record), None, None
+            connection.send(("log", record))
+
+    logger = logging.getLogger("deepreduce")
+    logger.handlers, logger.propagate = [Sender()], False
+    logger.setLevel(logging.INFO)
+
+
+def _never() -> bool:
+    return False
+
+
+def _told(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
