@@ -1,6 +1,6 @@
 # The names that `import deepreduce` offers; __init__.py loads each from here when it is first used.
 
-from .api import Evaluation, analyze, evaluate, export_reduced, trace
+from .api import Evaluation, analyze, evaluate, export_reduced, private_run, trace
 from .config import OptimizeConfig, load_config
 from .dryrun import DryRun, dry_run
 from .errors import (
@@ -75,6 +75,7 @@ __all__ = [
     "log_cost",
     "optimize",
     "pareto_front",
+    "private_run",
     "reshape",
     "reshape_plan",
     "thin",

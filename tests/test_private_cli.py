@@ -30,9 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_path: Path) -> None:
     done = command(
         "private", "run", folder, "--protocol", "semi2k", "--link", "lan", "--images", "2", "--repeats", "2",
-        "--csv", "layers.csv", "--json", cwd=tmp_path,
+        "--csv", "layers.csv", "--json", cwd=tmp_path, timeout=300,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["agreement"]["same_argmax"] == found["agreement"]["images"] == len(found["logits"]) == 2
     assert found["protocol"]["label"] == "semi2k (trusted dealer: a cost reference)"
@@ -73,7 +73,7 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def client(port: int, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return command("private", "query", "--connect", f"127.0.0.1:{port}", *words, cwd=cwd)
+    return command("private", "query", "--connect", f"127.0.0.1:{port}", *words, cwd=cwd, timeout=300)
 
 
 def test_a_server_answers_one_client_after_another_until_ctrl_c(folder: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_server_answers_one_client_after_another_until_ctrl_c(folder: Path, tm
         again = client(port, "--image", "3", cwd=tmp_path)
         assert again.returncode == 0 and "class" in again.stdout
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 130 and errors.strip() == "deepreduce: interrupted"
     assert not parties_left(process.pid)
 
@@ -138,11 +138,11 @@ def test_ctrl_c_during_a_run_leaves_no_party(folder: Path, tmp_path: Path) -> No
          "--repeats", "100000"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain_environment(),
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(pids := parties_left(process.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert len(pids) == 2
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors.strip() == "deepreduce: interrupted"
     assert all_end([int(pid) for pid in pids], seconds=5)

@@ -50,7 +50,7 @@ def test_logits_and_predictions_agree_with_pytorch(run: PrivateRun) -> None:
 
 
 def test_every_site_and_layer_is_measured_under_its_own_name(run: PrivateRun) -> None:
-    network = small_resnet()
+    network = prepare(small_resnet())
     kinds = {layer.name: layer.kind for layer in run.layers}
     assert len(kinds) == len(run.layers)
     assert {site.name: "relu" for site in network.sites}.items() <= kinds.items()
