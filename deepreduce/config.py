@@ -149,15 +149,15 @@ class FastConfig(_Section):
 
     price: Positive = 1.0
     """Training of all students and probes together, in trainings of the original by `training.epochs`."""
-    probe_share: Fraction = 0.08
+    probe_share: Fraction = 0.12
     """Of the price, for the probes that measure criticality; given to the others where the cull order is given."""
-    draft_share: Fraction = 0.5
+    draft_share: Fraction = 0.6
     """Of the rest, for drafts: a training of all networks together, with shared weights; it decides which go on."""
     margin: NotNegative = 0.02
     """A network is dropped where the draft of one with no more ReLUs is better by this validation accuracy."""
     views: Count = 3
     """Epochs of augmented images that the teacher answers; students are shown them over and over."""
-    rate: Positive = 0.5
+    rate: Positive = 0.25
     """Highest learning rate of a network trained on its own after its draft, in units of `training.learning_rate`."""
 
 

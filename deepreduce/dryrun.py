@@ -14,8 +14,7 @@ from deepreduce.methods import Proposal
 from deepreduce.network import Network
 from deepreduce.progress import duration
 from deepreduce.schedule import Schedule
-from deepreduce.training import choose_precision
-from deepreduce.wiring import model_seed, run_schedule, thread_count, using_threads
+from deepreduce.wiring import chosen_arrangement, model_seed, run_schedule, using_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,9 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
         facts = load_data(config.data, seed=config.seed, given=data).facts
     network = original_network(config.model, facts, seed=model_seed(config), given=model)
     schedule = run_schedule(network, facts, config, cull_order=config.method.cull_order)
-    precision = choose_precision(config.training.precision, network, device=device)
-    with using_threads(thread_count(config, network, precision, device)):
-        rate = seconds_per_mac(network, batch_size=config.training.batch_size, precision=precision, device=device)
+    arrangement = chosen_arrangement(config, network, device)
+    with using_threads(arrangement.threads):
+        rate = seconds_per_mac(
+            network, batch_size=config.training.batch_size, precision=arrangement.precision, device=device
+        )
     return DryRun(network=network, schedule=schedule, estimated_seconds=rate * schedule.total_work)

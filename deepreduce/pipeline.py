@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from deepreduce.arrangement import Arrangement
 from deepreduce.config import OptimizeConfig
 from deepreduce.crew import Crew, CrewError
 from deepreduce.errors import CheckpointError, RunError, RunInterrupted
@@ -39,27 +40,25 @@ from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
 from deepreduce.progress import NoWatcher, Watcher
 from deepreduce.randomness import derived_seed
 from deepreduce.results import ReducedNetwork, Result
-from deepreduce.runs import ANSWERS, CRITICALITY, RunFolder, recorded_threads
-from deepreduce.schedule import Schedule, SharedBudget, TrainingCosts, own_epochs
+from deepreduce.runs import ANSWERS, CRITICALITY, RunFolder, recorded_arrangement
+from deepreduce.schedule import Family, Schedule, SharedBudget, TrainingCosts, own_epochs
 from deepreduce.storage import write_json
 from deepreduce.training import (
     Distillation,
     EpochRecord,
     Lesson,
     Monitor,
-    Precision,
     Stopped,
     Views,
-    choose_precision,
 )
 from deepreduce.wiring import (
+    chosen_arrangement,
     model_seed,
     remembered_logits,
     resolve_config,
     run_recipe,
     run_schedule,
     teacher_epochs,
-    thread_count,
     training_recipe,
     using_threads,
 )
@@ -160,24 +159,22 @@ def run(
     # what a plan, a budget or a file forbids is found before anything is written
     published_points(overlay_of(config))
     schedule = run_schedule(original, images.facts, config, cull_order=config.method.cull_order)
-    precision = choose_precision(config.training.precision, original, device=device)
-    # a run goes on with the threads it began with, or says that it is asked for others
-    threads = config.threads or recorded_threads(out) or thread_count(config, original, precision, device)
-    with using_threads(threads):
-        environment = _environment(original, images.fingerprint, device, precision)
+    arrangement = chosen_arrangement(config, original, device, before=recorded_arrangement(out))
+    with using_threads(arrangement.threads):
+        environment = _environment(original, images.fingerprint, device, arrangement)
         with (
             RunFolder.open(out, config, environment) as folder,
             StopRequest() as stop,
             _log_file(folder),
             open_loggers(config.log, folder.path) as loggers,
         ):
-            log.info("run in %s", folder.path)
+            log.info("run in %s, with %s", folder.path, arrangement.told())
             for note in schedule.notes:
                 log.warning("%s", note)
             workshop = Workshop(
                 original=original,
                 data=images,
-                precision=precision,
+                precision=arrangement.precision,
                 device=device,
                 distillation=Distillation(temperature=config.distill.temperature, weight=config.distill.weight),
                 checkpoint_seconds=config.training.checkpoint_seconds,
@@ -185,7 +182,7 @@ def run(
             )
             conductor = _Conductor(
                 config, folder, workshop, schedule, watcher or NoWatcher(), loggers, model,
-                side_by_side=config.side_by_side or 1,
+                arrangement=arrangement,
             )  # fmt: skip
             try:
                 return conductor.conduct()
@@ -208,11 +205,11 @@ class _Conductor:
         loggers: RunLoggers,
         model: nn.Module | None,
         *,
-        side_by_side: int,
+        arrangement: Arrangement,
     ) -> None:
         self.config, self.folder, self.workshop, self.schedule = config, folder, workshop, schedule
         self.watcher, self.loggers, self.model = watcher, loggers, model
-        self.side_by_side = side_by_side
+        self.arrangement = arrangement
         self.original, self.recipe = workshop.original, run_recipe(config)
         self.started = 0
         self.candidates: dict[str, Candidate] = {}
@@ -278,14 +275,7 @@ class _Conductor:
         """Measure the criticality of the stages, where the order is not given, and schedule by it."""
         if not self.schedule.is_provisional:
             return {}
-        epochs = {p: w.epochs for p, w in zip(self.schedule.probes, self.schedule.probe_works, strict=True)}
-        jobs = {p.stage: self._student(p.proposal, "probes", epochs=e, test=False) for p, e in epochs.items()}
-        works = dict(zip(jobs, self.schedule.probe_works, strict=True))
-        accuracies = {}
-        for stage, job, outcome in self._train_all(jobs, works):
-            if outcome.val_accuracy is None:
-                log.warning("%s could not be trained, so its stage counts as least critical", job.name)
-            accuracies[stage] = outcome.val_accuracy or 0.0
+        accuracies = self._probe()
         method = self.config.method
         order, worth = measured_cull_order(
             self.original,
@@ -303,39 +293,63 @@ class _Conductor:
         self.schedule = run_schedule(self.original, facts, self.config, cull_order=order, measured=True)
         return worth
 
-    # -- drafts ---------------------------------------------------------------------------------------------
+    def _probe(self) -> dict[str, float]:
+        """The validation accuracy with ReLUs in one stage only, for every stage."""
+        schedule = self.schedule
+        stages = {p.proposal: p.stage for p in schedule.probes}
+        if schedule.probe_family is not None:
+            outcomes = self._train_family(
+                schedule.probe_family, schedule.probe_works[0], "probes", self.teacher_start
+            )
+        else:
+            works = dict(zip(stages, schedule.probe_works, strict=True))
+            jobs = {p: self._student(p, "probes", epochs=work.epochs, test=False) for p, work in works.items()}
+            outcomes = {p: outcome for p, _, outcome in self._train_all(jobs, works)}
+        for proposal, outcome in outcomes.items():
+            if outcome.val_accuracy is None:
+                log.warning("%s could not be trained, so its stage counts as least critical", proposal.label)
+        return {stage: outcomes[p].val_accuracy or 0.0 for p, stage in stages.items()}
+
+    # -- networks that share weights ------------------------------------------------------------------------
+
+    def _train_family(self, family: Family, work: Work, kind: str, start: Start) -> dict[Proposal, Outcome]:
+        jobs = {p: self._student(p, kind, epochs=0, test=False, start=start) for p in family.members}
+        shared = SharedJob(
+            name=family.name,
+            jobs=tuple(jobs.values()),
+            turns=tuple(turns_for(family.epochs, rounds=_ROUNDS)),
+            folder=self.folder.entry(kind, family.folder),
+            recipe=training_recipe(self.config.training, epochs=sum(family.epochs)),
+            seed=derived_seed(self.config.seed, family.name),
+        )
+        self._begin(shared.name, work)
+        of = self.workshop.run_shared(shared, Monitor(on_step=partial(self.watcher.step, shared.name)))
+        outcomes = {p: of[job.name] for p, job in jobs.items()}
+        told = ", ".join(f"{p.label} {100 * (o.val_accuracy or 0):.1f} %" for p, o in outcomes.items())
+        self.watcher.end(shared.name, result=f"val {told}", was_done=False)
+        return outcomes
 
     def _draft(self) -> dict[Proposal, Outcome]:
         """Train all candidates for a while, those of one width together, and judge them."""
         outcomes: dict[Proposal, Outcome] = {}
         start = self.teacher_start
         for family, work in zip(self.schedule.families, self.schedule.draft_works, strict=True):
-            jobs = {p: self._student(p, "drafts", epochs=0, test=False, start=start) for p in family.members}
-            shared = SharedJob(
-                name=family.name,
-                jobs=tuple(jobs.values()),
-                turns=tuple(turns_for(family.epochs, rounds=_ROUNDS)),
-                folder=self.folder.entry("drafts", family.folder),
-                recipe=training_recipe(self.config.training, epochs=sum(family.epochs)),
-                seed=derived_seed(self.config.seed, family.name),
-            )
-            self._begin(shared.name, work)
-            told = Monitor(on_step=partial(self.watcher.step, shared.name))
-            of = self.workshop.run_shared(shared, told)
-            self.watcher.end(shared.name, result=f"{len(jobs)} networks", was_done=False)
-            outcomes |= {p: of[job.name] for p, job in jobs.items()}
+            outcomes |= self._train_family(family, work, "drafts", start)
             if family is self.schedule.families[0]:
-                start = self._first_parent(jobs, of) or start
+                start = self._widest_draft(family, outcomes) or start
         return outcomes
 
-    def _first_parent(self, jobs: Mapping[Proposal, Job], outcomes: Mapping[str, Outcome]) -> Start | None:
+    def _widest_draft(self, family: Family, outcomes: Mapping[Proposal, Outcome]) -> Start | None:
         """The draft that narrower families inherit from: of all channels, and of most ReLUs."""
-        wide = [p for p in jobs if p.plan.alpha == 1 and p.plan.depth is None and not p.plan.pad_once]
-        able = [p for p in wide if outcomes[jobs[p].name].failure is None]
+        able = [
+            p
+            for p in family.members
+            if p.plan.alpha == 1 and p.plan.depth is None and not p.plan.pad_once and outcomes[p].failure is None
+        ]
         if not able:
             return None
-        best = max(able, key=lambda p: p.relu_count)
-        return Start(folder=jobs[best].folder, plan=best.plan)
+        widest = max(able, key=lambda p: p.relu_count)
+        return Start(folder=self.folder.entry("drafts", widest.plan_id), plan=widest.plan)
 
     def _finish_drafts(self, recipe: SharedBudget, drafts: Mapping[Proposal, Outcome]) -> None:
         """Drop the drafts that others beat, and train the others on their own."""
@@ -438,22 +452,29 @@ class _Conductor:
             self._log_begin(job, _history(job))
             self._end(job, done, was_done=True)
             yield key, job, done
-        if self.side_by_side > 1 and len(todo) > 1:
+        for job, outcome in self._trained_beside(
+            todo, {job.folder.path: works[keys[job.folder.path]] for job in todo}
+        ):
+            yield keys[job.folder.path], job, outcome
+
+    def _trained_beside(self, todo: Sequence[Job], works: Mapping[Path, Work]) -> Iterator[tuple[Job, Outcome]]:
+        """Every job with its outcome: side by side where that is faster and possible, else one after the other."""
+        size = min(self.arrangement.side_by_side, len(todo))
+        left = list(todo)
+        if size > 1:
             try:
-                size = min(self.side_by_side, len(todo))
                 with Crew(self.workshop, size=size, scratch=self.folder.path) as crew:
-                    for job, outcome in crew.run(
-                        todo, lambda job: self._told_from_afar(job, works[keys[job.folder.path]])
-                    ):
+                    for job, outcome in crew.run(todo, lambda job: self._told_from_afar(job, works[job.folder.path])):
+                        left.remove(job)
                         self._log_begin(job, _history(job))
                         self._end(job, outcome)
-                        yield keys[job.folder.path], job, outcome
-                return
+                        yield job, outcome
             except CrewError as error:
                 log.warning("networks are trained one after the other: %s", error)
-        for job in todo:
-            self._begin(job.name, works[keys[job.folder.path]])
-            yield keys[job.folder.path], job, self._train_here(job)
+        with using_threads(self.arrangement.student_threads):
+            for job in left:
+                self._begin(job.name, works[job.folder.path])
+                yield job, self._train_here(job)
 
     def _train_here(self, job: Job) -> Outcome:
         finished = self.workshop.finished(job)
@@ -478,7 +499,7 @@ class _Conductor:
             raise Stopped
         self.started += 1
         schedule = self.schedule
-        count = 1 + len(schedule.probes) + len(schedule.families) + len(schedule.candidates)
+        count = 1 + len(schedule.probe_works) + len(schedule.families) + len(schedule.candidates)
         self.watcher.begin(name, number=self.started, count=count, work=work.total, total=schedule.total_work)
 
     def _end(self, job: Job, outcome: Outcome, *, was_done: bool = False) -> None:
@@ -517,20 +538,24 @@ def _history(job: Job) -> tuple[EpochRecord, ...]:
 
 
 def _environment(
-    original: Network, data_fingerprint: str, device: torch.device, precision: Precision
+    original: Network, data_fingerprint: str, device: torch.device, arrangement: Arrangement
 ) -> dict[str, Any]:
+    precision = arrangement.precision
     arithmetic = f"{'bf16' if precision.bf16 else 'fp32'}{' channels_last' if precision.channels_last else ''}"
+    on_cpu = device.type == "cpu"
     return {
         "versions": dict(versions()),
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "arrangement": asdict(arrangement),
         # a run goes on only where these are the same: other values give other numbers
         "identity": {
             "model": fingerprint(original),
             "data": data_fingerprint,
             "device": device.type,
-            "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+            "threads": arrangement.threads if on_cpu else 0,
+            "student_threads": arrangement.student_threads if on_cpu else 0,
             "precision": arithmetic,
         },
     }

@@ -26,6 +26,7 @@ from typing import Any
 import filelock
 from torch import Tensor
 
+from deepreduce.arrangement import Arrangement, arrangement_from_json
 from deepreduce.config import OptimizeConfig, differing_keys, dump_config, load_config
 from deepreduce.errors import CheckpointError, RunFolderError
 from deepreduce.storage import (
@@ -113,13 +114,12 @@ class RunFolder:
         return NetworkFolder(path=path)
 
 
-def recorded_threads(path: Path) -> int | None:
-    """The CPU threads that the run in this folder trains with; None where none has begun or it is not known."""
+def recorded_arrangement(path: Path) -> Arrangement | None:
+    """How the run in this folder trains; None where none has begun or it is not known."""
     try:
-        count = read_json(path / ENVIRONMENT)["identity"]["threads"]
-    except (CheckpointError, KeyError, TypeError):
+        return arrangement_from_json(read_json(path / ENVIRONMENT)["arrangement"])
+    except (CheckpointError, KeyError, TypeError, ValueError):
         return None
-    return count if isinstance(count, int) and count > 0 else None
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from deepreduce.arrangement import Arrangement, Variant, arrange, remembered_arrangement
 from deepreduce.config import OptimizeConfig, TrainingConfig, load_config
 from deepreduce.data import DataFacts, ImageData
 from deepreduce.estimate import TimedStep
@@ -20,8 +22,7 @@ from deepreduce.network import Network
 from deepreduce.outputs import config_of_network
 from deepreduce.randomness import derived_seed
 from deepreduce.schedule import FullRecipe, Schedule, SharedBudget, make_schedule
-from deepreduce.threads import faster_threads, remembered_threads
-from deepreduce.training import Precision, Recipe, RememberedLogits
+from deepreduce.training import Precision, Recipe, RememberedLogits, choose_precision
 
 log = logging.getLogger(__name__)
 
@@ -155,28 +156,48 @@ def remembered_logits(path: Path, data: ImageData, config: OptimizeConfig, *, ep
         return None
 
 
-def thread_count(config: OptimizeConfig, network: Network, precision: Precision, device: torch.device) -> int:
-    """CPU threads to train with: as the config says, else what a trial finds faster."""
+def chosen_arrangement(
+    config: OptimizeConfig, network: Network, device: torch.device, *, before: Arrangement | None = None
+) -> Arrangement:
+    """How to train: as the config says, as `before` (how the run began), and else as a trial finds faster."""
+    chosen = before or _tried(config, network, device)
+    return replace(
+        chosen,
+        precision=choose_precision(config.training.precision, network, device=device)
+        if config.training.precision != "auto" and chosen.precision.bf16 != (config.training.precision == "bf16")
+        else chosen.precision,
+        threads=config.threads or chosen.threads,
+        side_by_side=config.side_by_side or chosen.side_by_side,
+    )
+
+
+def _tried(config: OptimizeConfig, network: Network, device: torch.device) -> Arrangement:
+    """The arrangement that a trial found for this network, or finds now."""
     available = torch.get_num_threads()
-    if config.threads is not None or device.type != "cpu":
-        return config.threads or available
+    if device.type != "cpu":
+        precision = choose_precision(config.training.precision, network, device=device)
+        return Arrangement(precision=precision, threads=available)
     batch_size = config.training.batch_size
+    bf16 = {"fp32": [False], "bf16": [True]}.get(config.training.precision, [False, True])
+    variants = [
+        Variant(precision=Precision(bf16=b, channels_last=last), threads=threads)
+        for b in bf16
+        for last in (False, True)
+        for threads in ([config.threads] if config.threads else sorted({1, available}))
+    ]
+    beside = [config.side_by_side] if config.side_by_side else sorted({1, available})
 
-    def trial() -> int:
-        step = TimedStep(network, batch_size=batch_size, precision=precision, device=device)
+    def step_of(precision: Precision) -> Callable[[], float]:
+        return TimedStep(network, batch_size=batch_size, precision=precision, device=device)
 
-        def seconds_of_step(count: int) -> float:
-            torch.set_num_threads(count)
-            return step()
-
+    def trial() -> Arrangement:
         with using_threads(available), torch.random.fork_rng(devices=[]):
-            count = faster_threads(seconds_of_step, available=available)
-        log.info("training with %d of %d threads, by a trial of some steps", count, available)
-        return count
+            chosen = arrange(variants, step_of, side_by_side=beside)
+        log.info("a trial of some steps found fastest: %s", chosen.told())
+        return chosen
 
     shapes = [(name, tuple(p.shape)) for name, p in network.module.named_parameters()]
-    what = f"{shapes} {network.input_shape} {batch_size} {precision} {available}"
-    return remembered_threads(what, trial)
+    return remembered_arrangement(f"{shapes} {network.input_shape} {batch_size} {variants} {beside}", trial)
 
 
 @contextmanager

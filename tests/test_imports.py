@@ -36,7 +36,7 @@ FLOW = (
     "interchange",
     "private",
     "estimate",
-    "threads",
+    "arrangement",
     "schedule",
     # what is asked for, and the folder that it goes to
     "config",
