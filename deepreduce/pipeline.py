@@ -297,14 +297,9 @@ class _Conductor:
         """The validation accuracy with ReLUs in one stage only, for every stage."""
         schedule = self.schedule
         stages = {p.proposal: p.stage for p in schedule.probes}
-        if schedule.probe_family is not None:
-            outcomes = self._train_family(
-                schedule.probe_family, schedule.probe_works[0], "probes", self.teacher_start
-            )
-        else:
-            works = dict(zip(stages, schedule.probe_works, strict=True))
-            jobs = {p: self._student(p, "probes", epochs=work.epochs, test=False) for p, work in works.items()}
-            outcomes = {p: outcome for p, _, outcome in self._train_all(jobs, works)}
+        works = dict(zip(stages, schedule.probe_works, strict=True))
+        jobs = {p: self._student(p, "probes", epochs=work.epochs, test=False) for p, work in works.items()}
+        outcomes = {p: outcome for p, _, outcome in self._train_all(jobs, works)}
         for proposal, outcome in outcomes.items():
             if outcome.val_accuracy is None:
                 log.warning("%s could not be trained, so its stage counts as least critical", proposal.label)
@@ -312,13 +307,13 @@ class _Conductor:
 
     # -- networks that share weights ------------------------------------------------------------------------
 
-    def _train_family(self, family: Family, work: Work, kind: str, start: Start) -> dict[Proposal, Outcome]:
-        jobs = {p: self._student(p, kind, epochs=0, test=False, start=start) for p in family.members}
+    def _train_family(self, family: Family, work: Work, start: Start) -> dict[Proposal, Outcome]:
+        jobs = {p: self._student(p, "drafts", epochs=0, test=False, start=start) for p in family.members}
         shared = SharedJob(
             name=family.name,
             jobs=tuple(jobs.values()),
             turns=tuple(turns_for(family.epochs, rounds=_ROUNDS)),
-            folder=self.folder.entry(kind, family.folder),
+            folder=self.folder.entry("drafts", family.folder),
             recipe=training_recipe(self.config.training, epochs=sum(family.epochs)),
             seed=derived_seed(self.config.seed, family.name),
         )
@@ -334,7 +329,7 @@ class _Conductor:
         outcomes: dict[Proposal, Outcome] = {}
         start = self.teacher_start
         for family, work in zip(self.schedule.families, self.schedule.draft_works, strict=True):
-            outcomes |= self._train_family(family, work, "drafts", start)
+            outcomes |= self._train_family(family, work, start)
             if family is self.schedule.families[0]:
                 start = self._widest_draft(family, outcomes) or start
         return outcomes

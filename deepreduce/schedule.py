@@ -28,15 +28,15 @@ class FullRecipe:
 class SharedBudget:
     """All students and probes together cost `price` times `epochs` epochs of the full network.
 
-    `probe_share` of it goes to the probes, where there are any; they share their weights and are trained together.
-    `draft_share` of the rest pays for drafts, in which networks of one width do likewise. Those that another draft
-    does not beat by more than `margin` are then trained on their own. No network is trained for more than `epochs`.
+    `probe_share` of it goes to the probes, where there are any. `draft_share` of the rest pays for drafts: networks
+    of one width share their weights and are trained together. Those that another draft does not beat by more than
+    `margin` are then trained on their own. No network is trained for more than `epochs`.
     The teacher answers `views` epochs of augmented images, which all students are shown over and over.
     """
 
     epochs: float
     price: float = 1.0
-    probe_share: float = 0.12
+    probe_share: float = 0.16
     draft_share: float = 0.6
     margin: float = 0.02
     views: int = 3
@@ -61,7 +61,7 @@ class Schedule:
     """The networks of a run. `is_provisional` says that the cull order, and so the candidates, will be measured.
 
     `left_out` tells why networks that were asked for are not among them, `notes` what their edits could not do.
-    `families` are the drafts of recipe `fast`, none with `paper`; its probes are a family too (`probe_family`).
+    `families` are the drafts of recipe `fast`, none with `paper`.
     `candidate_works` are an estimate with recipe `fast`: what the budget leaves, were all of them to go on.
     """
 
@@ -69,7 +69,6 @@ class Schedule:
     is_provisional: bool
     probes: tuple[Probe, ...]
     candidates: tuple[Proposal, ...]
-    probe_family: Family | None
     families: tuple[Family, ...]
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
@@ -120,15 +119,13 @@ def make_schedule(
         is_provisional=cull_order is None and bool(probed),
         probes=probed,
         candidates=tuple(kept),
-        probe_family=shares.probe_family,
         families=shares.families,
         left_out=proposals.left_out,
         notes=proposals.notes,
         teacher_work=costs.work(network.padded_macs, teacher_epochs, tested=True),
-        probe_works=(
-            (costs.family_work(shares.probe_family),)
-            if shares.probe_family is not None
-            else tuple(costs.work(p.proposal.padded_macs, shares.probe_epochs, tested=False) for p in probed)
+        probe_works=tuple(
+            costs.work(p.proposal.padded_macs, epochs, tested=False)
+            for p, epochs in zip(probed, shares.probe_epochs, strict=True)
         ),
         draft_works=tuple(costs.family_work(family) for family in shares.families),
         candidate_works=tuple(
@@ -172,8 +169,7 @@ class TrainingCosts:
 
 @dataclass(frozen=True, kw_only=True)
 class _Shares:
-    probe_epochs: float
-    probe_family: Family | None
+    probe_epochs: Sequence[float]
     families: tuple[Family, ...]
     candidate_epochs: Sequence[float]
 
@@ -183,8 +179,7 @@ def _shares(
 ) -> _Shares:
     if isinstance(recipe, FullRecipe):
         return _Shares(
-            probe_epochs=recipe.epochs,
-            probe_family=None,
+            probe_epochs=[recipe.epochs] * len(probed),
             families=(),
             candidate_epochs=[recipe.epochs] * len(kept),
         )
@@ -192,8 +187,7 @@ def _shares(
     probe_epochs = share_epochs(costs.epoch_costs(probed), budget=budget.probes, limit=recipe.epochs)
     drafts = share_epochs(costs.epoch_costs(kept), budget=budget.drafts, limit=recipe.epochs)
     return _Shares(
-        probe_epochs=0.0,
-        probe_family=Family(name="probes", members=tuple(probed), epochs=tuple(probe_epochs)) if probed else None,
+        probe_epochs=probe_epochs,
         families=_families(kept, drafts),
         candidate_epochs=share_epochs(costs.epoch_costs(kept), budget=budget.own, limit=recipe.epochs),
     )
