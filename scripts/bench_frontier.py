@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""What a frontier costs, in trainings of its teacher, and how good it is: recipe fast against recipe paper.
+
+Runs `deepreduce optimize` in processes of its own and reads what they leave; docs/performance.md has results.
+The hypervolume is that of the points (log10 of ReLUs, test accuracy) chosen by validation accuracy, the teacher among
+them, up to the reference of twice the teacher's ReLUs and no accuracy.
+
+python scripts/bench_frontier.py CONFIG OUT [--seeds 0 1 2] [--recipes fast paper] [--set KEY=VALUE ...]
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepreduce.frontier import Point, hypervolume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of a run: seconds until the teacher was there and from then on, largest resident size in MB, frontier."""
+
+    teacher: float
+    rest: float
+    megabytes: int
+    points: int
+    span: float
+    volume: float
+
+
+def measured(words: list[str], folder: Path) -> tuple[float, float, int]:
+    """Run it; seconds of the teacher, seconds from then on, and the peak of memory of all its processes."""
+    begin = time.time()
+    command = [sys.executable, "-c", "import sys; from deepreduce.cli import main; main()", "optimize", *words]
+    with (folder.parent / f"{folder.name}.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, resident(process.pid))
+            time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command[3:])} failed; see {folder}.log")
+    ready = (folder / "teacher" / "metrics.json").stat().st_mtime
+    started = json.loads((folder / "environment.json").read_text())["started"]
+    assert started  # the run began in this process, not in an earlier one
+    return ready - begin, time.time() - ready, peak // 2**20
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of a process and its children, what they share counted once (Linux)."""
+    total = 0
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    try:
+        below = [int(child) for child in children.read_text().split()]
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    for line in rollup.splitlines():
+        if line.startswith("Pss:"):
+            total += 1024 * int(line.split()[1])
+    return total + sum(resident(child) for child in below)
+
+
+def cost(words: list[str], folder: Path) -> Cost:
+    """Of one run."""
+    teacher, rest, megabytes = measured(words, folder)
+    with (folder / "frontier.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    full = next(int(row["relu_count"]) for row in rows if row["plan_id"] == "teacher")
+    points = [(int(row["relu_count"]), float(row["test_accuracy"])) for row in rows]
+    volume = hypervolume(
+        [Point(cost=math.log10(max(relus, 1)), accuracy=accuracy) for relus, accuracy in points],
+        reference=Point(cost=math.log10(2 * full), accuracy=0.0),
+    )
+    fewest = max(min(relus for relus, _ in points), 1)
+    return Cost(
+        teacher=teacher, rest=rest, megabytes=megabytes, points=len(points), span=full / fewest, volume=volume
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--recipes", nargs="+", default=["fast", "paper"])
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    print("recipe seed  teacher s   rest s  rest/teacher  points   span  hypervolume  peak MB", flush=True)
+    for seed in options.seeds:
+        for recipe in options.recipes:
+            folder = options.out / f"{recipe}-{seed}"
+            settings = [f"seed={seed}", f"recipe={recipe}", *options.settings]
+            words = ["--config", options.config, "--out", str(folder)]
+            for setting in settings:
+                words += ["--set", setting]
+            c = cost(words, folder)
+            print(
+                f"{recipe:<6} {seed:>4} {c.teacher:>10.1f} {c.rest:>8.1f} {c.rest / c.teacher:>13.2f} {c.points:>7}"
+                f" {c.span:>5.0f}x {c.volume:>12.4f} {c.megabytes:>8}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
