@@ -151,10 +151,12 @@ class FastConfig(_Section):
     """Training of all students and probes together, in trainings of the original by `training.epochs`."""
     probe_share: Fraction = 0.16
     """Of the price, for the probes that measure criticality; given to the others where the cull order is given."""
-    draft_share: Fraction = 0.6
+    draft_share: Fraction = 0.8
     """Of the rest, for drafts: a training of all networks together, with shared weights; it decides which go on."""
     margin: NotNegative = 0.02
     """A network is dropped where the draft of one with no more ReLUs is better by this validation accuracy."""
+    batch: Annotated[Fraction, Field(gt=0)] = 0.5
+    """Batch size of students, and with it their learning rate, in units of the teacher's: few epochs need steps."""
     views: Count = 3
     """Epochs of augmented images that the teacher answers; students are shown them over and over."""
     rate: Positive = 0.25
@@ -174,6 +176,8 @@ class MethodConfig(_Section):
     """Feature-map resolution scales: 1, 1/2, 1/3, ..."""
     depths: tuple[Annotated[tuple[Count, ...], Field(min_length=1)], ...] = ()
     """Blocks per stage to try at the smallest alpha and rho, a list for each."""
+    pad_once: bool = False
+    """Pad regions that culling makes linear once, at their entry: they then collapse into one convolution exactly."""
     criticality_form: Literal["ratio", "difference"] = "ratio"
     """How accuracy and ReLU count of a stage make its criticality."""
     criticality_exponent: NotNegative = 0.07

@@ -48,6 +48,7 @@ from deepreduce.training import (
     EpochRecord,
     Lesson,
     Monitor,
+    Recipe,
     Stopped,
     Views,
 )
@@ -58,6 +59,7 @@ from deepreduce.wiring import (
     resolve_config,
     run_recipe,
     run_schedule,
+    student_batch_size,
     teacher_epochs,
     training_recipe,
     using_threads,
@@ -314,7 +316,7 @@ class _Conductor:
             jobs=tuple(jobs.values()),
             turns=tuple(turns_for(family.epochs, rounds=_ROUNDS)),
             folder=self.folder.entry("drafts", family.folder),
-            recipe=training_recipe(self.config.training, epochs=sum(family.epochs)),
+            recipe=self._student_recipe(sum(family.epochs)),
             seed=derived_seed(self.config.seed, family.name),
         )
         self._begin(shared.name, work)
@@ -391,12 +393,16 @@ class _Conductor:
             name=proposal.label,
             plan=proposal.plan,
             folder=self.folder.entry(kind, proposal.plan_id),
-            recipe=training_recipe(self.config.training, epochs=epochs, rate=rate),
+            recipe=self._student_recipe(epochs, rate),
             seed=derived_seed(self.config.seed, proposal.plan_id),
             start=(start or self.teacher_start) if fast else None,
             statistics_batches=_STATISTICS_BATCHES if fast else 0,
             test=test,
         )
+
+    def _student_recipe(self, epochs: float, rate: float = 1.0) -> Recipe:
+        batch_size = student_batch_size(self.config)
+        return training_recipe(self.config.training, epochs=epochs, rate=rate, batch_size=batch_size)
 
     def _train_candidates(self, jobs: Mapping[Proposal, Job]) -> None:
         costs = TrainingCosts(network=self.original, facts=self.workshop.data.facts)

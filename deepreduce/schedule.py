@@ -37,7 +37,7 @@ class SharedBudget:
     epochs: float
     price: float = 1.0
     probe_share: float = 0.16
-    draft_share: float = 0.6
+    draft_share: float = 0.8
     margin: float = 0.02
     views: int = 3
 

@@ -82,6 +82,7 @@ def run_schedule(
             alphas=method.alphas,
             rhos=method.rhos,
             depths=method.depths,
+            pad_once=method.pad_once,
             criticality_form=method.criticality_form,
             criticality_exponent=method.criticality_exponent,
         ),
@@ -118,14 +119,24 @@ def model_seed(config: OptimizeConfig) -> int:
     return derived_seed(config.seed, "model") % 2**31
 
 
-def training_recipe(training: TrainingConfig, *, epochs: float, rate: float = 1.0) -> Recipe:
-    """The recipe of the config for so many epochs, at most those of the whole, with `rate` times its learning rate.
+def student_batch_size(config: OptimizeConfig) -> int:
+    """Images in each step of a student."""
+    whole = config.training.batch_size
+    return whole if config.recipe == "paper" else max(round(config.fast.batch * whole), 1)
 
-    The warm-up of a shorter training is shorter in proportion.
+
+def training_recipe(
+    training: TrainingConfig, *, epochs: float, rate: float = 1.0, batch_size: int | None = None
+) -> Recipe:
+    """The recipe of the config for so many epochs, with `rate` times its learning rate.
+
+    Another `batch_size` scales the rate in proportion; the warm-up of a shorter training is shorter in proportion.
     """
+    batch_size = batch_size or training.batch_size
+    rate *= batch_size / training.batch_size
     return Recipe(
         epochs=epochs,
-        batch_size=training.batch_size,
+        batch_size=batch_size,
         learning_rate=training.learning_rate * rate,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
@@ -141,9 +152,10 @@ def remembered_logits(path: Path, data: ImageData, config: OptimizeConfig, *, ep
 
     None where it may hold none, or the disk has no room.
     """
+    batch_size = student_batch_size(config)
     sizes = {
-        "steps": data.train.num_steps(config.training.batch_size),
-        "batch_size": config.training.batch_size,
+        "steps": data.train.num_steps(batch_size),
+        "batch_size": batch_size,
         "num_classes": data.num_classes,
     }
     allowed = int(config.distill.remember_gb * 1e9 // RememberedLogits.size(epochs=1, **sizes))

@@ -34,13 +34,15 @@ class DeepReduceMethod:
 
     `thin_keep` is the ReLU that a thinned block keeps: first, last, or both as networks of their own. `alphas` and
     `rhos` are combined with each other; `depths` (blocks per stage) apply at the smallest alpha and rho only, where
-    the budget is tightest.
+    the budget is tightest. `pad_once` has every network pad its linear regions once, so that they collapse exactly
+    (`deepreduce.transforms.padding`).
     """
 
     thin_keep: str = "first"
     alphas: tuple[float, ...] = (1.0, 0.5)
     rhos: tuple[float, ...] = (1.0, 0.5)
     depths: tuple[tuple[int, ...], ...] = ()
+    pad_once: bool = False
     criticality_form: str = "ratio"
     criticality_exponent: float = 0.07
 
@@ -133,7 +135,9 @@ def propose(network: Network, cull_order: Sequence[str], method: DeepReduceMetho
     found: dict[str, Proposal] = {}
     left_out: dict[str, list[str]] = {}
     notes: dict[str, str] = {}  # with the first network that each is about
-    for plan, label in _variants(network, cull_order, method, left_out):
+    padding = ReductionPlan(pad_once=method.pad_once)
+    for unpadded, label in _variants(network, cull_order, method, left_out):
+        plan = unpadded.merge(padding)
         try:
             proposal, told = _proposal(network, plan, label)
         except (PlanError, ModelError) as error:
