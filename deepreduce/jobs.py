@@ -166,7 +166,9 @@ class Workshop:
         with _one_line(shared, self.device):
             done = {job.name: self._done(job) for job in shared.jobs}
             known = {name: outcome for name, outcome in done.items() if outcome is not None}
-            return known if len(known) == len(shared.jobs) else self._train_shared(shared, told)
+            outcomes = known if len(known) == len(shared.jobs) else self._train_shared(shared, told)
+        shared.folder.discard()
+        return outcomes
 
     def _train_shared(self, shared: SharedJob, told: Monitor) -> dict[str, Outcome]:
         networks = [self._untrained(job) for job in shared.jobs]
@@ -185,7 +187,6 @@ class Workshop:
             share = shared.turns.count(number) / len(shared.turns)
             own = Trained(history=(), seconds=trained.seconds * share)
             outcomes[job.name] = self._keep(network, job, own)
-        shared.folder.clear()
         return outcomes
 
     def finished(self, job: Job) -> Outcome | None:

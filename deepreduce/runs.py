@@ -224,6 +224,11 @@ class NetworkFolder:
             shutil.rmtree(self.path)
             self.path.mkdir()
 
+    def discard(self) -> None:
+        """Forget it, and remove the folder."""
+        with writing(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredCriticality:
