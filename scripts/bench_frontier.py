@@ -10,7 +10,6 @@ python scripts/bench_frontier.py CONFIG OUT [--seeds 0 1 2] [--recipes fast pape
 
 import argparse
 import csv
-import json
 import math
 import os
 import subprocess
@@ -24,32 +23,33 @@ from deepreduce.frontier import Point, hypervolume
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of a run: seconds until the teacher was there and from then on, largest resident size in MB, frontier."""
+    """Of a run: seconds until the teacher was there and from then on, peaks of memory in MB likewise, frontier."""
 
     teacher: float
     rest: float
+    teacher_megabytes: int
     megabytes: int
     points: int
     span: float
     volume: float
 
 
-def measured(words: list[str], folder: Path) -> tuple[float, float, int]:
-    """Run it; seconds of the teacher, seconds from then on, and the peak of memory of all its processes."""
+def measured(words: list[str], folder: Path) -> tuple[float, float, int, int]:
+    """Run it; seconds and peak memory of all processes until the teacher is there, and from then on."""
     begin = time.time()
     command = [sys.executable, "-c", "import sys; from deepreduce.cli import main; main()", "optimize", *words]
     with (folder.parent / f"{folder.name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
-        peak = 0
+        peaks = [0, 0]
         while process.poll() is None:
-            peak = max(peak, resident(process.pid))
+            taught = (folder / "teacher" / "metrics.json").exists()
+            peaks[taught] = max(peaks[taught], resident(process.pid))
             time.sleep(0.5)
     if process.returncode:
         raise SystemExit(f"{' '.join(command[3:])} failed; see {folder}.log")
     ready = (folder / "teacher" / "metrics.json").stat().st_mtime
-    started = json.loads((folder / "environment.json").read_text())["started"]
-    assert started  # the run began in this process, not in an earlier one
-    return ready - begin, time.time() - ready, peak // 2**20
+    assert ready > begin, f"{folder} holds an earlier run"
+    return ready - begin, time.time() - ready, peaks[0] // 2**20, peaks[1] // 2**20
 
 
 def resident(pid: int) -> int:
@@ -69,7 +69,7 @@ def resident(pid: int) -> int:
 
 def cost(words: list[str], folder: Path) -> Cost:
     """Of one run."""
-    teacher, rest, megabytes = measured(words, folder)
+    teacher, rest, before, after = measured(words, folder)
     with (folder / "frontier.csv").open() as file:
         rows = list(csv.DictReader(file))
     full = next(int(row["relu_count"]) for row in rows if row["plan_id"] == "teacher")
@@ -80,7 +80,13 @@ def cost(words: list[str], folder: Path) -> Cost:
     )
     fewest = max(min(relus for relus, _ in points), 1)
     return Cost(
-        teacher=teacher, rest=rest, megabytes=megabytes, points=len(points), span=full / fewest, volume=volume
+        teacher=teacher,
+        rest=rest,
+        teacher_megabytes=before,
+        megabytes=after,
+        points=len(points),
+        span=full / fewest,
+        volume=volume,
     )
 
 
@@ -94,7 +100,9 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    print("recipe seed  teacher s   rest s  rest/teacher  points   span  hypervolume  peak MB", flush=True)
+    print(
+        "recipe seed  teacher s   rest s  rest/teacher  points   span  hypervolume  peak MB  of teacher", flush=True
+    )
     for seed in options.seeds:
         for recipe in options.recipes:
             folder = options.out / f"{recipe}-{seed}"
@@ -105,7 +113,7 @@ def main() -> None:
             c = cost(words, folder)
             print(
                 f"{recipe:<6} {seed:>4} {c.teacher:>10.1f} {c.rest:>8.1f} {c.rest / c.teacher:>13.2f} {c.points:>7}"
-                f" {c.span:>5.0f}x {c.volume:>12.4f} {c.megabytes:>8}",
+                f" {c.span:>5.0f}x {c.volume:>12.4f} {c.megabytes:>8} {c.teacher_megabytes:>11}",
                 flush=True,
             )
 
