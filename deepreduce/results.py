@@ -50,7 +50,7 @@ class ReducedNetwork:
 
     @property
     def measurement(self) -> Measurement:
-        """Counts and accuracies. Raises `UserError` for a network whose training failed."""
+        """Counts and accuracies. Raises `UserError` for a network whose training failed or was given up."""
         return measurement_of(self.candidate)
 
     @property
@@ -91,7 +91,8 @@ class ReducedNetwork:
 
     def _told(self) -> str:
         if self.candidate.measurement is None:
-            return f"{self.relu_count:,} ReLUs, failed: {self.candidate.failure}"
+            what = "dropped" if self.candidate.is_dropped else "failed"
+            return f"{self.relu_count:,} ReLUs, {what}: {self.candidate.failure}"
         val, test = 100 * self.val_accuracy, 100 * self.test_accuracy
         return f"{self.relu_count:,} ReLUs, val {val:.2f} %, test {test:.2f} %"
 
@@ -128,10 +129,11 @@ class Result:
 
     def summary(self) -> str:
         """Where the files are, for a terminal."""
-        failed = [n for n in self.candidates if n.candidate.failure is not None]
-        lines = (
-            [f"{len(failed)} of {len(self.candidates)} networks failed; {CANDIDATES_CSV} says why."] if failed else []
-        )
+        lost = [n.candidate for n in self.candidates if n.candidate.measurement is None]
+        dropped = sum(c.is_dropped for c in lost)
+        counts = {"failed": len(lost) - dropped, "were dropped, since others are better": dropped}
+        told = [f"{count} of {len(self.candidates)} networks {what}" for what, count in counts.items() if count]
+        lines = [f"{'; '.join(told)}. {CANDIDATES_CSV} says why."] if told else []
         lines += [
             f"{self.folder / FRONTIER_CSV}  the frontier ({CANDIDATES_CSV}: all {len(self.candidates)} networks)",
             f"{self.folder / FRONTIER_PLOTS[0]}  and {LAYERS_PLOT}, which ReLUs each keeps",
@@ -233,5 +235,6 @@ def _told(candidate: Candidate) -> dict[str, Any]:
         "plan": candidate.plan.to_json(),
         "folder": candidate.folder,
         "failure": candidate.failure,
+        "is_dropped": candidate.is_dropped,
         "measurement": measured,
     }

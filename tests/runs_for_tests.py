@@ -14,8 +14,9 @@ TINY: dict[str, Any] = {
     "model": {"name": "resnet20", "width": 4, "blocks": [1, 1, 1]},
     "data": {"name": "digits", "train_limit": 300, "test_limit": 100},
     "training": {"epochs": 2, "batch_size": 32, "learning_rate": 0.1},
-    "method": {"probe_epochs": 1, "rhos": [1.0]},
+    "method": {"rhos": [1.0]},
     "threads": 1,
+    "side_by_side": 1,
 }
 
 TINY_RELUS = {"S1": 3 * 4 * 8 * 8, "S2": 2 * 8 * 4 * 4, "S3": 2 * 16 * 2 * 2}

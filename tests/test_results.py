@@ -20,7 +20,8 @@ from tests.runs_for_tests import TINY
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> deepreduce.Result:
-    fewer = ["data.train_limit=100", "training.epochs=1", "method.alphas=1.0"]
+    # a margin that no accuracy exceeds: nothing is dropped
+    fewer = ["data.train_limit=100", "training.epochs=1", "method.alphas=1.0", "fast.margin=1"]
     return deepreduce.optimize(out=tmp_path_factory.mktemp("run") / "tiny", settings=fewer, **TINY)
 
 
@@ -121,6 +122,43 @@ def test_a_network_that_failed_says_why(finished: deepreduce.Result) -> None:
     failed = replace(network, candidate=replace(network.candidate, measurement=None, failure="loss < 0"))
     assert "failed: loss < 0" in repr(failed)
     assert "failed: loss &lt; 0" in failed._repr_html_()
+
+
+def test_a_network_that_was_dropped_says_why_and_counts_apart_from_those_that_failed(
+    finished: deepreduce.Result,
+) -> None:
+    first, second, *others = finished.candidates
+    dropped = replace(
+        first, candidate=replace(first.candidate, measurement=None, failure="worse < better", is_dropped=True)
+    )
+    failed = replace(second, candidate=replace(second.candidate, measurement=None, failure="it burnt"))
+    assert "dropped: worse < better" in repr(dropped) and "failed" not in repr(dropped)
+    assert "dropped: worse &lt; better" in dropped._repr_html_()
+    with pytest.raises(UserError, match="has no measurement: worse < better"):
+        dropped.measurement  # noqa: B018
+    count = len(finished.candidates)
+    for networks, told in (
+        (
+            (dropped, failed, *others),
+            f"1 of {count} networks failed; 1 of {count} networks were dropped, since others",
+        ),
+        (
+            (dropped, second, *others),
+            f"1 of {count} networks were dropped, since others are better. candidates.csv says",
+        ),
+        ((first, failed, *others), f"1 of {count} networks failed. candidates.csv says why."),
+    ):
+        assert replace(finished, candidates=networks).summary().startswith(told)
+    assert "failed" not in finished.summary() and "dropped" not in finished.summary()
+
+
+def test_plain_values_tell_a_dropped_network_from_a_failed_one(finished: deepreduce.Result) -> None:
+    first, second, *_ = finished.candidates
+    dropped = replace(first.candidate, measurement=None, failure="worse", is_dropped=True)
+    failed = replace(second.candidate, measurement=None, failure="it burnt")
+    networks = (replace(first, candidate=dropped), replace(second, candidate=failed))
+    told = replace(finished, candidates=networks).to_json()["candidates"]
+    assert [(c["failure"], c["is_dropped"]) for c in told[1:]] == [("worse", True), ("it burnt", False)]
 
 
 # -- pandas ---------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ _FIRST = (
 )
 _LAST = ("macs", "churn", "folder", "plan")
 _STAGE = "relus_"
-_OK, _FAILED = "ok", "failed"
+_OK, _FAILED, _DROPPED = "ok", "failed", "dropped"
+_STATUSES = (_OK, _FAILED, _DROPPED)
 
 _TABLE_WIDTH = 100
 
@@ -33,10 +34,10 @@ def candidates_csv(candidates: Iterable[Candidate], *, stages: Sequence[str]) ->
     """All candidates as CSV: by ReLU count descending, then by plan_id.
 
     Columns: plan_id (`teacher` for the full network), relu_count, val_accuracy, test_accuracy (fractions),
-    train_seconds, label, status (`ok` or `failed`), failure, one `relus_<stage>` for each of `stages`, macs,
-    churn (a fraction), folder, and plan (compact JSON). A failed candidate's measured cells are empty. Label
-    and failure are put on one line. Raises `UserError` where a measurement has ReLUs in a stage that `stages`
-    does not list.
+    train_seconds, label, status (`ok`, `failed`, or `dropped` where another network's draft is better), failure (the
+    reason), one `relus_<stage>` for each of `stages`, macs, churn (a fraction), folder, and plan (compact JSON). The
+    measured cells of a candidate that failed or was dropped are empty. Label and failure are put on one line. Raises
+    `UserError` where a measurement has ReLUs in a stage that `stages` does not list.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -64,7 +65,8 @@ def _cells(candidate: Candidate, stages: Sequence[str]) -> list[object]:
     label, failure = _one_line(candidate.label), _one_line(candidate.failure or "")
     if measured is None:
         empty = [""] * len(stages)
-        return [*start, "", "", "", label, _FAILED, failure, *empty, "", "", candidate.folder, plan]
+        status = _DROPPED if candidate.is_dropped else _FAILED
+        return [*start, "", "", "", label, status, failure, *empty, "", "", candidate.folder, plan]
     unlisted = sorted(set(measured.stage_relu_counts) - set(stages))
     if unlisted:
         raise UserError(
@@ -125,8 +127,8 @@ def _candidate(header: list[str], cells: list[str]) -> Candidate:
     if len(cells) != len(header):
         raise UserError(f"{len(cells)} cells; the header has {len(header)}")
     row = dict(zip(header, cells, strict=True))
-    if row["status"] not in (_OK, _FAILED):
-        raise UserError(f"status is {row['status']!r}; it is {_OK!r} or {_FAILED!r}")
+    if row["status"] not in _STATUSES:
+        raise UserError(f"status is {row['status']!r}; it is one of {', '.join(_STATUSES)}")
     if not row["plan_id"]:
         raise UserError("plan_id is empty")
     try:
@@ -154,6 +156,7 @@ def _candidate(header: list[str], cells: list[str]) -> Candidate:
         folder=row["folder"],
         measurement=measurement,
         failure=row["failure"] or None,
+        is_dropped=row["status"] == _DROPPED,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from deepreduce.config import OptimizeConfig, dump_config, load_config
@@ -38,7 +39,10 @@ def write_run(
     stages: Mapping[str, tuple[int, int]] = STAGES,
     seed: int = 0,
 ) -> list[Candidate]:
-    """Write a run of a teacher, `size` reductions, one that failed and one without ReLUs; returns all of them."""
+    """Write a run of a teacher, `size` reductions, one without ReLUs, one that failed and one that was dropped.
+
+    Returns all of them.
+    """
     draw = random.Random(seed)
     config = load_config(None, values={"model": {"name": model}, "data": {"name": "cifar100"}})
     folder.mkdir(parents=True)
@@ -56,6 +60,7 @@ def write_run(
     label = f"cull {' '.join(stages)}"
     found.append(_candidate(folder, sites, everything, "linear", label, 0.31, epochs, draw))
     found.append(_failed(folder, sites, "broken"))
+    found.append(_dropped(folder, sites, "beaten"))
     if with_criticality:
         worth = {stage: 0.7 + 0.4 * draw.random() for stage in stages}
         order = sorted(worth, key=lambda stage: worth[stage])[:-1]
@@ -136,17 +141,28 @@ def _candidate(
 
 
 def _failed(folder: Path, sites: list[tuple[str, str, int]], plan_id: str) -> Candidate:
-    plan = ReductionPlan(alpha=0.25)
-    kept = [(name, stage, count // 4) for name, stage, count in sites]
-    path = f"candidates/{plan_id}"
-    _write_network(folder / path, "alpha 0.25", plan, kept, "epoch,learning_rate,train_loss,val_accuracy,seconds\n")
+    failure = "the loss is not finite: nan in epoch 3"
+    return _unmeasured(folder, sites, plan_id, kind="candidates", divisor=4, failure=failure)
+
+
+def _dropped(folder: Path, sites: list[tuple[str, str, int]], plan_id: str) -> Candidate:
+    reason = "its draft has 30.00 % validation accuracy, that of cull S1 (65,536 ReLUs) 60.00 %"
+    return replace(_unmeasured(folder, sites, plan_id, kind="drafts", divisor=8, failure=reason), is_dropped=True)
+
+
+def _unmeasured(
+    folder: Path, sites: list[tuple[str, str, int]], plan_id: str, *, kind: str, divisor: int, failure: str
+) -> Candidate:
+    plan, path, label = ReductionPlan(alpha=1 / divisor), f"{kind}/{plan_id}", f"alpha {1 / divisor:g}"
+    kept = [(name, stage, count // divisor) for name, stage, count in sites]
+    _write_network(folder / path, label, plan, kept, "epoch,learning_rate,train_loss,val_accuracy,seconds\n")
     return Candidate(
         plan_id=plan_id,
         plan=plan,
-        label="alpha 0.25",
+        label=label,
         relu_count=sum(count for _, _, count in kept),
         folder=path,
-        failure="the loss is not finite: nan in epoch 3",
+        failure=failure,
     )
 
 

@@ -119,6 +119,13 @@ def test_a_network_that_failed_is_listed_with_its_reason(page: Parsed) -> None:
     assert network["test_accuracy"] is None and network["stages"] is None and network["relu_count"] > 0
 
 
+def test_a_network_that_was_dropped_is_listed_apart_from_those_that_failed(page: Parsed) -> None:
+    networks = {n["id"]: n for n in page.data()["networks"]}
+    assert [name for name, n in networks.items() if n["is_dropped"]] == ["beaten"]
+    assert networks["beaten"]["failure"].startswith("its draft has 30.00 %")
+    assert networks["beaten"]["test_accuracy"] is None and networks["beaten"]["folder"] == "drafts/beaten"
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     stages = {f"S1{HOSTILE}": (64, 2), "S2 {{script}} & \u2028 \u00e9": (32, 2)}
     write_run(tmp_path / "run", model=HOSTILE, stages=stages, size=4)
@@ -199,7 +206,9 @@ def test_the_page_of_a_real_run_loads_each_network_as_it_says(tmp_path: Path) ->
     assert {w["stage"] for w in data["criticality"]} == set(TINY_RELUS)
     for network in data["networks"]:
         assert sum(count for _, _, count in network["sites"]) == network["relu_count"]
-        assert len(network["history"]["epoch"]) == TINY["training"]["epochs"]
+        is_teacher = network["is_teacher"]
+        assert not is_teacher or len(network["history"]["epoch"]) == TINY["training"]["epochs"]
+        assert network["is_dropped"] == (network["history"]["epoch"] == [])
         names: dict[str, Any] = {}
         exec(network["snippet"], names)
         assert isinstance(names["network"], torch.nn.Module)

@@ -249,7 +249,16 @@ def test_the_neighbours_of_a_network_are_one_press_away(page: Browser, run: Path
 
 def test_a_network_that_failed_says_why(page: Browser) -> None:
     page.find("#table tr[data-network=broken] button").click()
-    assert "the loss is not finite: nan in epoch 3" in page.find("#details-body").text
+    assert "Training failed: the loss is not finite: nan in epoch 3" in page.find("#details-body").text
+    assert page.complaints() == []
+
+
+def test_a_network_that_was_dropped_is_not_called_failed(page: Browser) -> None:
+    page.find("#table tr[data-network=beaten] button").click()
+    assert "Dropped: its draft has 30.00 % validation accuracy" in page.find("#details-body").text
+    status = dict(zip(page.column("Plan"), page.column("Status"), strict=True))
+    assert (status["beaten"], status["broken"]) == ("dropped", "failed")
+    assert "1 failed, 1 dropped" in page.find("#summary").text
     assert page.complaints() == []
 
 

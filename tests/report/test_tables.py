@@ -59,6 +59,7 @@ def candidates(draw: st.DrawFn, plan_id: str) -> Candidate:
         folder=draw(lines),
         measurement=None if is_failed else measurement,
         failure=draw(lines.filter(bool)) if is_failed else None,
+        is_dropped=is_failed and draw(st.booleans()),
     )
 
 
@@ -140,6 +141,14 @@ def test_a_failure_is_a_row_with_its_reason_on_one_line_and_no_numbers() -> None
         assert row[name] == ""
 
 
+def test_a_dropped_network_is_not_called_failed_and_says_why() -> None:
+    dropped = dataclasses.replace(failed(failure="its draft is worse"), is_dropped=True)
+    (row,) = rows_of(candidates_csv([dropped], stages=["S1"]))
+    assert (row["status"], row["failure"], row["val_accuracy"]) == ("dropped", "its draft is worse", "")
+    with pytest.raises(UserError, match=r"broken .* has no measurement: its draft is worse"):
+        frontier_csv([dropped], stages=["S1"])
+
+
 def test_a_failure_is_on_no_frontier() -> None:
     with pytest.raises(UserError, match=r"broken .* has no measurement: the loss is not finite"):
         frontier_csv([failed()], stages=["S1"])
@@ -185,7 +194,7 @@ def edited(column: str, value: str) -> str:
         ("val_accuracy", "76.2", "val_accuracy is '76.2'; it is a fraction in [0, 1], not a percentage"),
         ("test_accuracy", "nan", "test_accuracy is 'nan'; it is a finite number"),
         ("train_seconds", "soon", "train_seconds is 'soon'"),
-        ("status", "done", "status is 'done'; it is 'ok' or 'failed'"),
+        ("status", "done", "status is 'done'; it is one of ok, failed, dropped"),
         ("plan", "{", "plan is not JSON"),
         ("plan", '{"alpha": 2}', "alpha is 2"),
         ("plan", "[]", "a plan is a JSON object"),

@@ -107,6 +107,7 @@ def _network(candidate: Candidate, files: NetworkFiles, *, on_front: bool) -> di
         "is_teacher": candidate.is_teacher,
         "on_front": on_front,
         "failure": candidate.failure,
+        "is_dropped": candidate.is_dropped,
         "relu_count": candidate.relu_count,
         "stages": None if measured is None else dict(measured.stage_relu_counts),
         "val_accuracy": None if measured is None else measured.val_accuracy,

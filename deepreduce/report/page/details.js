@@ -3,7 +3,10 @@
 function showDetails(network) {
   $("details-title").textContent = network.label;
   const parts = [figuresOf(network)];
-  if (network.failure !== null) parts.unshift(el("p", { class: "notice" }, `Training failed: ${network.failure}`));
+  if (network.failure !== null) {
+    const what = network.is_dropped ? "Dropped" : "Training failed";
+    parts.unshift(el("p", { class: "notice" }, `${what}: ${network.failure}`));
+  }
   parts.push(
     ...stagesOf(network),
     el("h3", {}, "Use it"),

@@ -32,6 +32,9 @@ function short(count) {
 
 const percent = (fraction) => (fraction === null ? NOTHING : (100 * fraction).toFixed(2));
 
+/** Why there is no measurement, in a word: "failed" or "dropped"; null for a network that was measured. */
+const unmeasured = (network) => (network.failure === null ? null : network.is_dropped ? "dropped" : "failed");
+
 /** How many times fewer ReLUs than the teacher's; null for a network without any. */
 const timesFewer = (network) => (network.relu_count ? teacher.relu_count / network.relu_count : null);
 

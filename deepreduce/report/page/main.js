@@ -13,7 +13,7 @@ function select(network) {
   selected = network;
   show();
   announce(`Selected ${network.label}: ${counted(network.relu_count, "ReLU", "ReLUs")}, ` +
-    (network.test_accuracy === null ? "failed" : `test accuracy ${percent(network.test_accuracy)} percent`));
+    (unmeasured(network) ?? `test accuracy ${percent(network.test_accuracy)} percent`));
 }
 
 function selectFromTable(network) {
@@ -43,12 +43,15 @@ function step(by) {
 
 function showSummary() {
   const front = run.networks.filter((network) => network.on_front);
-  const failed = run.networks.filter((network) => network.failure !== null).length;
   const best = byId.get(run.first);
-  const numbers = [`${whole(front.length)} on the frontier`, failed ? `${whole(failed)} failed` : null];
+  const numbers = [`${whole(front.length)} on the frontier`];
+  for (const kind of ["failed", "dropped"]) {
+    const count = run.networks.filter((network) => unmeasured(network) === kind).length;
+    if (count) numbers.push(`${whole(count)} ${kind}`);
+  }
   const parts = [
     `${counted(run.networks.length - 1, "reduced network", "reduced networks")} of one teacher with`,
-    `${whole(teacher.relu_count)} ReLUs; ${numbers.filter((part) => part !== null).join(", ")}.`,
+    `${whole(teacher.relu_count)} ReLUs; ${numbers.join(", ")}.`,
   ];
   if (!best.is_teacher) {
     parts.push(

@@ -1,7 +1,7 @@
 // The table of all networks: sorts by each column, selects, and downloads as CSV.
 
 const status = (network) => {
-  if (network.failure !== null) return "failed";
+  if (network.failure !== null) return unmeasured(network);
   if (network.is_teacher) return network.on_front ? "teacher, frontier" : "teacher";
   return network.on_front ? "frontier" : "";
 };
