@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
-from deepreduce.estimate import Work, seconds_per_mac
+from deepreduce.estimate import ANSWER, Work, seconds_per_mac
 from deepreduce.network import trace_network
 from tests.data.toys import CPU
 from tests.training.toys import FP32, tiny
 
 
-def work(**changes: int) -> Work:
-    values = {"macs": 7, "teacher_macs": 11, "epochs": 3, "train_images": 100, "val_images": 10, "test_images": 20}
+def work(**changes: Any) -> Work:
+    values = {"macs": 7, "epochs": 3, "train_images": 100, "val_images": 10, "test_images": 20}
     return Work(**(values | changes))
 
 
-def test_work_is_three_passes_of_the_student_and_one_of_the_teacher_per_image() -> None:
-    assert work().total == 3 * (100 * (3 * 7 + 11) + 10 * 7) + 20 * 7
-    assert work(teacher_macs=0).total == 3 * (100 * 3 * 7 + 10 * 7) + 20 * 7
+def test_work_is_three_passes_per_image_of_training_and_one_of_judging() -> None:
+    assert work().total == 3 * (100 * 3 * 7 + 10 * 7) + 20 * 7
+    assert work(epochs=0.25).total == 0.25 * (100 * 3 * 7 + 10 * 7) + 20 * 7
     assert work(epochs=0).total == 20 * 7
+
+
+def test_an_answer_costs_what_a_forward_pass_is_of_a_training_step() -> None:
+    step = work(epochs=1, val_images=0, test_images=0).total / 100
+    assert pytest.approx(step * ANSWER) == 7
 
 
 def test_timing_a_network_changes_neither_it_nor_the_random_state() -> None:
