@@ -68,10 +68,6 @@ class Engine:
         assert len(profiles) == len(names), f"{len(profiles)} of {len(names)} layers are in the engine's profile"
         return [*profiles, revealing], logits
 
-    def close(self) -> None:
-        """Tell the others that nothing more will come."""
-        self._link.stop_link()
-
     def _share(self, name: str, value: Array | None, *, owner: int) -> None:
         """Share a value of its owner's; all others know its shape alone, and put zeros of that shape."""
         assert (value is not None) == (self._seat.rank == owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Sequence
@@ -50,8 +51,7 @@ def measure(
             f"images of shape {tuple(images.shape)} and {repeats} repeats are given; give {network.name} at least"
             f" one image of {network.input_shape} and one repeat"
         )
-    ready = prepare(network)
-    lowered = lower(ready)
+    lowered = lower(prepare(network))
     begin = time.perf_counter()
     with running_parties(
         lowered.program, chosen, weights=lowered.weights, masks=lowered.masks, ports=ports, timeout_s=timeout_s
@@ -68,7 +68,7 @@ def measure(
         layers=tuple(_layer_costs(lowered.program, chosen, found)),
         seconds=Spread.of([answer.seconds for answer in found]),
         setup_seconds=setup_seconds,
-        agreement=_agreement(ready, images, logits),
+        agreement=_agreement(network, images, logits),
         logits=tuple(tuple(float(value) for value in row) for row in logits),
     )
 
@@ -125,8 +125,9 @@ def _layer_costs(program: Program, protocol: Protocol, found: Sequence[Answer]) 
 
 
 def _agreement(network: Network, images: Tensor, logits: Array) -> Agreement:
+    module = copy.deepcopy(network.module).cpu().float().eval()  # as it was given, before anything was made of it
     with torch.no_grad():
-        expected = torch.cat([network.module(image[None].float().cpu()) for image in images]).numpy()  # (N, classes)
+        expected = torch.cat([module(image[None].float().cpu()) for image in images]).numpy()  # (N, classes)
     return Agreement(
         images=len(images),
         same_argmax=int((expected.argmax(1) == logits.argmax(1)).sum()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -23,8 +22,6 @@ from deepreduce.errors import RunError, UserError
 from deepreduce.private.program import Program
 from deepreduce.private.protocol import SERVER, Protocol
 from deepreduce.private.wire import ClosedError, Message, receive, send
-
-log = logging.getLogger(__name__)
 
 ROLES = ("server", "client", "helper")
 """Who holds which rank: the weights, the image, nothing."""
@@ -86,6 +83,7 @@ class PartyProcess:
             "program": program.to_json(),
             "log": str(Path(self._folder.name) / "engine.log"),
         }
+        self.channel.settimeout(timeout_s)  # a process that hangs does not read
         self.tell(Message(kind="join", values=values, arrays=arrays))
 
     def tell(self, message: Message) -> None:
@@ -109,7 +107,7 @@ class PartyProcess:
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return RunError(f"the {self.role}'s process closed its channel; give the command again")
+            return RunError(f"the {self.role}'s process hangs; give the command again")
         if code == -signal.SIGKILL:
             return RunError(
                 f"the {self.role}'s process was killed; where nobody did that, memory was short (cheetah takes about"
