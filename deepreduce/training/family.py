@@ -22,11 +22,11 @@ class Family(nn.Module):
         linear = [f"{name}.weight" for name, m in members[0].named_modules() if isinstance(m, nn.Linear)]
         shared = {
             name: parameter
-            for name, parameter in members[0].named_parameters()
+            for name, parameter in members[0].named_parameters(remove_duplicate=False)  # a network may tie some
             if parameter.dim() > 1 and name not in linear[-1:]
         }
         for member in members[1:]:
-            for name, parameter in list(member.named_parameters()):
+            for name, parameter in list(member.named_parameters(remove_duplicate=False)):
                 first = shared.get(name)
                 if first is not None and first.shape == parameter.shape:
                     owner, _, leaf = name.rpartition(".")

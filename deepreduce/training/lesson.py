@@ -51,6 +51,9 @@ class RememberedLogits:
                 os.ftruncate(descriptor, 0)
                 _allocate(descriptor, size)
             self._map = mmap.mmap(descriptor, size)
+        except OSError:
+            path.unlink(missing_ok=True)  # the room that it took is wanted by others
+            raise
         finally:
             os.close(descriptor)
 

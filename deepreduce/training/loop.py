@@ -365,7 +365,10 @@ class _Session:
         return {name: tensor.clone() for name, tensor in self._live().items()}
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
-        self.module.load_state_dict(_with_prefix(tensors, "model."), strict=len(self.turns) == 1)
+        weights = _with_prefix(tensors, "model.")
+        if weights.keys() != _with_prefix(self._live(), "model.").keys():
+            raise ValueError("it holds weights of other names")
+        self.module.load_state_dict(weights, strict=False)  # one of the names of a shared weight is enough
         momenta = _with_prefix(tensors, "momentum.")
         self.optimizer.state.clear()
         for name, parameter in self.module.named_parameters():

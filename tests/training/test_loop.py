@@ -18,12 +18,16 @@ from deepreduce.errors import CheckpointError, DataError, NonFiniteLossError
 from deepreduce.training import (
     Distillation,
     EpochRecord,
+    Family,
+    Lesson,
     Monitor,
     Precision,
     Progress,
     Recipe,
     Snapshot,
     Stopped,
+    Trained,
+    Views,
     predict,
     train,
 )
@@ -61,7 +65,7 @@ def test_a_student_learns_from_its_teacher_alone(data: ImageData) -> None:
         student,
         data,
         replace(RECIPE, epochs=12),
-        teacher=taught.eval().requires_grad_(False),
+        lesson=Lesson(taught.eval().requires_grad_(False), precision=FP32),
         distillation=Distillation(weight=1.0, temperature=2.0),
     )
     assert predict(taught, data.test, batch_size=64).accuracy > 0.8
@@ -71,7 +75,8 @@ def test_a_student_learns_from_its_teacher_alone(data: ImageData) -> None:
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(data: ImageData, teacher: nn.Module) -> None:
     modules = [tiny() for _ in range(3)]
     one, same, other = (
-        fit(module, data, teacher=teacher, seed=seed) for module, seed in zip(modules, (0, 0, 1), strict=True)
+        fit(module, data, lesson=Lesson(teacher, precision=FP32), seed=seed)
+        for module, seed in zip(modules, (0, 0, 1), strict=True)
     )
     assert told(one) == told(same) != told(other)
     assert same_weights(modules[0], modules[1])
@@ -83,7 +88,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(data: Imag
 def test_a_training_that_was_stopped_after_any_step_ends_like_one_that_was_not(
     data: ImageData, teacher: nn.Module, with_teacher: bool, precision: Precision
 ) -> None:
-    options = {"precision": precision, "teacher": teacher if with_teacher else None}
+    options = {"precision": precision, "lesson": Lesson(teacher, precision=precision) if with_teacher else None}
     undisturbed = tiny()
     expected = fit(undisturbed, data, **options)
     for stop_after in range(1, 2 * 4 - 1):
@@ -149,7 +154,7 @@ def test_a_snapshot_of_another_network_is_refused(data: ImageData) -> None:
 
 def test_the_global_random_state_stays_as_it_was(data: ImageData, teacher: nn.Module) -> None:
     state = torch.get_rng_state()
-    fit(tiny(), data, teacher=teacher)
+    fit(tiny(), data, lesson=Lesson(teacher, precision=FP32))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -157,9 +162,9 @@ def test_the_teacher_stays_as_it_was(data: ImageData) -> None:
     taught = tiny(seed=9).eval()
     before = {name: tensor.clone() for name, tensor in taught.state_dict().items()}
     modes: list[bool] = []
-    taught.register_forward_hook(lambda module, inputs, output: modes.append(torch.is_inference_mode_enabled()))
-    fit(tiny(), data, teacher=taught)
-    assert modes and all(modes)
+    taught.register_forward_hook(lambda module, inputs, output: modes.append(torch.is_grad_enabled()))
+    fit(tiny(), data, lesson=Lesson(taught, precision=FP32))
+    assert modes and not any(modes)
     assert not taught.training
     assert all(parameter.grad is None for parameter in taught.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in taught.state_dict().items())
@@ -311,16 +316,180 @@ def test_who_watches_is_told_of_epochs_and_of_where_the_process_began(data: Imag
     recipe, stop = replace(RECIPE, epochs=3), StopAfter(5)
     with pytest.raises(Stopped):
         fit(tiny(), data, recipe, monitor=stop.monitor())
-    for snapshot, resumed, began in ((None, 0.0, [1, 2, 3]), (stop.snapshot, 1.25, [2, 3])):
+    for snapshot, resumed, began in ((None, 0.0, [1, 2, 3]), (stop.snapshot, 5 / 12, [2, 3])):
         steps: list[Progress] = []
         records: list[EpochRecord] = []
         monitor = Monitor(on_step=steps.append, on_epoch=records.append)
         fit(tiny(), data, recipe, resume=snapshot, monitor=monitor)
         assert [r.epoch for r in records] == began
         # so few steps that there is news between epochs only
-        assert [(p.epoch, p.step, p.steps, p.epochs, p.resumed) for p in steps] == [
-            (epoch, 0, 4, 3, resumed) for epoch in began[:-1]
+        assert [(p.epoch, p.step, p.steps, p.epochs, p.done, p.resumed) for p in steps] == [
+            (epoch, 0, 4, 3, 4 * epoch / 12, resumed) for epoch in began[:-1]
         ]
+
+
+# -- a fraction of an epoch -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "records"),
+    [(0.25, 1, 1), (0.5, 2, 1), (1, 4, 1), (1.25, 5, 2), (1.6, 6, 2), (2, 8, 2), (0.01, 1, 1)],
+)
+def test_a_training_takes_the_steps_of_its_fraction_of_an_epoch_and_ends_near_a_rate_of_zero(
+    data: ImageData, epochs: float, steps: int, records: int
+) -> None:
+    module = tiny()
+    calls: list[int] = []
+    module.register_forward_hook(lambda m, inputs, output: calls.append(len(output)) if m.training else None)
+    recipe = replace(RECIPE, epochs=epochs, warmup_epochs=0.0)
+    history = fit(module, data, recipe).history
+    assert calls == [18] * steps
+    assert [r.epoch for r in history] == list(range(1, records + 1))
+    # half a cosine that would reach zero with one step more
+    last = 0.5 * recipe.learning_rate * (1 + math.cos(math.pi * (steps - 1) / steps))
+    assert history[-1].learning_rate == pytest.approx(last)
+    assert history[-1].val_accuracy is not None
+
+
+def test_the_loss_of_a_last_epoch_that_is_cut_short_is_the_mean_of_its_own_steps(data: ImageData) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+    recipe = replace(RECIPE, epochs=1.5, learning_rate=1e-12)  # every epoch has the losses of the first
+    views = Views(seed=3, epochs=1)
+    first, second = fit(module, data, recipe, views=views).history
+    half = fit(module, data, replace(recipe, epochs=0.5), views=views).history[0]
+    assert second.train_loss == pytest.approx(half.train_loss)
+    assert second.train_loss != pytest.approx(first.train_loss, rel=1e-6)
+
+
+def test_a_training_that_was_stopped_within_a_fraction_ends_like_one_that_was_not(data: ImageData) -> None:
+    recipe = replace(RECIPE, epochs=1.75)
+    undisturbed = tiny()
+    expected = fit(undisturbed, data, recipe)
+    for stop_after in range(1, 7):
+        stop = StopAfter(stop_after)
+        with pytest.raises(Stopped):
+            fit(tiny(), data, recipe, monitor=stop.monitor())
+        resumed = tiny(seed=5)
+        assert told(fit(resumed, data, recipe, resume=stop.snapshot)) == told(expected)
+        assert same_weights(resumed, undisturbed)
+
+
+# -- views --------------------------------------------------------------------------------------------------
+
+
+def images_shown(data: ImageData, *, epochs: float, **options: Any) -> list[Tensor]:
+    module, shown = tiny(), []
+    module.register_forward_pre_hook(lambda m, inputs: shown.append(inputs[0].clone()) if m.training else None)
+    fit(module, data, replace(RECIPE, epochs=epochs), **options)
+    return shown
+
+
+def test_views_repeat_after_their_epochs_and_are_the_same_for_every_training(data: ImageData) -> None:
+    shown = images_shown(data, epochs=3, views=Views(seed=7, epochs=2))
+    assert len(shown) == 12
+    assert all(torch.equal(one, again) for one, again in zip(shown[:4], shown[8:], strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(shown[:4], shown[4:8], strict=True))
+    another = images_shown(data, epochs=1, seed=99, views=Views(seed=7, epochs=2))
+    assert all(torch.equal(one, same) for one, same in zip(shown[:4], another, strict=True))
+
+
+def test_views_without_end_never_repeat_and_are_those_of_the_seed_by_default(data: ImageData) -> None:
+    shown = images_shown(data, epochs=3, seed=4)
+    assert all(
+        torch.equal(a, b) for a, b in zip(shown, images_shown(data, epochs=3, views=Views(seed=4)), strict=True)
+    )
+    assert len({float(images.double().sum()) for images in shown}) == 12
+
+
+# -- networks in turns --------------------------------------------------------------------------------------
+
+TURNS = (0, 1, 0)
+"""Of two networks, over and over: eight steps are 0 1 0, 0 1 0, 0 1."""
+
+
+def family() -> Family:
+    return Family([tiny(seed=1), tiny(seed=2, dropout=0.0)])
+
+
+def fit_in_turns(module: Family, data: ImageData, **options: Any) -> Trained:
+    return fit(module, data, turns=[module.members[i] for i in TURNS], **options)
+
+
+def test_each_step_trains_the_network_whose_turn_it_is(data: ImageData) -> None:
+    module = family()
+    called: list[int] = []
+    for number, member in enumerate(module.members):
+        member.register_forward_hook(lambda m, inputs, output, number=number: called.append(number))
+    history = fit_in_turns(module, data).history
+    assert called == [0, 1, 0, 0, 1, 0, 0, 1]  # and none of them to validate
+    assert [r.val_accuracy for r in history] == [None, None]
+
+
+def test_turns_of_one_network_alone_are_not_validated_either(data: ImageData) -> None:
+    module, alone = Family([tiny(seed=1)]), tiny(seed=1)
+    history = fit(module, data, turns=[module.members[0]]).history
+    assert [r.val_accuracy for r in history] == [None, None]
+    fit(alone, data)
+    assert same_weights(module.members[0], alone)
+
+
+@pytest.mark.parametrize("precision", [FP32, Precision(bf16=True, channels_last=True)], ids=["fp32", "bf16"])
+def test_networks_in_turns_that_were_stopped_after_any_step_end_like_those_that_were_not(
+    data: ImageData, teacher: nn.Module, precision: Precision
+) -> None:
+    options = {"precision": precision, "lesson": Lesson(teacher, precision=precision)}
+    undisturbed = family()
+    expected = fit_in_turns(undisturbed, data, **options)
+    for stop_after in range(1, 2 * 4 - 1):
+        stop = StopAfter(stop_after)
+        with pytest.raises(Stopped):
+            fit_in_turns(family(), data, monitor=stop.monitor(), **options)
+        resumed = Family([tiny(seed=5), tiny(seed=6, dropout=0.0)])
+        result = fit_in_turns(resumed, data, resume=stop.snapshot, **options)
+        assert same_weights(resumed, undisturbed), stop_after
+        assert told(result) == told(expected), stop_after
+
+
+def test_a_snapshot_of_a_family_holds_each_shared_weight_once(data: ImageData) -> None:
+    stop = StopAfter(2)
+    with pytest.raises(Stopped):
+        fit_in_turns(family(), data, monitor=stop.monitor())
+    names = [name.rpartition("members.")[2] for name in stop.snapshot.tensors if name.startswith("now.model.")]
+    own = [name.removeprefix(f"{number}.") for number in (0, 1) for name in names if name.startswith(f"{number}.")]
+    for weight in ("conv.weight", "twice.weight"):
+        assert own.count(weight) == 1
+    for weight in ("fc.weight", "bn.weight", "bn.running_mean", "bn.num_batches_tracked", "conv.bias"):
+        assert own.count(weight) == 2
+    module = family()
+    distinct = {id(p) for p in module.parameters()}
+    assert len([n for n in stop.snapshot.tensors if n.startswith("now.momentum.")]) == len(distinct)
+
+
+def test_a_snapshot_of_another_family_is_refused(data: ImageData) -> None:
+    stop = StopAfter(2)
+    with pytest.raises(Stopped):
+        fit_in_turns(family(), data, monitor=stop.monitor())
+    three = Family([tiny(seed=1), tiny(seed=2), tiny(seed=3)])
+    with pytest.raises(CheckpointError, match="not of this training"):
+        fit(three, data, turns=list(three.members), resume=stop.snapshot)
+    with pytest.raises(CheckpointError, match="not of this training"):
+        tensors = {name: tensor for name, tensor in stop.snapshot.tensors.items() if "fc.weight" not in name}
+        fit_in_turns(family(), data, resume=replace(stop.snapshot, tensors=tensors))
+
+
+def test_a_bad_loss_of_one_network_takes_all_back_to_the_start_of_the_epoch(data: ImageData) -> None:
+    """The first epoch is the bad one, so what follows is a training at the lower rate from the beginning."""
+    slower = family()
+    fit(slower, data, replace(RECIPE, learning_rate=RECIPE.learning_rate * ROLLBACK_RATE),
+        turns=[slower.members[i] for i in TURNS])  # fmt: skip
+    disturbed = family()
+    burst = iter(range(100))
+    disturbed.members[1].register_forward_hook(
+        lambda m, inputs, output: output * math.nan if next(burst) == 0 else output
+    )
+    fit_in_turns(disturbed, data)
+    for name, tensor in slower.state_dict().items():
+        assert torch.allclose(tensor, disturbed.state_dict()[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_frozen_and_unused_parameters_stay_as_they_were(data: ImageData) -> None:
@@ -341,17 +510,15 @@ def test_fewer_images_than_a_batch_are_refused(data: ImageData) -> None:
 def test_training_warns_of_nothing(data: ImageData, teacher: nn.Module) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train(tiny(), data, RECIPE, seed=0, precision=FP32, device=CPU, teacher=teacher)
+        train(tiny(), data, RECIPE, seed=0, precision=FP32, device=CPU, lesson=Lesson(teacher, precision=FP32))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("bf16", [False, True])
 def test_on_cuda_a_stopped_training_ends_like_one_that_was_not(data: ImageData, bf16: bool) -> None:
-    options: dict[str, Any] = {
-        "device": torch.device("cuda"),
-        "precision": Precision(bf16=bf16, channels_last=True),
-        "teacher": tiny(seed=9).cuda().eval(),
-    }
+    precision = Precision(bf16=bf16, channels_last=True)
+    lesson = Lesson(tiny(seed=9).cuda().eval(), precision=precision)
+    options: dict[str, Any] = {"device": torch.device("cuda"), "precision": precision, "lesson": lesson}
     undisturbed, resumed, stop = tiny(), tiny(seed=5), StopAfter(6)
     expected = fit(undisturbed, data, **options)
     with pytest.raises(Stopped):
