@@ -157,7 +157,7 @@ class FastConfig(_Section):
     """A network is dropped where the draft of one with no more ReLUs is better by this validation accuracy."""
     batch: Annotated[Fraction, Field(gt=0)] = 0.5
     """Batch size of students, and with it their learning rate, in units of the teacher's: few epochs need steps."""
-    views: Count = 3
+    views: Count = 4
     """Epochs of augmented images that the teacher answers; students are shown them over and over."""
     rate: Positive = 0.25
     """Highest learning rate of a network trained on its own after its draft, in units of `training.learning_rate`."""

@@ -79,8 +79,8 @@ class SharedJob:
     """Networks of one width to train together: their convolutions share weights, each has batch-norms of its own.
 
     `jobs` are the networks, of which a `start` common to all gives the first weights; their recipes and seeds are not
-    used. `turns` are numbers of the jobs, in the order in which steps train them, over and over. `folder` keeps the
-    training while it goes on.
+    used. `turns` are numbers of the jobs, each as often as it is trained before all come again (`train`). `folder`
+    keeps the training while it goes on.
     """
 
     name: str

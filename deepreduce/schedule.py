@@ -39,7 +39,7 @@ class SharedBudget:
     probe_share: float = 0.16
     draft_share: float = 0.8
     margin: float = 0.02
-    views: int = 3
+    views: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)

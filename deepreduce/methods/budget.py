@@ -31,14 +31,13 @@ def share_epochs(costs: Sequence[float], *, budget: float, limit: float) -> list
 
 
 def turns_for(epochs: Sequence[float], *, rounds: int) -> list[int]:
-    """Whose turn it is, step by step: each network, by its number, as often as `epochs` say, evenly spread.
+    """Whose turn it is: each network, by its number, as often as `epochs` say.
 
     The shortest has `rounds` turns (a network of no epochs none).
     """
     smallest = min((e for e in epochs if e > 0), default=0.0)
     counts = [round(rounds * e / smallest) if smallest else 0 for e in epochs]
-    places = [((turn + 0.5) / count, number) for number, count in enumerate(counts) for turn in range(count)]
-    return [number for _, number in sorted(places)]
+    return [number for number, count in enumerate(counts) for _ in range(count)]
 
 
 def beaten(relu_counts: Mapping[str, int], accuracies: Mapping[str, float], *, margin: float) -> dict[str, str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, NonFiniteLossError
-from deepreduce.randomness import derived_seed
+from deepreduce.randomness import derived_generator, derived_seed
 from deepreduce.training.evaluate import predict
 from deepreduce.training.lesson import Lesson
 from deepreduce.training.losses import Distillation, distillation_loss
@@ -133,8 +133,8 @@ def train(
     measured every `recipe.validate_every` epochs and after the last; it chooses nothing here: the final weights are
     the result. Where the loss is not finite, training goes back to the start of the epoch with a lower rate.
 
-    `turns` are networks inside `module` that share weights: each step trains one of them, in this order over and
-    over. Then nothing is validated, since `module` itself answers nothing.
+    `turns` are networks inside `module` that share weights: each step trains one of them, all of them in a random
+    order before any comes again. Then nothing is validated, since `module` itself answers nothing.
 
     Raises `NonFiniteLossError` when that has happened more than twice, `Stopped` when the monitor asks for it,
     `CheckpointError` for a snapshot that is not of this training, `DataError` where the images fill no batch.
@@ -252,7 +252,7 @@ class _Session:
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.bf16)
         with autocast:
-            logits = self.turns[self.steps_done % len(self.turns)](images)  # (batch, classes)
+            logits = self._whose_turn()(images)  # (batch, classes)
         smoothing = self.recipe.label_smoothing
         if self.lesson is None:
             return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
@@ -260,6 +260,15 @@ class _Session:
         return distillation_loss(
             logits.float(), taught, labels, distillation=self.distillation, label_smoothing=smoothing
         )
+
+    def _whose_turn(self) -> nn.Module:
+        """The network that this step trains.
+
+        In a fixed order, a network would meet the same few batches whenever the views come again.
+        """
+        cycle, place = divmod(self.steps_done, len(self.turns))
+        order = torch.randperm(len(self.turns), generator=derived_generator(self.seed, "turns", cycle))
+        return self.turns[int(order[place])]
 
     def _check(self, running: Tensor) -> None:
         self.loss_sum = float(running)
