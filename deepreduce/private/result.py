@@ -139,8 +139,10 @@ class PrivateRun:
         lines += [_row(c.kind, c.layers, f"{c.seconds:.4f}", "", "", c.bytes, c.messages) for c in self.kinds]
         lines += ["", _row("layer", "kind", "seconds", "low", "high", "bytes", "messages")]
         for layer in self.layers:
-            spread = [f"{value:.4f}" for value in (layer.seconds.median, layer.seconds.low, layer.seconds.high)]
-            lines.append(_row(layer.name, layer.kind, *spread, layer.bytes, layer.messages))
+            median, low, high = (
+                f"{value:.4f}" for value in (layer.seconds.median, layer.seconds.low, layer.seconds.high)
+            )
+            lines.append(_row(layer.name, layer.kind, median, low, high, layer.bytes, layer.messages))
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
