@@ -146,6 +146,42 @@ def query(
         print(json.dumps({"protocol": label, "replies": replies}, indent=2))
 
 
+@app.command()
+def calibrate(
+    protocol: ProtocolName = "cheetah",
+    repeats: Annotated[int, typer.Option("--repeats", help="Time each network so often.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the model here too (it is kept in the user's cache).")
+    ] = None,
+    timeout: Timeout = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a protocol's cost model to this machine, and judge it on six networks that the fit has not seen.
+
+    Its estimates can then be asked for by name, as in mine-cheetah-lan.
+    """
+    from deepreduce.pricing import CALIBRATED, save_calibration
+    from deepreduce.private.calibrate import calibrate as fit_this_machine
+    from deepreduce.storage import write_json
+
+    name = f"{CALIBRATED}{protocol}"
+    found = fit_this_machine(
+        protocol,
+        name=name,
+        repeats=repeats,
+        timeout_s=timeout,
+        told=lambda line: typer.echo(line, err=True),
+    )
+    kept = save_calibration(name, found.to_json())
+    if out is not None:
+        write_json(out, found.to_json())
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+        return
+    print(found.to_text())
+    print(f"\n{name} kept in {kept}.")
+
+
 def _ports(text: str | None) -> list[int] | None:
     if text is None:
         return None

@@ -12,7 +12,7 @@ from scipy.optimize import nnls
 
 from deepreduce.cost.features import QUERY, feature
 from deepreduce.cost.layers import Layer
-from deepreduce.cost.model import CostModel, Phase
+from deepreduce.cost.model import QUANTITIES, CostModel, Phase
 from deepreduce.errors import UserError
 
 _COMPARISONS = ("comparisons", "comparing_layers")
@@ -35,11 +35,12 @@ _ITERATIONS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredLayer:
-    """A layer and what it cost: seconds, bytes, one-way messages one after another."""
+    """A layer and what it cost, in the quantities of a `Phase`."""
 
     layer: Layer
     seconds: float
     bytes: float
+    serial_bytes: float
     messages: float
 
 
@@ -51,6 +52,7 @@ class MeasuredNetwork:
     layers: tuple[MeasuredLayer, ...]
     seconds: float
     bytes: float
+    serial_bytes: float
     messages: float
 
 
@@ -95,7 +97,7 @@ def fit_model(networks: Sequence[MeasuredNetwork], *, protocol: str, name: str, 
             **_fitted(measured, quantity, _SCALES, "scaling_layers"),
             **_fitted(measured, quantity, _OTHERS, "other_layers"),
         }
-        for quantity in ("seconds", "bytes", "messages")
+        for quantity in QUANTITIES
     }
     for quantity, found in rates.items():
         found[QUERY] = _per_query(networks, quantity)

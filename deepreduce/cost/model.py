@@ -15,17 +15,24 @@ from deepreduce.errors import UserError, unknown_name
 Rates = Mapping[str, float]
 """What one unit of each feature (`deepreduce.cost.features`) costs."""
 
+QUANTITIES = ("seconds", "bytes", "serial_bytes", "messages")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What a phase of a protocol costs: seconds of computing, bytes, and one-way messages one after another."""
+    """What a phase of a protocol costs: seconds of computing, and what is sent.
+
+    `bytes` are all that all parties send; `serial_bytes` those that wait for each other on the link, and `messages`
+    the one-way messages that do.
+    """
 
     seconds: Rates = field(default_factory=dict)
     bytes: Rates = field(default_factory=dict)
+    serial_bytes: Rates = field(default_factory=dict)
     messages: Rates = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for quantity in ("seconds", "bytes", "messages"):
+        for quantity in QUANTITIES:
             rates = getattr(self, quantity)
             if not isinstance(rates, Mapping):
                 raise UserError(f"{quantity} of a cost model is {rates!r}; give rates by feature")
@@ -40,14 +47,15 @@ class Phase:
 class Estimate:
     """What one image costs. Offline is what can be done before the image is known.
 
-    `online_seconds` and `offline_seconds` are computing alone; `messages` go one way, one after another, while the
-    image is being classified.
+    `online_seconds` and `offline_seconds` are computing alone. Bytes are all that all parties send; `serial_bytes`
+    and `messages` are those that go one after another, one way, while the image is being classified.
     """
 
     offline_seconds: float
     online_seconds: float
     offline_bytes: float
     online_bytes: float
+    serial_bytes: float
     messages: float
 
     @property
@@ -57,7 +65,7 @@ class Estimate:
 
     def latency(self, link: Link) -> float:
         """Seconds from the image to its logits over `link`."""
-        return link.seconds(compute=self.online_seconds, sent_bytes=self.online_bytes, messages=self.messages)
+        return link.seconds(compute=self.online_seconds, sent_bytes=self.serial_bytes, messages=self.messages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +84,7 @@ class CostModel:
             online_seconds=_total(self.online.seconds, layers),
             offline_bytes=_total(self.offline.bytes, layers),
             online_bytes=_total(self.online.bytes, layers),
+            serial_bytes=_total(self.online.serial_bytes, layers),
             messages=_total(self.online.messages, layers),
         )
 
@@ -84,7 +93,8 @@ class CostModel:
 
         def latency(layer: Layer) -> float:
             seconds, sent, messages = (
-                _of_layer(rates, layer) for rates in (self.online.seconds, self.online.bytes, self.online.messages)
+                _of_layer(rates, layer)
+                for rates in (self.online.seconds, self.online.serial_bytes, self.online.messages)
             )
             return link.seconds(compute=seconds, sent_bytes=sent, messages=messages)
 

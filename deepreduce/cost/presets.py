@@ -31,6 +31,7 @@ DELPHI = CostModel(
     online=Phase(
         seconds={"comparisons": _EVALUATE + _ENCODE_ONLINE, "macs": _MAC_ONLINE},
         bytes={"comparisons": GARBLED_ONLINE_BYTES},
+        serial_bytes={"comparisons": GARBLED_ONLINE_BYTES},
         messages={"comparing_layers": _MESSAGES_PER_RELU_LAYER},
     ),
 )
@@ -51,8 +52,44 @@ DELPHI_CIRCA = CostModel(
     online=Phase(
         seconds={"comparisons": (_EVALUATE + _ENCODE_ONLINE) / _CIRCA_TIME, "macs": _MAC_ONLINE},
         bytes={"comparisons": GARBLED_ONLINE_BYTES},  # the abstract says nothing of these
+        serial_bytes={"comparisons": GARBLED_ONLINE_BYTES},
         messages={"comparing_layers": _MESSAGES_PER_RELU_LAYER},
     ),
 )
 
-MODELS = {model.name: model for model in (DELPHI, DELPHI_CIRCA)}
+# SPU 0.9.5, measured on an idle two-core AVX512 machine over loopback, 2026-11-23 [M]: ResNet-18 at 32x32, a 3x3
+# convolution of 64 to 64 channels at 16x16 and at 32x32, ReLUs of 1e3 to 1e5 elements. The seconds of a product
+# follow from these three convolution times by least squares [D]; bytes and messages are counts of SPU's profile.
+_SOURCE = "SPU 0.9.5 on an idle two-core machine, 2026-11-23; calibrate for yours"
+
+CHEETAH = CostModel(
+    name="cheetah",
+    source=_SOURCE,
+    online=Phase(
+        seconds={"multiplied": 0.485e-3, "rotated": 0.833e-3, "comparisons": 17e-6, "comparing_layers": 0.02},
+        # of a ciphertext sent, and of one returned
+        bytes={"sent": 185_000, "returned": 280_000, "comparisons": 98.5},
+        serial_bytes={"sent": 185_000, "returned": 280_000, "comparisons": 77.25},
+        messages={"multiplying_layers": 7, "comparing_layers": 40, "pool_layers": 2, "query": 1},
+    ),
+)
+
+# SPU's complexity page says 232 bytes of a ReLU, 9 rounds of a layer of them, and 8 * (m*k + k*n) bytes and 1 round
+# of a product [D]; what both parties of SPU 0.9.5 were seen to send together is this
+SEMI2K = CostModel(
+    name="semi2k",
+    source=_SOURCE + "; a trusted dealer makes the triples: a cost reference, not secure",
+    online=Phase(
+        seconds={
+            "panels": 0.0779,
+            "multiplications": 3.62e-9,
+            "comparisons": 1.5e-6,
+            "comparing_layers": 0.0075,
+        },
+        bytes={"left": 16, "right": 16, "made": 8, "comparisons": 144, "pooled_elements": 8},
+        serial_bytes={"left": 8, "right": 8, "made": 4, "comparisons": 72, "pooled_elements": 4},
+        messages={"multiplying_layers": 2, "comparing_layers": 8, "pool_layers": 1, "query": 1},
+    ),
+)
+
+MODELS = {model.name: model for model in (DELPHI, DELPHI_CIRCA, SEMI2K, CHEETAH)}

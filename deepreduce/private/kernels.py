@@ -254,9 +254,13 @@ def _pad(x: Value, pad: list[int], fill: float = 0.0, *, shape: tuple[int, ...])
     widths = [(0, 0)] * x.ndim
     for place in range(len(pad) // 2):  # pairs, the last dimension first
         widths[x.ndim - 1 - place] = (pad[2 * place], pad[2 * place + 1])
-    if any(n < 0 for pair in widths for n in pair):
-        raise UnsupportedError("pads by less than nothing")
-    return jnp.pad(x, widths, constant_values=float(fill))
+    grown = jnp.pad(x, [(max(before, 0), max(after, 0)) for before, after in widths], constant_values=float(fill))
+    # negative amounts cut off
+    kept = [
+        slice(max(-before, 0), size - max(-after, 0))
+        for (before, after), size in zip(widths, grown.shape, strict=True)
+    ]
+    return grown[tuple(kept)]
 
 
 def _slice(x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1,

@@ -66,6 +66,10 @@ def test_opened_matrices_and_results_are_what_semi2k_sends(layer: Layer, sent: i
         ((64, 576, 64), 1_192_022),
         ((16, 1152, 128), 815_622),
         ((36, 720, 80), 1_373_163),
+        ((256, 576, 64), 1_484_671),
+        ((256, 1152, 128), 4_449_273),
+        ((64, 2304, 256), 3_889_314),
+        ((16, 4608, 512), 1_944_713),
     ],
 )
 def test_polynomials_sent_and_returned_are_what_cheetah_sends(product: tuple[int, int, int], sent: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,7 @@ TRUTH = CostModel(
             "query": 0.5,
         },
         bytes={"sent": 185_000, "returned": 280_000, "comparisons": 98.5, "query": 160},
+        serial_bytes={"sent": 185_000, "returned": 280_000, "comparisons": 77, "query": 160},
         messages={"multiplying_layers": 6, "comparing_layers": 40, "query": 1},
     ),
 )  # fmt: skip
@@ -41,6 +43,7 @@ def network(name: str, layers: list[Layer], *, noise: float = 0.0, seed: int = 0
             layer=layer,
             seconds=(one.online_seconds - 0.5) * (1 + noise * draws.uniform(-1, 1)),
             bytes=one.online_bytes - 160,
+            serial_bytes=one.serial_bytes - 160,
             messages=one.messages - 1,
         )
 
@@ -50,6 +53,7 @@ def network(name: str, layers: list[Layer], *, noise: float = 0.0, seed: int = 0
         layers=measured,
         seconds=sum(layer.seconds for layer in measured) + 0.5,
         bytes=sum(layer.bytes for layer in measured) + 160,
+        serial_bytes=sum(layer.serial_bytes for layer in measured) + 160,
         messages=sum(layer.messages for layer in measured) + 1,
     )
 
@@ -89,9 +93,7 @@ def test_a_fit_with_noise_keeps_the_total_of_what_was_measured() -> None:
 def test_the_median_error_is_that_of_the_middle_network() -> None:
     model = fit_model([network("seen", WIDE + RELUS + ADDS)], protocol="cheetah", name="mine", source="test")
     found = network("slow", UNSEEN)
-    slow = MeasuredNetwork(
-        name="slow", layers=found.layers, seconds=2 * found.seconds, bytes=found.bytes, messages=found.messages
-    )
+    slow = replace(found, seconds=2 * found.seconds)
     verdicts = judge(model, [network("a", UNSEEN), network("b", UNSEEN), slow])
     assert verdicts[2].seconds_error == pytest.approx(0.5, abs=0.01)
     assert median_error(verdicts) < 0.01
@@ -107,7 +109,7 @@ def test_a_protocol_without_features_and_a_fit_to_nothing_are_refused() -> None:
 def test_latency_adds_computing_bytes_and_one_way_delays() -> None:
     estimate = TRUTH.estimate([relu(8, 32)])
     assert estimate.messages == 41 and estimate.rounds == 20.5
-    expected = 0.5 + 8_192 * 2e-5 + 0.01 + 8 * (8_192 * 98.5 + 160) / 400e6 + 41 * 0.02
+    expected = 0.5 + 8_192 * 2e-5 + 0.01 + 8 * (8_192 * 77 + 160) / 400e6 + 41 * 0.02
     assert estimate.latency(LINKS["wan"]) == pytest.approx(expected)
     assert estimate.latency(LINKS["loopback"]) == estimate.online_seconds
 

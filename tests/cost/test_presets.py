@@ -1,14 +1,15 @@
-"""DELPHI's figures, against what its sources say of whole networks."""
+"""The presets' figures, against what their sources say of whole networks."""
 
 from __future__ import annotations
 
 import pytest
 
-from deepreduce.cost.presets import DELPHI, DELPHI_CIRCA
+from deepreduce.cost.model import CostModel, Estimate
+from deepreduce.cost.presets import CHEETAH, DELPHI, DELPHI_CIRCA, SEMI2K
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.network.layers import layers_of
-from deepreduce.transforms import cull
+from deepreduce.transforms import collapse, cull, thin
 
 
 def resnet18() -> Network:
@@ -40,3 +41,25 @@ def test_circa_makes_relus_cheaper_and_leaves_the_rest() -> None:
     assert delphi.offline_bytes - circa.offline_bytes == pytest.approx(557_056 * 19_088 * (1 - 1 / 4.7))
     assert circa.online_seconds < delphi.online_seconds / 2
     assert circa.rounds == delphi.rounds == 17
+
+
+# SPU 0.9.5 on an idle two-core machine, 2026-11-23: ResNet-18 with all of its 557,056 ReLUs, and with 163,840
+@pytest.mark.parametrize(
+    ("model", "relu_count", "seconds"),
+    [(CHEETAH, 557_056, 51.6), (CHEETAH, 163_840, 44.4), (SEMI2K, 557_056, 9.06), (SEMI2K, 163_840, 8.24)],
+)
+def test_spu_spends_on_resnet18_what_was_measured(model: CostModel, relu_count: int, seconds: float) -> None:
+    assert _estimated(model, relu_count).online_seconds == pytest.approx(seconds, rel=0.15)
+
+
+@pytest.mark.parametrize(("relu_count", "sent"), [(557_056, 331.3e6), (163_840, 274.7e6)])
+def test_semi2k_sends_for_resnet18_what_was_measured(relu_count: int, sent: float) -> None:
+    assert _estimated(SEMI2K, relu_count).online_bytes == pytest.approx(sent, rel=0.01)
+
+
+def _estimated(model: CostModel, relu_count: int) -> Estimate:
+    network = resnet18()
+    if relu_count < network.relu_count:
+        network = thin(cull(network, ["S1"]), stages=["S2"])
+    assert network.relu_count == relu_count
+    return model.estimate(layers_of(collapse(network).network))

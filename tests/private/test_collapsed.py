@@ -1,0 +1,51 @@
+"""What runs privately is the collapsed network; one padded once runs whether it collapses or not."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from deepreduce.models import build_model, resolve_spec
+from deepreduce.network import Network, trace_network
+from deepreduce.plan import ReductionPlan
+from deepreduce.private.bridge import lower
+from deepreduce.private.graph import prepare
+from deepreduce.transforms import apply_plan, cull_plan
+from tests.private.plain import calibrated, logits_of, lowered
+
+pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
+
+
+def culled(*, pad_once: bool) -> Network:
+    spec = resolve_spec("resnet20", width=8, blocks=(1, 1, 1))
+    network = trace_network(calibrated(build_model(spec, seed=0), (3, 16, 16)), (3, 16, 16), spec=spec)
+    return apply_plan(network, cull_plan(network, ["S1"]).merge(ReductionPlan(pad_once=pad_once)))
+
+
+def test_the_stem_and_s1_run_privately_as_one_convolution() -> None:
+    network = culled(pad_once=True)
+    program = lowered(network).program
+    assert program.layers[0].name == "collapsed_add" and program.layers[0].kind == "convolution"
+    assert not any(layer.name.startswith(("stem.", "stage1.")) for layer in program.layers)
+
+
+@pytest.mark.parametrize("collapses", [True, False])
+def test_a_network_padded_once_computes_what_pytorch_computes(collapses: bool) -> None:
+    network = culled(pad_once=True)
+    network.module.eval()
+    image = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network.module(image).numpy()
+    found = lower(prepare(network) if collapses else network)
+    np.testing.assert_allclose(logits_of(found, image), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_region_that_is_not_padded_once_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        prepare(culled(pad_once=False))
+    (record,) = caplog.records
+    assert "7x7 convolution from 3 channels would differ at the borders" in record.getMessage()
+    assert "train it padded once" in record.getMessage()
