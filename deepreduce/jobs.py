@@ -76,7 +76,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedJob:
-    """Networks of one width to train together: their convolutions share weights, each has batch-norms of its own.
+    """Networks of one size to train together: their convolutions share weights, each has batch-norms of its own.
 
     `jobs` are the networks, of which a `start` common to all gives the first weights; their recipes and seeds are not
     used. `turns` are numbers of the jobs, each as often as it is trained before all come again (`train`). `folder`

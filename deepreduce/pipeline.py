@@ -327,7 +327,7 @@ class _Conductor:
         return outcomes
 
     def _draft(self) -> dict[Proposal, Outcome]:
-        """Train all candidates for a while, those of one width together, and judge them."""
+        """Train all candidates for a while, those of one size together, and judge them."""
         outcomes: dict[Proposal, Outcome] = {}
         start = self.teacher_start
         for family, work in zip(self.schedule.families, self.schedule.draft_works, strict=True):
@@ -341,7 +341,7 @@ class _Conductor:
         able = [
             p
             for p in family.members
-            if p.plan.alpha == 1 and p.plan.depth is None and not p.plan.pad_once and outcomes[p].failure is None
+            if p.plan.alpha == 1 and p.plan.depth is None and outcomes[p].failure is None
         ]
         if not able:
             return None

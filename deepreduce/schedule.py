@@ -29,7 +29,7 @@ class SharedBudget:
     """All students and probes together cost `price` times `epochs` epochs of the full network.
 
     `probe_share` of it goes to the probes, where there are any. `draft_share` of the rest pays for drafts: networks
-    of one width share their weights and are trained together. Those that another draft does not beat by more than
+    of one size share their weights and are trained together. Those that another draft does not beat by more than
     `margin` are then trained on their own. No network is trained for more than `epochs`.
     The teacher answers `views` epochs of augmented images, which all students are shown over and over.
     """
@@ -44,7 +44,7 @@ class SharedBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Networks of one width, which can share weights, with the epochs that each is drafted for."""
+    """Networks of one size, which can share weights, with the epochs that each is drafted for."""
 
     name: str
     members: tuple[Proposal, ...]
@@ -238,22 +238,30 @@ def own_epochs(
 
 
 def _families(kept: Sequence[Proposal], epochs: Sequence[float]) -> tuple[Family, ...]:
-    """By width and depth, the widest first: the next ones inherit from it."""
-    by_size: dict[tuple[float, tuple[int, ...] | None, bool], list[int]] = {}
+    """By width, resolution and depth, the largest first: the next ones inherit from it.
+
+    Networks of another resolution would get most of the steps, being cheap, and pull the shared weights their way.
+    """
+    by_size: dict[tuple[float, float, tuple[int, ...] | None, bool], list[int]] = {}
     for i, p in enumerate(kept):
-        by_size.setdefault((p.plan.alpha, p.plan.depth, p.plan.pad_once), []).append(i)
+        by_size.setdefault((p.plan.alpha, p.plan.rho, p.plan.depth, p.plan.pad_once), []).append(i)
+
+    def size(shape: tuple[float, float, tuple[int, ...] | None, bool]) -> tuple[float, float, bool, str]:
+        alpha, rho, depth, _ = shape
+        return -alpha, -rho, depth is not None, repr(shape)
+
     return tuple(
         Family(
-            name=_family_name(*size),
-            members=tuple(kept[i] for i in numbers),
-            epochs=tuple(epochs[i] for i in numbers),
+            name=_family_name(*shape),
+            members=tuple(kept[i] for i in by_size[shape]),
+            epochs=tuple(epochs[i] for i in by_size[shape]),
         )
-        for size, numbers in sorted(by_size.items(), key=lambda item: (-item[0][0], item[0][1] is not None, item[1]))
+        for shape in sorted(by_size, key=size)
     )
 
 
-def _family_name(alpha: float, depth: tuple[int, ...] | None, pad_once: bool) -> str:
-    parts = [f"alpha {alpha:g}"] * (alpha != 1)
+def _family_name(alpha: float, rho: float, depth: tuple[int, ...] | None, pad_once: bool) -> str:
+    parts = [f"alpha {alpha:g}"] * (alpha != 1) + [f"rho {rho:g}"] * (rho != 1)
     parts += [f"depth {'-'.join(str(n) for n in depth or ())}"] * (depth is not None)
     parts += ["padded once"] * pad_once
     return " ".join(["drafts", *parts])
