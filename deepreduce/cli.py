@@ -90,6 +90,10 @@ def optimize(
     ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="fast: all students for the price of the teacher (default). paper: each from scratch."),
+    ] = None,
     max_relus: Annotated[int | None, typer.Option(help="Leave out networks with more ReLUs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -109,7 +113,7 @@ def optimize(
     from deepreduce.dryrun import dry_run as plan_only
     from deepreduce.wiring import resolve_config
 
-    given = {"max_relus": max_relus, "seed": seed, "device": device, "log": log}
+    given = {"recipe": recipe, "max_relus": max_relus, "seed": seed, "device": device, "log": log}
     chosen = resolve_config(
         model=model,
         data=data,
