@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepreduce.cli import FAILED, MISTAKE, run_command
 from deepreduce.private.processes import choose_ports
 from tests.private.small import all_end, needs_engine, parties_left, saved_network
 from tests.runs_for_tests import command, plain_environment
@@ -27,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved_network(tmp_path_factory.mktemp("run"))
 
 
+@pytest.mark.slow
 def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_path: Path) -> None:
     done = command(
         "private", "run", folder, "--protocol", "semi2k", "--link", "lan", "--images", "2", "--repeats", "2",
@@ -50,10 +53,10 @@ def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_pat
         (["--ports", "9001"], "1 ports are given for 2 parties"),
     ],
 )
-def test_a_mistake_is_one_line(folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
-    done = command("private", "run", folder, *words, cwd=tmp_path)
-    assert done.returncode == 2 and done.stdout == ""
-    assert said in done.stderr and len(done.stderr.splitlines()) == 1
+def test_a_mistake_is_one_line(folder: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["private", "run", str(folder), *words]) == MISTAKE
+    printed = capsys.readouterr()
+    assert printed.out == "" and said in printed.err and len(printed.err.splitlines()) == 1
 
 
 @contextmanager
@@ -76,6 +79,7 @@ def client(port: int, *words: str | Path, cwd: Path) -> subprocess.CompletedProc
     return command("private", "query", "--connect", f"127.0.0.1:{port}", *words, cwd=cwd, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_server_answers_one_client_after_another_until_ctrl_c(folder: Path, tmp_path: Path) -> None:
     from deepreduce import load_reduced
     from deepreduce.data import load_source
@@ -114,24 +118,30 @@ def test_a_server_answers_one_client_after_another_until_ctrl_c(folder: Path, tm
     assert not parties_left(process.pid)
 
 
-def test_nobody_at_the_address_is_told_at_once(tmp_path: Path) -> None:
+def test_nobody_at_the_address_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     (port,) = choose_ports(1, None)
-    done = client(port, "--image", "3", cwd=tmp_path)
-    assert done.returncode == 1 and "no server answers at" in done.stderr
-    done = command("private", "query", "--connect", "nowhere", "--image", "3", cwd=tmp_path)
-    assert done.returncode == 2 and "give HOST:PORT" in done.stderr
+    assert run_command(["private", "query", "--connect", f"127.0.0.1:{port}", "--image", "3"]) == FAILED
+    assert "no server answers at" in capsys.readouterr().err
+    assert run_command(["private", "query", "--connect", "nowhere", "--image", "3"]) == MISTAKE
+    assert "give HOST:PORT" in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_the_users_mistake(folder: Path, tmp_path: Path) -> None:
-    import socket
-
+def test_a_port_in_use_is_the_users_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = command("private", "serve", folder, "--port", str(taken.getsockname()[1]), cwd=tmp_path)
-    assert done.returncode == 2 and "can't be used" in done.stderr and "--port" in done.stderr
+        assert run_command(["private", "serve", str(folder), "--port", str(taken.getsockname()[1])]) == MISTAKE
+    said = capsys.readouterr().err
+    assert "can't be used" in said and "--port" in said
 
 
+def test_a_protocol_of_three_parties_is_not_served(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (port,) = choose_ports(1, None)
+    assert run_command(["private", "serve", str(folder), "--port", str(port), "--protocol", "aby3"]) == MISTAKE
+    assert "serve and query are two" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_ctrl_c_during_a_run_leaves_no_party(folder: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [Path(sys.executable).with_name("deepreduce"), "private", "run", folder, "--protocol", "semi2k",

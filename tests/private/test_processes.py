@@ -74,6 +74,7 @@ with running_parties(
 """
 
 
+@pytest.mark.slow
 @needs_engine
 def test_parties_end_when_their_starter_is_killed() -> None:
     with subprocess.Popen(
@@ -97,6 +98,7 @@ def test_a_port_in_use_is_named_before_anything_starts() -> None:
             measure(network, images(1, network), protocol="semi2k", ports=[port, 0])
 
 
+@pytest.mark.slow
 @needs_engine
 def test_a_port_taken_in_the_last_moment_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     network = small_resnet()
