@@ -26,11 +26,13 @@ import torch
 
 from deepreduce.errors import DeepReduceError, RunError
 from deepreduce.jobs import Job, Outcome, Workshop
+from deepreduce.storage import TEMPORARY
 from deepreduce.training import Monitor, Stopped
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 0.2  # seconds between looks at a request to stop
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class CrewError(Exception):
@@ -69,10 +71,11 @@ class Crew:
     def __enter__(self) -> Crew:
         if os.name != "posix":
             raise CrewError("side by side works on Linux and macOS only")
-        descriptor, name = tempfile.mkstemp(dir=self._scratch, prefix="crew-", suffix=".tmp")
-        os.close(descriptor)
-        file = Path(name)
+        file = None
         try:
+            descriptor, name = tempfile.mkstemp(dir=self._scratch, prefix="crew-", suffix=TEMPORARY)
+            os.close(descriptor)
+            file = Path(name)
             # of tensors in a file that they map, the processes share one copy
             torch.save(replace(self._workshop, stop=_never), file)
             self._members = [_start_member() for _ in range(self._size)]
@@ -88,7 +91,8 @@ class Crew:
             self._end()
             raise
         finally:
-            file.unlink(missing_ok=True)
+            if file is not None:
+                file.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -177,10 +181,15 @@ def _start_member() -> _Member:
     ours, theirs = socket.socketpair()
     with theirs:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, str(theirs.fileno()), str(os.getpid()), repr(sys.path)],
-            pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        # a terminal sends its signals to all; the new process inherits the mask, and only this one decides
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND, str(theirs.fileno()), str(os.getpid()), repr(sys.path)],
+                pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return _Member(process=process, connection=Connection(ours.detach()))
 
 
@@ -230,8 +239,6 @@ class _Asked:
     def __init__(self, parent: int) -> None:
         self._parent, self._asked = parent, False
         signal.signal(signal.SIGUSR1, self._note)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; only the parent decides
 
     def __call__(self) -> bool:
         if os.getppid() != self._parent:
@@ -257,7 +264,8 @@ _PR_SET_PDEATHSIG = 1
 def _log_to(connection: Connection) -> None:
     class Sender(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            record.msg, record.args, record.exc_info = self.format(record), None, None
+            record.msg, record.args = self.format(record), None
+            record.exc_info = record.exc_text = None  # the message holds it now
             connection.send(("log", record))
 
     logger = logging.getLogger("deepreduce")
