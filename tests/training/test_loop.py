@@ -403,8 +403,8 @@ def test_views_without_end_never_repeat_and_are_those_of_the_seed_by_default(dat
 
 # -- networks in turns --------------------------------------------------------------------------------------
 
-TURNS = (0, 1, 0)
-"""Of two networks, over and over: eight steps are 0 1 0, 0 1 0, 0 1."""
+TURNS = (0, 0, 1)
+"""Of two networks: each cycle of three steps trains the first one twice."""
 
 
 def family() -> Family:
@@ -415,14 +415,24 @@ def fit_in_turns(module: Family, data: ImageData, **options: Any) -> Trained:
     return fit(module, data, turns=[module.members[i] for i in TURNS], **options)
 
 
-def test_each_step_trains_the_network_whose_turn_it_is(data: ImageData) -> None:
+def turns_taken(data: ImageData, *, epochs: int, **options: Any) -> list[int]:
+    """The numbers of the networks that were called, in their order."""
     module = family()
     called: list[int] = []
     for number, member in enumerate(module.members):
         member.register_forward_hook(lambda m, inputs, output, number=number: called.append(number))
-    history = fit_in_turns(module, data).history
-    assert called == [0, 1, 0, 0, 1, 0, 0, 1]  # and none of them to validate
-    assert [r.val_accuracy for r in history] == [None, None]
+    history = fit_in_turns(module, data, recipe=replace(RECIPE, epochs=epochs), **options).history
+    assert [r.val_accuracy for r in history] == [None] * epochs
+    return called
+
+
+def test_each_step_trains_one_network_and_each_has_its_turns_before_any_comes_again(data: ImageData) -> None:
+    called = turns_taken(data, epochs=6)
+    assert len(called) == 6 * 4  # and none to validate
+    cycles = [tuple(called[i : i + 3]) for i in range(0, 24, 3)]
+    assert all(sorted(cycle) == [0, 0, 1] for cycle in cycles)
+    assert len(set(cycles)) > 1  # views come again in the same order, so the turns must not
+    assert turns_taken(data, epochs=6) == called != turns_taken(data, epochs=6, seed=1)
 
 
 def test_turns_of_one_network_alone_are_not_validated_either(data: ImageData) -> None:
