@@ -190,11 +190,12 @@ def _tried(config: OptimizeConfig, network: Network, device: torch.device) -> Ar
         precision = choose_precision(config.training.precision, network, device=device)
         return Arrangement(precision=precision, threads=available)
     batch_size = config.training.batch_size
-    bf16 = {"fp32": [False], "bf16": [True]}.get(config.training.precision, [False, True])
+    precisions = [Precision(bf16=bf16, channels_last=last) for bf16 in (False, True) for last in (False, True)]
+    if config.training.precision != "auto":
+        precisions = [choose_precision(config.training.precision, network, device=device)]
     variants = [
-        Variant(precision=Precision(bf16=b, channels_last=last), threads=threads)
-        for b in bf16
-        for last in (False, True)
+        Variant(precision=precision, threads=threads)
+        for precision in precisions
         for threads in ([config.threads] if config.threads else sorted({1, available}))
     ]
     beside = [config.side_by_side] if config.side_by_side else sorted({1, available})

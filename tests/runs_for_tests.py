@@ -13,8 +13,9 @@ import yaml
 TINY: dict[str, Any] = {
     "model": {"name": "resnet20", "width": 4, "blocks": [1, 1, 1]},
     "data": {"name": "digits", "train_limit": 300, "test_limit": 100},
-    "training": {"epochs": 2, "batch_size": 32, "learning_rate": 0.1},
+    "training": {"epochs": 2, "batch_size": 32, "learning_rate": 0.1, "precision": "fp32"},
     "method": {"rhos": [1.0]},
+    "fast": {"margin": 1.0},  # drops no network
     "threads": 1,
     "side_by_side": 1,
 }

@@ -170,7 +170,7 @@ def test_an_unknown_key_comes_with_the_nearest(key: str, nearest: str) -> None:
 
 def test_an_unknown_key_that_resembles_nothing_comes_with_all_of_its_section() -> None:
     message = refusal("distill.zzz=1")
-    assert message == "unknown config key 'distill.zzz'; known in distill: temperature, weight"
+    assert message == "unknown config key 'distill.zzz'; known in distill: temperature, weight, remember_gb"
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,11 @@ def test_a_number_must_be_finite(key: str, value: float) -> None:
         ("distill.temperature", 0),
         ("distill.weight", 1.01),
         ("method.alphas", []),
-        ("method.probe_epochs", 0),
+        ("fast.price", 0),
+        ("fast.probe_share", 1.5),
+        ("fast.views", 0),
+        ("side_by_side", 0),
+        ("recipe", "slow"),
         ("max_relus", -1),
         ("seed", -1),
         ("seed", 2**31),

@@ -165,7 +165,7 @@ class _StopsAt:
     def begin(self, name: str, **_: Any) -> None:
         pass
 
-    def step(self, progress: Progress) -> None:
+    def step(self, name: str, progress: Progress) -> None:
         import os
         import signal
 
@@ -173,7 +173,7 @@ class _StopsAt:
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def end(self, **_: Any) -> None:
+    def end(self, name: str, **_: Any) -> None:
         pass
 
     def close(self) -> None:
@@ -182,14 +182,14 @@ class _StopsAt:
 
 def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(finished: deepreduce.Result, tmp_path: Path) -> None:
     stops = 0
-    for steps in (1, 2, 3):
+    for _ in range(2):  # in the teacher, then in networks that share weights
         try:
-            deepreduce.optimize(out=tmp_path / "run", watcher=_StopsAt(steps), **TINY)
+            deepreduce.optimize(out=tmp_path / "run", watcher=_StopsAt(1), **TINY)
         except RunInterrupted as error:
             stops += 1
             assert error.folder == tmp_path / "run"
     result = deepreduce.optimize(out=tmp_path / "run", **TINY)
-    assert stops == 3
+    assert stops == 2
     assert without_seconds((result.folder / "frontier.csv").read_text()) == without_seconds(
         (finished.folder / "frontier.csv").read_text()
     )
@@ -223,8 +223,10 @@ def _tensors() -> tuple[torch.Tensor, ...]:
 
 _QUICK: dict[str, Any] = {
     "training": {"epochs": 1, "batch_size": 16},
-    "method": {"alphas": [1.0], "probe_epochs": 1},
+    "method": {"alphas": [1.0]},
+    "fast": {"margin": 1.0},
     "threads": 1,
+    "side_by_side": 1,
 }
 
 
@@ -262,10 +264,46 @@ def test_a_network_that_is_trained_already_is_taken_as_it_is(tmp_path: Path) -> 
         assert torch.equal(result.teacher.model(images), module.eval()(images))
 
 
-def test_students_may_start_from_scratch(tmp_path: Path) -> None:
-    one = deepreduce.optimize(out=tmp_path / "a", settings=["training.init=scratch"], **TINY)
-    two = deepreduce.optimize(out=tmp_path / "b", settings=["training.init=teacher"], **TINY)
-    assert [n.test_accuracy for n in one.candidates] != [n.test_accuracy for n in two.candidates]
+def test_the_recipe_of_the_paper_trains_every_network_from_scratch_for_all_epochs(tmp_path: Path) -> None:
+    paper = deepreduce.optimize(out=tmp_path / "run", recipe="paper", **TINY)
+    assert not (paper.folder / "drafts").exists()
+    for network in paper.candidates:
+        epochs = [line.split(",")[0] for line in (network.folder / "history.csv").read_text().splitlines()[1:]]
+        assert epochs == ["1", "2"]
+    fast = deepreduce.optimize(out=tmp_path / "fast", **TINY)
+    assert [n.plan_id for n in fast.candidates] == [n.plan_id for n in paper.candidates] or fast.criticality
+    assert {n.test_accuracy for n in paper.candidates} != {n.test_accuracy for n in fast.candidates}
+
+
+def test_a_network_whose_draft_another_one_beats_is_dropped_and_said_to_be(tmp_path: Path) -> None:
+    options = {**TINY, "fast": {"margin": 0.0}}
+    result = deepreduce.optimize(out=tmp_path / "run", **options)
+    dropped = [n for n in result.candidates if n.candidate.is_dropped]
+    assert dropped and len(dropped) < NUM_CANDIDATES
+    drafts = {
+        path.parent.name: json.loads(path.read_text())
+        for path in (result.folder / "drafts").glob("*/metrics.json")
+    }  # fmt: skip
+    assert len(drafts) == NUM_CANDIDATES
+    for network in result.candidates:
+        own = drafts[network.plan_id]
+        beaten = any(
+            other["relu_count"] <= own["relu_count"] and other["val_accuracy"] > own["val_accuracy"]
+            for other in drafts.values()
+        )
+        assert network.candidate.is_dropped == beaten
+        assert (result.folder / "candidates" / network.plan_id).exists() != beaten
+
+
+def test_students_side_by_side_give_what_they_give_one_after_the_other(
+    finished: deepreduce.Result, tmp_path: Path
+) -> None:
+    beside = deepreduce.optimize(out=tmp_path / "run", **{**TINY, "side_by_side": 2})
+    for name in ("candidates.csv", "frontier.csv"):
+        assert without_seconds((beside.folder / name).read_text()) == without_seconds(
+            (finished.folder / name).read_text()
+        )
+    assert not list(beside.folder.glob("*.tmp")) and not (beside.folder / "teacher-answers.bin").exists()
 
 
 def test_a_loss_that_explodes_fails_that_candidate_and_the_run_goes_on(
@@ -277,8 +315,8 @@ def test_a_loss_that_explodes_fails_that_candidate_and_the_run_goes_on(
     real, victims = jobs.train, []
 
     def train(module: nn.Module, *args: Any, **options: Any) -> Any:
-        recipe = args[1]
-        if options["teacher"] is not None and recipe.epochs == 2 and not victims:
+        alone = options["lesson"] is not None and not options["turns"]
+        if alone and options["monitor"].save.__self__.path.parent.name == "candidates" and not victims:
             victims.append(module)
             raise NonFiniteLossError("the loss was not finite in epoch 1, also after 2 retries")
         return real(module, *args, **options)
