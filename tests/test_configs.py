@@ -43,4 +43,4 @@ def test_the_narrow_network_costs_as_much_again_as_its_training() -> None:
     schedule = deepreduce.dry_run(config).schedule
     students = schedule.total_work - schedule.teacher_work.total
     # validations after every epoch, which the price has once, are what comes on top
-    assert 0.8 < students / schedule.teacher_work.total < 1.2
+    assert 0.7 < students / schedule.teacher_work.total < 1.2
