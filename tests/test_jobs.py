@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import nn
 
-from deepreduce import load_reduced
+from deepreduce import jobs, load_reduced
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, RunError, UserError
 from deepreduce.jobs import Job, Outcome, Workshop
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.runs import NetworkFolder
-from deepreduce.training import Distillation, EpochRecord, Monitor, Precision, Progress, Stopped, predict
+from deepreduce.training import Distillation, EpochRecord, Lesson, Monitor, Precision, Progress, Stopped, predict
 from deepreduce.transforms import apply_plan
 from tests.data.toys import CPU, striped
 from tests.training.toys import FP32, RECIPE, tiny
@@ -38,15 +38,22 @@ def original() -> Network:
     return trace_network(tiny(), (3, 8, 8), name="tiny")
 
 
-def workshop(original: Network, data: ImageData, **options: Any) -> Workshop:
+def teacher() -> nn.Module:
+    return tiny(seed=9).eval().requires_grad_(False)
+
+
+def workshop(original: Network, data: ImageData, *, taught: bool = True, **options: Any) -> Workshop:
     values: dict[str, Any] = {
         "precision": FP32,
         "device": CPU,
         "distillation": Distillation(),
         "checkpoint_seconds": math.inf,
         "stop": lambda: False,
-        "teacher": tiny(seed=9).eval().requires_grad_(False),
     }
+    if taught:
+        precision = options.get("precision", FP32)
+        lesson = Lesson(teacher().to(memory_format=precision.memory_format), precision=precision)
+        values |= {"lesson": lesson, "teacher_test": predict(teacher(), data.test, batch_size=256)}
     return Workshop(original=original, data=data, **(values | options))
 
 
@@ -57,7 +64,6 @@ def job(original: Network, folder: Path, **options: Any) -> Job:
         "name": "cull S1",
         "plan": plan,
         "folder": NetworkFolder(path=folder),
-        "build": lambda: apply_plan(original, plan),
         "recipe": RECIPE,
         "seed": 4,
     }
@@ -91,8 +97,7 @@ def test_the_accuracies_kept_are_those_of_the_network_that_loads_back(
         assert predict(module, data.val, batch_size=256).accuracy == measurement.val_accuracy
         test = predict(module, data.test, batch_size=256)
         assert test.accuracy == measurement.test_accuracy
-        assert isinstance(shop.teacher, nn.Module)
-        taught = predict(shop.teacher, data.test, batch_size=256).predicted
+        taught = predict(teacher(), data.test, batch_size=256).predicted
         assert measurement.churn == float((test.predicted != taught).double().mean())
 
 
@@ -111,7 +116,7 @@ def test_a_probe_is_not_tested(original: Network, data: ImageData, tmp_path: Pat
 
 
 def test_the_teacher_has_no_churn(original: Network, data: ImageData, tmp_path: Path) -> None:
-    assert workshop(original, data, teacher=None).run(job(original, tmp_path), silent).churn == 0.0
+    assert workshop(original, data, taught=False).run(job(original, tmp_path), silent).churn == 0.0
 
 
 def test_a_network_that_is_not_to_be_trained_is_measured_as_it_is(
@@ -119,7 +124,7 @@ def test_a_network_that_is_not_to_be_trained_is_measured_as_it_is(
 ) -> None:
     wanted = job(original, tmp_path, recipe=replace(RECIPE, epochs=0))
     outcome = workshop(original, data).run(wanted, silent)
-    expected = predict(wanted.build().module, data.test, batch_size=256).accuracy
+    expected = predict(apply_plan(original, wanted.plan).module, data.test, batch_size=256).accuracy
     assert outcome.test_accuracy == expected
     assert outcome.train_seconds == 0
 
@@ -289,13 +294,14 @@ def test_a_network_whose_loss_is_never_finite_is_kept_as_failed_and_not_tried_ag
     ],
 )
 def test_a_network_that_does_not_fit_into_memory_is_one_line_with_the_repair(
-    original: Network, data: ImageData, tmp_path: Path, error: Exception
+    original: Network, data: ImageData, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build() -> Network:
+    def apply(*_: Any, **__: Any) -> Network:
         raise error
 
+    monkeypatch.setattr(jobs, "apply_plan", apply)
     with pytest.raises(RunError, match=r"cull S1 does not fit into the memory of cpu; lower training\.batch_size"):
-        workshop(original, data).run(job(original, tmp_path, build=build), silent)
+        workshop(original, data).run(job(original, tmp_path), silent)
 
 
 def test_a_batch_too_small_for_batch_norm_is_one_line_with_the_repair(data: ImageData, tmp_path: Path) -> None:
@@ -309,15 +315,18 @@ def test_a_batch_too_small_for_batch_norm_is_one_line_with_the_repair(data: Imag
     network = trace_network(Pooled(), (3, 8, 8))
     wanted = job(network, tmp_path, recipe=replace(RECIPE, batch_size=1))
     with pytest.raises(UserError, match=r"one value per channel.*raise training\.batch_size"):
-        workshop(network, data, teacher=None).run(wanted, silent)
+        workshop(network, data, taught=False).run(wanted, silent)
 
 
-def test_other_errors_stay_what_they_are(original: Network, data: ImageData, tmp_path: Path) -> None:
-    def build() -> Network:
+def test_other_errors_stay_what_they_are(
+    original: Network, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apply(*_: Any, **__: Any) -> Network:
         raise RuntimeError("a mistake of ours")
 
+    monkeypatch.setattr(jobs, "apply_plan", apply)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        workshop(original, data).run(job(original, tmp_path, build=build), silent)
+        workshop(original, data).run(job(original, tmp_path), silent)
 
 
 class Killed(BaseException):

@@ -291,7 +291,7 @@ def test_a_network_whose_draft_another_one_beats_is_dropped_and_said_to_be(
     assert len(list((result.folder / "drafts").glob("*/metrics.json"))) == NUM_CANDIDATES
     trained = {path.name for path in (result.folder / "candidates").iterdir()}
     assert trained == {n.plan_id for n in result.candidates} - {dropped.plan_id}
-    assert ",dropped,its draft has " in (result.folder / "candidates.csv").read_text()
+    assert ',dropped,"its draft has ' in (result.folder / "candidates.csv").read_text()
     assert dropped.plan_id not in {n.plan_id for n in result.frontier}
     again = read_candidates_csv((result.folder / "candidates.csv").read_text())
     assert [c.plan_id for c in again if c.is_dropped] == [dropped.plan_id]
