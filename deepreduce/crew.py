@@ -124,6 +124,8 @@ class Crew:
 
     def _hand_out(self, waiting: list[Job], left: set[Path], told: Callable[[Job], Monitor]) -> None:
         for member in (m for m in self._members if m.job is None):
+            if self._workshop.stop():
+                return  # the others are to save what they have first
             ready = [job for job in waiting if job.start is None or job.start.folder.path not in left]
             if not ready:
                 return

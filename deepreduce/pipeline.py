@@ -52,6 +52,7 @@ from deepreduce.training import (
     Stopped,
     Views,
 )
+from deepreduce.transforms import can_inherit
 from deepreduce.wiring import (
     chosen_arrangement,
     model_seed,
@@ -331,7 +332,9 @@ class _Conductor:
         outcomes: dict[Proposal, Outcome] = {}
         start = self.teacher_start
         for family, work in zip(self.schedule.families, self.schedule.draft_works, strict=True):
-            outcomes |= self._train_family(family, work, start)
+            # under a limit on ReLUs, the widest draft may lack ReLUs or resolution that smaller networks have
+            able = all(can_inherit(p.plan, start.plan) for p in family.members)
+            outcomes |= self._train_family(family, work, start if able else self.teacher_start)
             if family is self.schedule.families[0]:
                 start = self._widest_draft(family, outcomes) or start
         return outcomes
@@ -356,7 +359,7 @@ class _Conductor:
         for proposal, outcome in drafts.items():
             name = proposal.plan_id
             if outcome.val_accuracy is None:
-                self._keep(proposal, outcome)
+                self._keep(proposal, outcome, kind="drafts")
             elif name in better:
                 winner = by_id[better[name]]
                 reason = (
@@ -411,13 +414,13 @@ class _Conductor:
             self._keep(proposal, outcome)
             write_tables(self.folder.path, self._in_order(), stages=self.original.stages, complete=False)
 
-    def _keep(self, proposal: Proposal, outcome: Outcome) -> None:
+    def _keep(self, proposal: Proposal, outcome: Outcome, *, kind: str = "candidates") -> None:
         self.candidates[proposal.plan_id] = Candidate(
             plan_id=proposal.plan_id,
             plan=proposal.plan,
             label=proposal.label,
             relu_count=proposal.relu_count,
-            folder=f"candidates/{proposal.plan_id}",
+            folder=f"{kind}/{proposal.plan_id}",
             measurement=outcome.measurement(),
             failure=outcome.failure,
         )
