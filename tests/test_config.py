@@ -204,11 +204,16 @@ def test_a_number_must_be_finite(key: str, value: float) -> None:
         ("distill.temperature", 0),
         ("distill.weight", 1.01),
         ("method.alphas", []),
+        ("distill.remember_gb", -1),
+        ("recipe", "slow"),
         ("fast.price", 0),
         ("fast.probe_share", 1.5),
+        ("fast.draft_share", -0.1),
+        ("fast.margin", -0.01),
+        ("fast.batch", 0),
         ("fast.views", 0),
+        ("fast.rate", 0),
         ("side_by_side", 0),
-        ("recipe", "slow"),
         ("max_relus", -1),
         ("seed", -1),
         ("seed", 2**31),
@@ -358,6 +363,22 @@ def every_key(section: type[BaseModel], prefix: str = "") -> list[str]:
         else:
             keys.append(prefix + name)
     return keys
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "free"),
+    [
+        ("side_by_side", 2, True), ("threads", 2, True), ("distill.remember_gb", 0, True), ("recipe", "paper", False),
+        ("fast.price", 2.0, False), ("fast.batch", 1.0, False), ("fast.views", 5, False),
+    ],
+)  # fmt: skip
+def test_a_run_may_go_on_with_another_value_only_where_that_changes_no_number(
+    key: str, value: object, free: bool
+) -> None:
+    other = load_config(values={key: value})
+    assert other != OptimizeConfig()
+    different = differing_keys(OptimizeConfig(), other)
+    assert different == [] if free else len(different) == 1 and different[0].startswith(f"{key} (")
 
 
 def test_a_config_can_not_be_changed() -> None:

@@ -15,15 +15,26 @@ import pytest
 import torch
 from torch import nn
 
-from deepreduce import jobs, load_reduced
+from deepreduce import jobs as subject
+from deepreduce import load_reduced
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, RunError, UserError
-from deepreduce.jobs import Job, Outcome, Workshop
+from deepreduce.jobs import Job, Outcome, SharedJob, Start, Workshop
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.runs import NetworkFolder
-from deepreduce.training import Distillation, EpochRecord, Lesson, Monitor, Precision, Progress, Stopped, predict
-from deepreduce.transforms import apply_plan
+from deepreduce.training import (
+    Distillation,
+    EpochRecord,
+    Lesson,
+    Monitor,
+    Precision,
+    Progress,
+    Stopped,
+    Views,
+    predict,
+)
+from deepreduce.transforms import apply_plan, inherit
 from tests.data.toys import CPU, striped
 from tests.training.toys import FP32, RECIPE, tiny
 
@@ -38,11 +49,7 @@ def original() -> Network:
     return trace_network(tiny(), (3, 8, 8), name="tiny")
 
 
-def teacher() -> nn.Module:
-    return tiny(seed=9).eval().requires_grad_(False)
-
-
-def workshop(original: Network, data: ImageData, *, taught: bool = True, **options: Any) -> Workshop:
+def workshop(original: Network, data: ImageData, **options: Any) -> Workshop:
     values: dict[str, Any] = {
         "precision": FP32,
         "device": CPU,
@@ -50,11 +57,22 @@ def workshop(original: Network, data: ImageData, *, taught: bool = True, **optio
         "checkpoint_seconds": math.inf,
         "stop": lambda: False,
     }
-    if taught:
-        precision = options.get("precision", FP32)
-        lesson = Lesson(teacher().to(memory_format=precision.memory_format), precision=precision)
-        values |= {"lesson": lesson, "teacher_test": predict(teacher(), data.test, batch_size=256)}
-    return Workshop(original=original, data=data, **(values | options))
+    return taught(Workshop(original=original, data=data, **(values | options)))
+
+
+def taught(shop: Workshop) -> Workshop:
+    """With a teacher: what it teaches, and what it says of the test images."""
+    lesson = Lesson(teacher(), precision=shop.precision)
+    return replace(shop, lesson=lesson, views=Views(seed=3, epochs=2), teacher_test=shop.predict_test(teacher()))
+
+
+def alone(shop: Workshop) -> Workshop:
+    """Without a teacher."""
+    return replace(shop, lesson=None, views=None, teacher_test=None)
+
+
+def teacher() -> nn.Module:
+    return tiny(seed=9).eval().requires_grad_(False)
 
 
 def job(original: Network, folder: Path, **options: Any) -> Job:
@@ -97,8 +115,8 @@ def test_the_accuracies_kept_are_those_of_the_network_that_loads_back(
         assert predict(module, data.val, batch_size=256).accuracy == measurement.val_accuracy
         test = predict(module, data.test, batch_size=256)
         assert test.accuracy == measurement.test_accuracy
-        taught = predict(teacher(), data.test, batch_size=256).predicted
-        assert measurement.churn == float((test.predicted != taught).double().mean())
+        said = predict(teacher(), data.test, batch_size=256).predicted
+        assert measurement.churn == float((test.predicted != said).double().mean())
 
 
 def test_a_network_that_is_done_is_not_trained_again(original: Network, data: ImageData, tmp_path: Path) -> None:
@@ -116,7 +134,7 @@ def test_a_probe_is_not_tested(original: Network, data: ImageData, tmp_path: Pat
 
 
 def test_the_teacher_has_no_churn(original: Network, data: ImageData, tmp_path: Path) -> None:
-    assert workshop(original, data, taught=False).run(job(original, tmp_path), silent).churn == 0.0
+    assert alone(workshop(original, data)).run(job(original, tmp_path), silent).churn == 0.0
 
 
 def test_a_network_that_is_not_to_be_trained_is_measured_as_it_is(
@@ -275,9 +293,6 @@ def test_a_network_whose_loss_is_never_finite_is_kept_as_failed_and_not_tried_ag
     assert outcome.relu_count == apply_plan(original, wanted.plan).relu_count
     assert not (tmp_path / "model.safetensors").exists()
 
-    def never() -> Network:
-        raise AssertionError("it was trained again")
-
     told: list[Progress] = []
     assert workshop(original, data).run(wanted, Monitor(on_step=told.append)) == outcome
     assert not told
@@ -296,12 +311,14 @@ def test_a_network_whose_loss_is_never_finite_is_kept_as_failed_and_not_tried_ag
 def test_a_network_that_does_not_fit_into_memory_is_one_line_with_the_repair(
     original: Network, data: ImageData, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def apply(*_: Any, **__: Any) -> Network:
+    def full(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(jobs, "apply_plan", apply)
+    monkeypatch.setattr(subject, "train", full)
     with pytest.raises(RunError, match=r"cull S1 does not fit into the memory of cpu; lower training\.batch_size"):
         workshop(original, data).run(job(original, tmp_path), silent)
+    with pytest.raises(RunError, match=r"drafts does not fit into the memory of cpu; lower training\.batch_size"):
+        workshop(original, data).run_shared(shared_job(original, tmp_path), silent)
 
 
 def test_a_batch_too_small_for_batch_norm_is_one_line_with_the_repair(data: ImageData, tmp_path: Path) -> None:
@@ -315,16 +332,16 @@ def test_a_batch_too_small_for_batch_norm_is_one_line_with_the_repair(data: Imag
     network = trace_network(Pooled(), (3, 8, 8))
     wanted = job(network, tmp_path, recipe=replace(RECIPE, batch_size=1))
     with pytest.raises(UserError, match=r"one value per channel.*raise training\.batch_size"):
-        workshop(network, data, taught=False).run(wanted, silent)
+        alone(workshop(network, data)).run(wanted, silent)
 
 
 def test_other_errors_stay_what_they_are(
     original: Network, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def apply(*_: Any, **__: Any) -> Network:
+    def mistaken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(jobs, "apply_plan", apply)
+    monkeypatch.setattr(subject, "train", mistaken)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         workshop(original, data).run(job(original, tmp_path), silent)
 
@@ -352,3 +369,202 @@ def test_a_kill_between_any_two_files_loses_nothing(
             workshop(original, data, checkpoint_seconds=0.0).run(wanted, silent)
     assert plain(workshop(original, data).run(wanted, silent)) == plain(expected)
     assert sorted(p.name for p in wanted.folder.path.iterdir()) == FILES
+
+
+# -- where weights come from ----------------------------------------------------------------------------------
+
+
+def trained_parent(original: Network, data: ImageData, folder: Path) -> Start:
+    parent = job(original, folder, plan=ReductionPlan(), name="parent", seed=1)
+    workshop(original, data).run(parent, silent)
+    return Start(folder=parent.folder, plan=parent.plan)
+
+
+def test_a_network_starts_from_the_weights_it_inherits(original: Network, data: ImageData, tmp_path: Path) -> None:
+    start = trained_parent(original, data, tmp_path / "parent")
+    untrained = replace(RECIPE, epochs=0)
+    child = job(original, tmp_path / "child", start=start, recipe=untrained)
+    outcome = workshop(original, data).run(child, silent)
+    expected = inherit(original, child.plan, parent=start.plan, weights=start.folder.weights())
+    weights = child.folder.weights()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.module.state_dict().items())
+    assert outcome.val_accuracy == predict(expected.module, data.val, batch_size=256).accuracy
+    scratch = job(original, tmp_path / "scratch", recipe=untrained)
+    workshop(original, data).run(scratch, silent)
+    assert not torch.equal(scratch.folder.weights()["conv.weight"], weights["conv.weight"])
+
+
+def test_a_corrupt_parent_is_named(original: Network, data: ImageData, tmp_path: Path) -> None:
+    start = trained_parent(original, data, tmp_path / "parent")
+    corrupt(tmp_path / "parent" / "model.safetensors", "flipped")
+    with pytest.raises(CheckpointError, match=r"parent/model\.safetensors is corrupt"):
+        workshop(original, data).run(job(original, tmp_path / "child", start=start), silent)
+
+
+def test_statistics_are_computed_anew_only_where_wanted(original: Network, data: ImageData, tmp_path: Path) -> None:
+    kept, renewed = (
+        job(original, tmp_path / name, statistics_batches=batches) for name, batches in (("kept", 0), ("new", 2))
+    )
+    for wanted in (kept, renewed):
+        workshop(original, data).run(wanted, silent)
+    one, other = kept.folder.weights(), renewed.folder.weights()
+    assert {name for name in one if not torch.equal(one[name], other[name])} == {
+        "bn.running_mean", "bn.running_var", "bn.num_batches_tracked",
+    }  # fmt: skip
+    assert int(other["bn.num_batches_tracked"]) == 2
+    # and the accuracy is of the network as it is kept
+    module = load_reduced(renewed.folder.path, model=tiny())
+    outcome = workshop(original, data).finished(renewed)
+    assert outcome is not None and outcome.val_accuracy == predict(module, data.val, batch_size=256).accuracy
+
+
+# -- networks that are trained together -----------------------------------------------------------------------
+
+TURNS = (0, 0, 1)
+
+
+def shared_job(original: Network, folder: Path, **options: Any) -> SharedJob:
+    folder.mkdir(exist_ok=True)
+    jobs = tuple(
+        job(original, folder / f"network{number}", name=f"without {site.name}", test=False, statistics_batches=2,
+            plan=ReductionPlan(sites=((site.name, "identity"),)))
+        for number, site in enumerate(original.sites[:2])
+    )  # fmt: skip
+    together = folder / "together"
+    together.mkdir(exist_ok=True)
+    values: dict[str, Any] = {
+        "name": "drafts", "jobs": jobs, "turns": TURNS, "folder": NetworkFolder(path=together), "recipe": RECIPE,
+        "seed": 7,
+    }  # fmt: skip
+    return SharedJob(**(values | options))
+
+
+def weights_of(shared: SharedJob) -> list[dict[str, torch.Tensor]]:
+    return [own.folder.weights() for own in shared.jobs]
+
+
+def plain_shared(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+    return {name: plain(outcome) for name, outcome in outcomes.items()}
+
+
+def test_networks_trained_together_are_kept_and_measured_each_on_its_own(
+    original: Network, data: ImageData, tmp_path: Path
+) -> None:
+    shared = shared_job(original, tmp_path)
+    outcomes = workshop(original, data).run_shared(shared, silent)
+    assert list(outcomes) == [own.name for own in shared.jobs]
+    first, second = weights_of(shared)
+    equal = {name for name in first if torch.equal(first[name], second[name])}
+    assert {"conv.weight", "twice.weight"} <= equal
+    assert not {"fc.weight", "bn.weight"} & equal
+    for own in shared.jobs:
+        assert sorted(p.name for p in own.folder.path.iterdir()) == FILES
+        module = load_reduced(own.folder.path, model=tiny())
+        assert outcomes[own.name].val_accuracy == predict(module, data.val, batch_size=256).accuracy
+        assert outcomes[own.name].test_accuracy is None
+        assert outcomes[own.name].relu_count == apply_plan(original, own.plan).relu_count
+    assert not shared.folder.path.exists()
+
+
+def test_the_seconds_of_networks_trained_together_go_with_their_turns(
+    original: Network, data: ImageData, tmp_path: Path
+) -> None:
+    outcomes = workshop(original, data).run_shared(shared_job(original, tmp_path), silent)
+    first, second = (outcome.train_seconds for outcome in outcomes.values())
+    assert first == pytest.approx(2 * second) and second > 0
+
+
+def test_networks_that_are_done_are_not_trained_together_again(
+    original: Network, data: ImageData, tmp_path: Path
+) -> None:
+    shared = shared_job(original, tmp_path)
+    outcomes = workshop(original, data).run_shared(shared, silent)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.*")}
+    told: list[Progress] = []
+    again = workshop(original, data).run_shared(shared_job(original, tmp_path), Monitor(on_step=told.append))
+    assert again == outcomes and not told
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 6])
+def test_networks_that_were_stopped_together_end_like_those_that_were_not(
+    original: Network, data: ImageData, tmp_path: Path, steps: int
+) -> None:
+    undisturbed = shared_job(original, tmp_path / "undisturbed")
+    expected = workshop(original, data).run_shared(undisturbed, silent)
+    stopped = shared_job(original, tmp_path / "stopped")
+    with pytest.raises(Stopped):
+        workshop(original, data, stop=stopping_after(steps)).run_shared(stopped, silent)
+    assert [p.name for p in stopped.folder.path.iterdir()] == ["training.safetensors"]
+    assert plain_shared(workshop(original, data).run_shared(stopped, silent)) == plain_shared(expected)
+    for one, other in zip(weights_of(undisturbed), weights_of(stopped), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not stopped.folder.path.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json"])
+def test_where_one_of_them_is_corrupt_all_are_trained_again(
+    original: Network, data: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    expected = workshop(original, data).run_shared(shared_job(original, tmp_path), silent)
+    weights = [{key: t.clone() for key, t in own.items()} for own in weights_of(shared_job(original, tmp_path))]
+    corrupt(tmp_path / "network1" / name, "truncated")
+    again = shared_job(original, tmp_path)
+    assert plain_shared(workshop(original, data).run_shared(again, silent)) == plain_shared(expected)
+    assert str(tmp_path / "network1") in caplog.text and "again" in caplog.text
+    for one, other in zip(weights, weights_of(again), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("how", ["truncated", "of another family"])
+def test_a_corrupt_state_of_networks_trained_together_is_named_and_they_begin_again(
+    original: Network, data: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    expected = workshop(original, data).run_shared(shared_job(original, tmp_path / "undisturbed"), silent)
+    stopped = shared_job(original, tmp_path / "stopped")
+    with pytest.raises(Stopped):
+        workshop(original, data, stop=stopping_after(5)).run_shared(stopped, silent)
+    snapshot = stopped.folder.snapshot()
+    assert snapshot is not None
+    if how == "truncated":
+        corrupt(stopped.folder.path / "training.safetensors", how)
+    else:
+        fewer = {name: tensor for name, tensor in snapshot.tensors.items() if "members.1." not in name}
+        stopped.folder.save_snapshot(replace(snapshot, tensors=fewer))
+    assert plain_shared(workshop(original, data).run_shared(stopped, silent)) == plain_shared(expected)
+    assert "training drafts again from the start" in caplog.text
+
+
+def test_a_loss_that_is_never_finite_fails_all_of_them_and_they_are_not_tried_again(
+    original: Network, data: ImageData, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, learning_rate=1e30, warmup_epochs=0.0, clip_norm=None)
+    outcomes = workshop(original, data).run_shared(shared_job(original, tmp_path, recipe=recipe), silent)
+    assert len(outcomes) == 2
+    assert all("not finite" in (outcome.failure or "") for outcome in outcomes.values())
+    told: list[Progress] = []
+    again = shared_job(original, tmp_path, recipe=recipe)
+    assert workshop(original, data).run_shared(again, Monitor(on_step=told.append)) == outcomes and not told
+
+
+@pytest.mark.parametrize("after", range(15))
+def test_a_kill_between_any_two_files_of_networks_trained_together_loses_nothing(
+    original: Network, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    expected = workshop(original, data).run_shared(shared_job(original, tmp_path / "undisturbed"), silent)
+    written, rename = iter(range(10_000)), os.replace
+
+    def killed(source: Any, target: Any) -> None:
+        if next(written) == after:
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(Killed):
+            workshop(original, data, checkpoint_seconds=0.0).run_shared(
+                shared_job(original, tmp_path / "killed"), silent
+            )
+    again = shared_job(original, tmp_path / "killed")
+    assert plain_shared(workshop(original, data).run_shared(again, silent)) == plain_shared(expected)
+    assert all(sorted(p.name for p in own.folder.path.iterdir()) == FILES for own in again.jobs)

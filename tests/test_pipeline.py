@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,14 @@ import torch
 from torch import nn
 
 import deepreduce
-from deepreduce.data import ImageArrays, load_source, prepare
+from deepreduce import jobs, pipeline
+from deepreduce.crew import Crew, CrewError
+from deepreduce.data import ImageArrays, ImageData, load_source, prepare
 from deepreduce.errors import (
     ConfigError,
     DataError,
     ModelError,
+    NonFiniteLossError,
     PlanError,
     RunError,
     RunFolderError,
@@ -23,11 +29,19 @@ from deepreduce.errors import (
     UserError,
 )
 from deepreduce.frontier import pareto_front
-from deepreduce.inputs import load_data, preparation_of
+from deepreduce.inputs import load_data, original_network, preparation_of
+from deepreduce.jobs import Job, SharedJob, Workshop
+from deepreduce.network import Network
 from deepreduce.outputs import read_run
+from deepreduce.page import page_contents
+from deepreduce.progress import NoWatcher
+from deepreduce.randomness import derived_seed
 from deepreduce.report.tables import read_candidates_csv
-from deepreduce.training import Progress
+from deepreduce.training import Distillation, Lesson, RememberedLogits, Views, train
+from deepreduce.transforms import apply_plan
+from deepreduce.wiring import model_seed
 from tests.runs_for_tests import NUM_CANDIDATES, NUM_PROBES, TINY, TINY_RELUS, without_seconds
+from tests.training.toys import FP32
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +49,34 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> deepreduce.Result:
     return deepreduce.optimize(config=None, out=tmp_path_factory.mktemp("run") / "tiny", **TINY)
 
 
+FILES = {"plan.json", "model.safetensors", "metrics.json", "history.csv"}
+
+
+def measured(result: deepreduce.Result) -> list[deepreduce.ReducedNetwork]:
+    """The candidates that were not dropped."""
+    return [n for n in result.candidates if n.candidate.measurement is not None]
+
+
+def cells(result: deepreduce.Result) -> list[list[str]]:
+    """candidates.csv but for what a clock measured."""
+    return without_seconds((result.folder / "candidates.csv").read_text())
+
+
 def test_a_run_leaves_every_file_that_is_promised(finished: deepreduce.Result) -> None:
     names = {path.name for path in finished.folder.iterdir()}
     assert names >= {
         "config.yaml", "environment.json", "log.txt", "criticality.json", "candidates.csv", "frontier.csv",
-        "frontier.png", "frontier.svg", "layers.png", "teacher", "candidates", "probes",
+        "frontier.png", "frontier.svg", "layers.png", "teacher", "candidates", "drafts", "probes",
     }  # fmt: skip
-    assert len(list((finished.folder / "candidates").iterdir())) == NUM_CANDIDATES
+    assert not {"teacher-answers.bin", "report.html"} & names and not any(name.endswith(".part") for name in names)
+    dropped = [n for n in finished.candidates if n.candidate.is_dropped]
+    assert len(finished.candidates) == NUM_CANDIDATES
+    assert len(list((finished.folder / "drafts").iterdir())) == NUM_CANDIDATES
+    assert len(list((finished.folder / "candidates").iterdir())) == NUM_CANDIDATES - len(dropped)
     assert len(list((finished.folder / "probes").iterdir())) == NUM_PROBES
-    for folder in (finished.folder / "candidates").iterdir():
-        assert {p.name for p in folder.iterdir()} == {"plan.json", "model.safetensors", "metrics.json", "history.csv"}
+    for kind in ("candidates", "drafts", "probes"):
+        for folder in (finished.folder / kind).iterdir():
+            assert {p.name for p in folder.iterdir()} == FILES
 
 
 def test_the_tables_begin_with_the_promised_columns_and_hold_the_teacher(finished: deepreduce.Result) -> None:
@@ -75,7 +107,7 @@ def test_every_candidate_has_the_relus_that_its_name_says(finished: deepreduce.R
 
 def test_results_load_as_plain_modules_that_are_as_accurate_as_measured(finished: deepreduce.Result) -> None:
     images = load_data(deepreduce.load_config(values=TINY).data, seed=0)
-    for network in (finished.teacher, *finished.candidates):
+    for network in (finished.teacher, *measured(finished)):
         module = network.model
         assert isinstance(module, nn.Module) and not module.training
         right = total = 0
@@ -92,7 +124,7 @@ def test_a_network_loads_to_take_pixels_as_they_are_in_the_data_set(finished: de
     assert isinstance(raw.test, ImageArrays)
     scale = prepare(raw, preparation_of(config.data), seed=0).standardisation
     assert scale is not None
-    folder, pixels = finished.candidates[0].folder, raw.test.images
+    folder, pixels = finished.frontier[0].folder, raw.test.images
     model, on_pixels = deepreduce.load_reduced(folder), deepreduce.load_reduced(folder, raw_pixels=True)
     mean, std = torch.tensor(scale.mean).view(-1, 1, 1), torch.tensor(scale.std).view(-1, 1, 1)
     assert pixels.dtype == torch.uint8 and int(pixels.max()) == 255
@@ -101,7 +133,7 @@ def test_a_network_loads_to_take_pixels_as_they_are_in_the_data_set(finished: de
 
 
 def test_the_best_under_a_budget_keeps_the_budget(finished: deepreduce.Result) -> None:
-    smallest = min(n.relu_count for n in finished.candidates)
+    smallest = min(n.relu_count for n in measured(finished))
     assert finished.best(max_relus=smallest).relu_count == smallest
     assert finished.knee.plan_id in {n.plan_id for n in finished.frontier}
 
@@ -111,9 +143,6 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
 ) -> None:
     again = deepreduce.optimize(out=tmp_path / "again", **TINY)
     other = deepreduce.optimize(out=tmp_path / "other", seed=1, **TINY)
-
-    def cells(result: deepreduce.Result) -> list[list[str]]:
-        return without_seconds((result.folder / "candidates.csv").read_text())
 
     assert cells(again) == cells(finished)
     assert cells(other) != cells(finished)
@@ -143,11 +172,9 @@ def test_a_run_goes_on_with_its_threads_and_refuses_others(finished: deepreduce.
 def test_a_corrupt_network_is_named_and_trained_again(
     finished: deepreduce.Result, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(finished.folder, copy)
-    victim = copy / finished.candidates[0].candidate.folder / "model.safetensors"
+    victim = copy / finished.frontier[0].candidate.folder / "model.safetensors"
     victim.write_bytes(victim.read_bytes()[:-100])
     again = deepreduce.optimize(out=copy, **TINY)
     assert str(victim) in caplog.text
@@ -156,43 +183,291 @@ def test_a_corrupt_network_is_named_and_trained_again(
     )
 
 
-class _StopsAt:
-    """A watcher that asks the process to stop after so many steps, as Ctrl-C does."""
+class _StopsIn(NoWatcher):
+    """A watcher that asks the process to stop, as Ctrl-C does, when the network of that number begins."""
 
-    def __init__(self, steps: int) -> None:
-        self.left = steps
+    def __init__(self, number: int) -> None:
+        self.number = number
 
-    def begin(self, name: str, **_: Any) -> None:
-        pass
-
-    def step(self, name: str, progress: Progress) -> None:
-        import os
-        import signal
-
-        self.left -= 1
-        if self.left == 0:
+    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
+        assert 1 <= number <= count and 0 < work < total
+        if number == self.number:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def end(self, name: str, **_: Any) -> None:
-        pass
 
-    def close(self) -> None:
-        pass
+NUM_FAMILIES = 2
+"""Of drafts: alpha 1 and 0.5."""
+
+STOPS = [1, 2, 2 + NUM_PROBES, 3 + NUM_PROBES, 2 + NUM_PROBES + NUM_FAMILIES, 1 + NUM_PROBES + NUM_FAMILIES + 3]
+"""The teacher, the first probe, both families, the first and the third candidate."""
 
 
-def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(finished: deepreduce.Result, tmp_path: Path) -> None:
-    stops = 0
-    for _ in range(2):  # in the teacher, then in networks that share weights
-        try:
-            deepreduce.optimize(out=tmp_path / "run", watcher=_StopsAt(1), **TINY)
-        except RunInterrupted as error:
-            stops += 1
-            assert error.folder == tmp_path / "run"
+@pytest.mark.parametrize("side_by_side", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(
+    finished: deepreduce.Result, tmp_path: Path, side_by_side: int
+) -> None:
+    options = {**TINY, "side_by_side": side_by_side}
+    for number in STOPS:
+        with pytest.raises(RunInterrupted, match="stopped; all is saved in") as caught:
+            deepreduce.optimize(out=tmp_path / "run", watcher=_StopsIn(number), **options)
+        assert caught.value.folder == tmp_path / "run"
+        # the candidates' own trainings are so short that they may end before they are asked
+        assert list((tmp_path / "run").rglob("training.safetensors")) or number > 1 + NUM_PROBES + NUM_FAMILIES
+        assert (tmp_path / "run" / "teacher-answers.bin").exists() == (number > 1)
+    result = deepreduce.optimize(out=tmp_path / "run", **options)
+    for name in ("frontier.csv", "candidates.csv"):
+        one, other = (without_seconds((r.folder / name).read_text()) for r in (result, finished))
+        assert one == other
+    assert not list((tmp_path / "run").rglob("training.safetensors"))
+    assert not (tmp_path / "run" / "teacher-answers.bin").exists()
+
+
+# -- recipe fast ----------------------------------------------------------------------------------------------
+
+
+def accuracy_of_draft(result: deepreduce.Result, network: deepreduce.ReducedNetwork) -> float:
+    return json.loads((result.folder / "drafts" / network.plan_id / "metrics.json").read_text())["val_accuracy"]
+
+
+@pytest.mark.slow
+def test_the_networks_whose_draft_another_one_beats_are_dropped_and_no_others(tmp_path: Path) -> None:
+    result = deepreduce.optimize(out=tmp_path / "run", settings=["fast.margin=0.01"], **TINY)
+    drafts = {n.plan_id: accuracy_of_draft(result, n) for n in result.candidates}
+    for network in result.candidates:
+        rivals = [
+            other
+            for other in result.candidates
+            if other.relu_count <= network.relu_count
+            and drafts[other.plan_id] > drafts[network.plan_id] + 0.01
+        ]  # fmt: skip
+        assert network.candidate.is_dropped == bool(rivals), network.label
+        if rivals:
+            best = max(drafts[other.plan_id] for other in rivals)
+            told = network.candidate.failure or ""
+            assert f"{100 * drafts[network.plan_id]:.2f} % validation accuracy" in told
+            assert told.endswith(f"{100 * best:.2f} %")
+        kind = "drafts" if rivals else "candidates"
+        assert network.folder == result.folder / kind / network.plan_id
+
+
+def drop_first(relu_counts: Any, accuracies: Any, *, margin: float) -> dict[str, str]:
+    """Instead of `beaten`: the network of most ReLUs, by that of fewest."""
+    order = sorted(relu_counts, key=lambda name: relu_counts[name])
+    return {order[-1]: order[0]}
+
+
+def test_a_dropped_network_is_in_the_tables_and_can_be_loaded_as_its_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "beaten", drop_first)
     result = deepreduce.optimize(out=tmp_path / "run", **TINY)
-    assert stops >= 1  # short trainings report to nobody before they end
-    assert without_seconds((result.folder / "frontier.csv").read_text()) == without_seconds(
-        (finished.folder / "frontier.csv").read_text()
-    )
+    (dropped,) = (n for n in result.candidates if n.candidate.is_dropped)
+    assert dropped.relu_count == max(n.relu_count for n in result.candidates)
+    assert f"dropped: {dropped.candidate.failure}" in repr(dropped)
+    assert f"1 of {NUM_CANDIDATES} networks were dropped" in result.summary() and "failed" not in result.summary()
+    assert dropped.plan_id not in {n.plan_id for n in result.frontier}
+    assert ',dropped,"its draft has ' in (result.folder / "candidates.csv").read_text()
+    (row,) = (c for c in read_run(result.folder) if c.plan_id == dropped.plan_id)
+    assert row.is_dropped and row.failure == dropped.candidate.failure and row.measurement is None
+    again = {n.plan_id: n.candidate for n in deepreduce.load_result(result.folder).candidates}
+    assert again[dropped.plan_id] == dropped.candidate
+    assert dropped.model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert not (result.folder / "candidates" / dropped.plan_id).exists()
+    page = page_contents(result.folder).to_json()
+    assert [n["id"] for n in page["networks"] if n["is_dropped"]] == [dropped.plan_id]
+
+
+def test_all_training_of_students_together_costs_no_more_than_the_price(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted apart from the schedule: images that each network is trained on, times its multiplications."""
+    fit, spent, jobs_trained = Workshop._fit, [], 0
+
+    def counting(self: Workshop, module: nn.Module, job: Job | SharedJob, told: Any, *, turns: Any = ()) -> Any:
+        nonlocal jobs_trained
+        steps = job.recipe.num_steps(self.data.train.num_steps(job.recipe.batch_size))
+        plans = [job.jobs[i].plan for i in job.turns] if isinstance(job, SharedJob) else [job.plan]
+        each = sum(apply_plan(self.original, plan).padded_macs for plan in plans) / len(plans)
+        if self.lesson is not None:
+            jobs_trained += 1
+            spent.append(steps * job.recipe.batch_size * each)
+        return fit(self, module, job, told, turns=turns)
+
+    monkeypatch.setattr(Workshop, "_fit", counting)
+    settings = ["training.epochs=6", "fast.price=0.8"]
+    result = deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)
+    assert len(measured(result)) == NUM_CANDIDATES
+    assert jobs_trained == NUM_PROBES + NUM_CANDIDATES + 2  # of two widths
+    config = deepreduce.load_config(values=TINY)
+    images = load_data(config.data, seed=0)
+    network = original_network(config.model, images.facts, seed=0)
+    whole = 6 * images.facts.train_images * network.padded_macs
+    # each training has whole steps, at least one
+    rounding = jobs_trained * 16 * network.padded_macs
+    assert 0.3 * 0.8 * whole < sum(spent) < 0.8 * whole + rounding
+
+
+def test_the_teacher_is_asked_once_for_each_view_and_its_answers_are_gone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, write = [], RememberedLogits.write
+
+    def counting(self: RememberedLogits, logits: torch.Tensor, *, epoch: int, step: int) -> None:
+        assert (tmp_path / "run" / "teacher-answers.bin").is_file()
+        written.append((epoch, step))
+        write(self, logits, epoch=epoch, step=step)
+
+    monkeypatch.setattr(RememberedLogits, "write", counting)
+    deepreduce.optimize(out=tmp_path / "run", **TINY)
+    assert written and len(set(written)) == len(written)
+    assert not (tmp_path / "run" / "teacher-answers.bin").exists()
+
+
+@pytest.mark.parametrize("settings", [["distill.remember_gb=0"], ["distill.remember_gb=1e-6"]])
+def test_remembering_less_changes_no_number(finished: deepreduce.Result, tmp_path: Path, settings: list[str]) -> None:
+    assert cells(deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)) == cells(finished)
+
+
+@pytest.mark.slow
+def test_students_side_by_side_are_those_trained_one_after_the_other(
+    finished: deepreduce.Result, tmp_path: Path
+) -> None:
+    beside = deepreduce.optimize(out=tmp_path / "run", **{**TINY, "side_by_side": 2})
+    assert cells(beside) == cells(finished)
+    one, other = ((r.folder / "frontier.csv").read_text() for r in (beside, finished))
+    assert without_seconds(one) == without_seconds(other)
+    assert beside.criticality == finished.criticality
+    assert {p.name for p in beside.folder.iterdir()} == {p.name for p in finished.folder.iterdir()}
+    names = sorted(p.relative_to(finished.folder) for p in finished.folder.rglob("model.safetensors"))
+    for name in names:
+        assert (beside.folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
+
+
+def test_what_other_processes_can_not_import_is_trained_one_after_the_other(
+    finished: deepreduce.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(self: Crew) -> Crew:
+        raise CrewError("another process can't import its classes")
+
+    monkeypatch.setattr(Crew, "__enter__", refused)
+    result = deepreduce.optimize(out=tmp_path / "run", **{**TINY, "side_by_side": 2})
+    assert "trained one after the other: another process can't import its classes" in caplog.text
+    assert cells(result) == cells(finished)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["max_relus=100"],  # the widest draft is deeper culled than some of the narrower ones
+        ["max_relus=170", "method.thin_keep=both"],  # or has kept other ReLUs of each block
+        ["max_relus=100", "method.rhos=[1,0.5]"],
+    ],
+)
+def test_a_limit_on_relus_leaves_every_draft_a_network_to_start_from(tmp_path: Path, settings: list[str]) -> None:
+    given = ["method.cull_order=S1,S2", "data.train_limit=100", "training.epochs=1", *settings]
+    result = deepreduce.optimize(out=tmp_path / "run", settings=given, **TINY)
+    assert len(measured(result)) == len(result.candidates) > 1
+
+
+def failing(kind: str, real: Any, *, times: int = 1) -> Any:
+    """Instead of `train`: the first networks of that kind have a loss that is not finite."""
+    failed: list[Path] = []
+
+    def train(*args: Any, **options: Any) -> Any:
+        path = options["monitor"].save.__self__.path
+        if path.parent.name == kind and len(failed) < times:
+            failed.append(path)
+            raise NonFiniteLossError("the loss was not finite in epoch 1, also after 2 retries")
+        return real(*args, **options)
+
+    return train
+
+
+def test_a_loss_that_explodes_fails_that_candidate_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "train", failing("candidates", jobs.train))
+    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
+    (failed,) = (n for n in result.candidates if n.candidate.measurement is None)
+    assert "not finite" in (failed.candidate.failure or "") and not failed.candidate.is_dropped
+    assert failed.plan_id not in {n.plan_id for n in result.frontier}
+    assert 'failed,"the loss was not finite' in (result.folder / "candidates.csv").read_text()
+    assert f"1 of {NUM_CANDIDATES} networks failed" in result.summary()
+
+
+def test_drafts_whose_loss_explodes_fail_together_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "train", failing("drafts", jobs.train))
+    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
+    failed = [n for n in result.candidates if n.candidate.measurement is None]
+    assert {n.plan.alpha for n in failed} == {1.0} and {n.plan.alpha for n in measured(result)} == {0.5}
+    assert all("not finite" in (n.candidate.failure or "") and not n.candidate.is_dropped for n in failed)
+    # their folders are there to tell of them
+    page = {n["id"]: n for n in page_contents(result.folder).to_json()["networks"]}
+    for network in failed:
+        assert (network.folder / "plan.json").is_file()
+        assert sum(count for _, _, count in page[network.plan_id]["sites"]) == network.relu_count
+
+
+def test_a_run_none_of_whose_students_can_be_trained_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "train", failing("candidates", jobs.train, times=99))
+    with pytest.raises(RunError, match=r"no network could be trained: the loss was not finite .*; lower training"):
+        deepreduce.optimize(out=tmp_path / "run", **TINY)
+
+
+# -- recipe paper ---------------------------------------------------------------------------------------------
+
+
+def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen = Workshop.run, []
+
+    def watching(self: Workshop, job: Job, told: Any) -> Any:
+        seen.append(job)
+        return run(self, job, told)
+
+    monkeypatch.setattr(Workshop, "run", watching)
+    result = deepreduce.optimize(out=tmp_path / "run", recipe="paper", **TINY)
+    assert len(measured(result)) == NUM_CANDIDATES and not (result.folder / "drafts").exists()
+    assert len(seen) == 1 + NUM_PROBES + NUM_CANDIDATES
+    recipe = seen[0].recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (2, 32, 0.1)
+    for job in seen:
+        assert job.start is None and job.statistics_batches == 0 and job.recipe == recipe
+        assert len(job.folder.history()) == 2
+    # from scratch: what a student starts with is what the original does
+    config = deepreduce.load_config(values=TINY)
+    images = load_data(config.data, seed=0)
+    original = original_network(config.model, images.facts, seed=model_seed(config))
+    student = next(job for job in seen if job.folder.path.parent.name == "candidates")
+    untrained = apply_plan(original, student.plan, seed=student.seed % 2**31).module.state_dict()
+    trained = student.folder.weights()
+    assert untrained.keys() == trained.keys()
+    again = train_alone(original, student, images, result)
+    assert all(torch.equal(trained[name], tensor) for name, tensor in again.items())
+
+
+def train_alone(original: Network, student: Job, images: ImageData, result: deepreduce.Result) -> dict[str, Any]:
+    """The student by `train` alone, from the original's initial weights and the run's teacher."""
+    network = apply_plan(original, student.plan, seed=student.seed % 2**31)
+    teacher = deepreduce.load_reduced(result.teacher.folder).requires_grad_(False)
+    config = deepreduce.load_config(values=TINY)
+    distillation = Distillation(temperature=config.distill.temperature, weight=config.distill.weight)
+    train(
+        network.module, images, student.recipe, seed=student.seed, precision=FP32, device=torch.device("cpu"),
+        lesson=Lesson(teacher, precision=FP32), distillation=distillation,
+        views=Views(seed=derived_seed(0, "views"), epochs=2),
+    )  # fmt: skip
+    return network.module.state_dict()
+
+
+def test_the_two_recipes_are_runs_of_their_own(finished: deepreduce.Result) -> None:
+    with pytest.raises(RunFolderError, match=r"recipe \('fast', now 'paper'\)"):
+        deepreduce.optimize(out=finished.folder, recipe="paper", **TINY)
 
 
 # -- from Python ----------------------------------------------------------------------------------------------
@@ -237,7 +512,7 @@ def test_a_module_and_tensors_of_ones_own_are_reduced_without_being_changed(tmp_
     result = deepreduce.optimize(module, _tensors(), out=tmp_path / "run", **_QUICK)
     assert all(torch.equal(t, before[name]) for name, t in module.state_dict().items())
     assert result.teacher.relu_count == 2 * 4 * 64 + 8 * 16
-    small = min(result.candidates, key=lambda n: n.relu_count)
+    small = min(measured(result), key=lambda n: n.relu_count)
     assert small.model(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
     reloaded = deepreduce.load_reduced(small.folder, model=_Net())
     images = torch.randn(2, 1, 8, 8)
@@ -262,74 +537,6 @@ def test_a_network_that_is_trained_already_is_taken_as_it_is(tmp_path: Path) -> 
     images = torch.randn(3, 1, 8, 8)
     with torch.no_grad():
         assert torch.equal(result.teacher.model(images), module.eval()(images))
-
-
-def test_the_recipe_of_the_paper_trains_every_network_from_scratch_for_all_epochs(tmp_path: Path) -> None:
-    paper = deepreduce.optimize(out=tmp_path / "run", recipe="paper", **TINY)
-    assert not (paper.folder / "drafts").exists()
-    for network in paper.candidates:
-        epochs = [line.split(",")[0] for line in (network.folder / "history.csv").read_text().splitlines()[1:]]
-        assert epochs == ["1", "2"]
-    fast = deepreduce.optimize(out=tmp_path / "fast", **TINY)
-    assert [n.plan_id for n in fast.candidates] == [n.plan_id for n in paper.candidates] or fast.criticality
-    assert {n.test_accuracy for n in paper.candidates} != {n.test_accuracy for n in fast.candidates}
-
-
-def test_a_network_whose_draft_another_one_beats_is_dropped_and_said_to_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from deepreduce import pipeline
-
-    def most_loses_to_fewest(relu_counts: dict[str, int], accuracies: dict[str, float], *, margin: float) -> Any:
-        assert accuracies.keys() == relu_counts.keys() and margin == 1.0
-        return {max(relu_counts, key=lambda n: relu_counts[n]): min(relu_counts, key=lambda n: relu_counts[n])}
-
-    monkeypatch.setattr(pipeline, "beaten", most_loses_to_fewest)
-    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
-    (dropped,) = (n for n in result.candidates if n.candidate.is_dropped)
-    assert dropped.relu_count == max(n.relu_count for n in result.candidates)
-    assert len(list((result.folder / "drafts").glob("*/metrics.json"))) == NUM_CANDIDATES
-    trained = {path.name for path in (result.folder / "candidates").iterdir()}
-    assert trained == {n.plan_id for n in result.candidates} - {dropped.plan_id}
-    assert ',dropped,"its draft has ' in (result.folder / "candidates.csv").read_text()
-    assert dropped.plan_id not in {n.plan_id for n in result.frontier}
-    again = read_candidates_csv((result.folder / "candidates.csv").read_text())
-    assert [c.plan_id for c in again if c.is_dropped] == [dropped.plan_id]
-
-
-def test_students_side_by_side_give_what_they_give_one_after_the_other(
-    finished: deepreduce.Result, tmp_path: Path
-) -> None:
-    beside = deepreduce.optimize(out=tmp_path / "run", **{**TINY, "side_by_side": 2})
-    for name in ("candidates.csv", "frontier.csv"):
-        assert without_seconds((beside.folder / name).read_text()) == without_seconds(
-            (finished.folder / name).read_text()
-        )
-    assert not list(beside.folder.glob("*.tmp")) and not (beside.folder / "teacher-answers.bin").exists()
-
-
-def test_a_loss_that_explodes_fails_that_candidate_and_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from deepreduce import jobs
-    from deepreduce.errors import NonFiniteLossError
-
-    real, victims = jobs.train, []
-
-    def train(module: nn.Module, *args: Any, **options: Any) -> Any:
-        alone = options["lesson"] is not None and not options["turns"]
-        if alone and options["monitor"].save.__self__.path.parent.name == "candidates" and not victims:
-            victims.append(module)
-            raise NonFiniteLossError("the loss was not finite in epoch 1, also after 2 retries")
-        return real(module, *args, **options)
-
-    monkeypatch.setattr(jobs, "train", train)
-    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
-    failed = [n for n in result.candidates if n.candidate.failure is not None]
-    assert len(failed) == 1 and "not finite" in (failed[0].candidate.failure or "")
-    assert failed[0].plan_id not in {n.plan_id for n in result.frontier}
-    assert 'failed,"the loss was not finite' in (result.folder / "candidates.csv").read_text()
-    assert "1 of 6 networks failed" in result.summary()
 
 
 def test_a_learning_rate_that_no_network_survives_is_an_error_of_the_run(tmp_path: Path) -> None:
