@@ -244,7 +244,7 @@ class _Asked:
 
     def __call__(self) -> bool:
         if os.getppid() != self._parent:
-            os._exit(1)
+            signal.raise_signal(signal.SIGKILL)
         return self._asked
 
     def _note(self, *_: object) -> None:
@@ -257,7 +257,7 @@ def _die_with(parent: int) -> None:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        os._exit(1)
+        signal.raise_signal(signal.SIGKILL)
 
 
 _PR_SET_PDEATHSIG = 1
