@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from deepreduce.progress import NoWatcher
 
 TINY: dict[str, Any] = {
     "model": {"name": "resnet20", "width": 4, "blocks": [1, 1, 1]},
@@ -24,15 +27,17 @@ TINY_RELUS = {"S1": 3 * 4 * 8 * 8, "S2": 2 * 8 * 4 * 4, "S3": 2 * 16 * 2 * 2}
 """Stem and one block of two sites in S1, one block each in the others; channels double as the maps halve."""
 
 NUM_PROBES = 3
+NUM_FAMILIES = 2
+"""Of drafts: alpha 1 and 0.5."""
 NUM_CANDIDATES = 2 * 3
 """Two levels of culling, each as it is, thinned, and thinned at alpha 0.5."""
 
 
-def tiny_config(path: Path, **sections: dict[str, Any]) -> Path:
-    """TINY as a YAML file, with some keys of its sections replaced."""
+def tiny_config(path: Path, **sections: Any) -> Path:
+    """TINY as a YAML file, with some keys, or some keys of its sections, replaced."""
     values = {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
     for section, keys in sections.items():
-        values[section] = {**values.get(section, {}), **keys}
+        values[section] = {**values.get(section, {}), **keys} if isinstance(keys, dict) else keys
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
 
@@ -59,3 +64,15 @@ def without_seconds(csv_text: str) -> list[list[str]]:
     rows = list(csv.reader(io.StringIO(csv_text)))
     column = rows[0].index("train_seconds")
     return [row[:column] + row[column + 1 :] for row in rows]
+
+
+class StopsIn(NoWatcher):
+    """A watcher that asks the process to stop, as Ctrl-C does, when the network of that number begins."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
+        assert 1 <= number <= count and 0 < work < total
+        if number == self.number:
+            os.kill(os.getpid(), signal.SIGINT)

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from deepreduce.cli import run_command
-from tests.runs_for_tests import TINY_RELUS, command, plain_environment, tiny_config
+from tests.runs_for_tests import (
+    NUM_CANDIDATES,
+    NUM_FAMILIES,
+    NUM_PROBES,
+    TINY_RELUS,
+    command,
+    plain_environment,
+    tiny_config,
+)
 
 
 def one_line(stderr: str) -> str:
@@ -65,7 +73,8 @@ def test_a_run_a_resume_a_plot_and_an_evaluation(tmp_path: Path) -> None:
     first = command("optimize", "--config", config, "--out", "run", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "full network" in first.stdout and "frontier.csv" in first.stdout
-    assert "10/10" in first.stderr and "\r" not in first.stderr  # plain lines where no terminal is
+    count = 1 + NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
+    assert f"{count}/{count}" in first.stderr and "\r" not in first.stderr  # plain lines where no terminal is
     (tmp_path / "run" / "frontier.png").unlink()
     again = command("optimize", "--config", config, "--out", "run", "--json", cwd=tmp_path)
     assert again.returncode == 0 and "done before" in again.stderr

@@ -24,8 +24,7 @@ from deepreduce.jobs import Outcome
 from deepreduce.loggers import LoggedNetwork, RunLoggers, open_loggers
 from deepreduce.loggers import logger as subject
 from deepreduce.training import EpochRecord
-from tests.runs_for_tests import NUM_CANDIDATES, NUM_PROBES, TINY
-from tests.test_pipeline import _StopsAt
+from tests.runs_for_tests import NUM_CANDIDATES, NUM_PROBES, TINY, StopsIn
 
 # other people's packages warn about themselves
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -134,6 +133,18 @@ def test_a_run_tells_of_every_network_whether_trained_now_or_before(
 
 
 @pytest.mark.slow
+def test_a_run_with_students_side_by_side_tells_of_one_network_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = Listener()
+    monkeypatch.setattr(subject, "_open", lambda name, folder: listener)
+    deepreduce.optimize(out=tmp_path / "run", log=["tensorboard"], **{**QUICK, "side_by_side": 2})
+    assert listener.epochs == [1] * (1 + NUM_PROBES + 4)
+    kinds = [what.partition(" ")[0] for what in listener.told if what != "epoch"]
+    assert kinds == ["begin", "end"] * (1 + NUM_PROBES + 4) + ["finish", "close"]
+
+
+@pytest.mark.slow
 def test_a_run_without_log_imports_no_logger(tmp_path: Path) -> None:
     code = (
         "import sys; from deepreduce.loggers import open_loggers; from pathlib import Path;"
@@ -231,9 +242,9 @@ def test_tensorboard_says_why_a_network_failed(tmp_path: Path) -> None:
 
 
 def histories(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """The training losses of every network, by its folder in the run."""
+    """The training losses of every network but drafts, by its folder in the run."""
     found = {}
-    for path in folder.glob("**/history.csv"):
+    for path in (p for p in folder.glob("**/history.csv") if p.parent.parent.name != "drafts"):
         with open(path, newline="", encoding="utf-8") as file:
             found[path.parent.relative_to(folder).as_posix()] = [
                 (int(row["epoch"]), float(row["train_loss"])) for row in csv.DictReader(file)
@@ -243,9 +254,9 @@ def histories(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def interrupted_run(folder: Path, names: list[str]) -> deepreduce.Result:
     """A run that is stopped three times, and told to log only after the first."""
-    for i, steps in enumerate((1, 2, 3)):
+    for i, number in enumerate((1, 2, 2 + NUM_PROBES)):  # the teacher, a probe, drafts
         with pytest.raises(RunInterrupted):
-            deepreduce.optimize(out=folder, watcher=_StopsAt(steps), log=names if i else [], **TINY)
+            deepreduce.optimize(out=folder, watcher=StopsIn(number), log=names if i else [], **TINY)
     return deepreduce.optimize(out=folder, log=names, **TINY)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +32,20 @@ from deepreduce.jobs import Job, SharedJob, Workshop
 from deepreduce.network import Network
 from deepreduce.outputs import read_run
 from deepreduce.page import page_contents
-from deepreduce.progress import NoWatcher
 from deepreduce.randomness import derived_seed
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.training import Distillation, Lesson, RememberedLogits, Views, train
 from deepreduce.transforms import apply_plan
 from deepreduce.wiring import model_seed
-from tests.runs_for_tests import NUM_CANDIDATES, NUM_PROBES, TINY, TINY_RELUS, without_seconds
+from tests.runs_for_tests import (
+    NUM_CANDIDATES,
+    NUM_FAMILIES,
+    NUM_PROBES,
+    TINY,
+    TINY_RELUS,
+    StopsIn,
+    without_seconds,
+)
 from tests.training.toys import FP32
 
 
@@ -183,21 +188,6 @@ def test_a_corrupt_network_is_named_and_trained_again(
     )
 
 
-class _StopsIn(NoWatcher):
-    """A watcher that asks the process to stop, as Ctrl-C does, when the network of that number begins."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
-        assert 1 <= number <= count and 0 < work < total
-        if number == self.number:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-NUM_FAMILIES = 2
-"""Of drafts: alpha 1 and 0.5."""
-
 STOPS = [1, 2, 2 + NUM_PROBES, 3 + NUM_PROBES, 2 + NUM_PROBES + NUM_FAMILIES, 1 + NUM_PROBES + NUM_FAMILIES + 3]
 """The teacher, the first probe, both families, the first and the third candidate."""
 
@@ -209,7 +199,7 @@ def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(
     options = {**TINY, "side_by_side": side_by_side}
     for number in STOPS:
         with pytest.raises(RunInterrupted, match="stopped; all is saved in") as caught:
-            deepreduce.optimize(out=tmp_path / "run", watcher=_StopsIn(number), **options)
+            deepreduce.optimize(out=tmp_path / "run", watcher=StopsIn(number), **options)
         assert caught.value.folder == tmp_path / "run"
         # the candidates' own trainings are so short that they may end before they are asked
         assert list((tmp_path / "run").rglob("training.safetensors")) or number > 1 + NUM_PROBES + NUM_FAMILIES
@@ -297,7 +287,7 @@ def test_all_training_of_students_together_costs_no_more_than_the_price(
     settings = ["training.epochs=6", "fast.price=0.8"]
     result = deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)
     assert len(measured(result)) == NUM_CANDIDATES
-    assert jobs_trained == NUM_PROBES + NUM_CANDIDATES + 2  # of two widths
+    assert jobs_trained == NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
     config = deepreduce.load_config(values=TINY)
     images = load_data(config.data, seed=0)
     network = original_network(config.model, images.facts, seed=0)
