@@ -381,6 +381,9 @@ def test_what_a_kill_while_the_processes_start_leaves_behind_is_cleared_away_by_
 
     def looking() -> Any:
         seen.extend(path.name for path in tmp_path.glob("crew*"))
+        assert all(
+            path.stat().st_mode & 0o077 == 0 for path in tmp_path.glob("crew*")
+        )  # others can't put theirs there
         return start()
 
     monkeypatch.setattr(subject, "_start_member", looking)
