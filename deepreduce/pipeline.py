@@ -342,9 +342,7 @@ class _Conductor:
     def _widest_draft(self, family: Family, outcomes: Mapping[Proposal, Outcome]) -> Start | None:
         """The draft that narrower families inherit from: of all channels, and of most ReLUs."""
         able = [
-            p
-            for p in family.members
-            if p.plan.alpha == 1 and p.plan.depth is None and outcomes[p].failure is None
+            p for p in family.members if p.plan.alpha == 1 and p.plan.depth is None and outcomes[p].failure is None
         ]
         if not able:
             return None
