@@ -88,13 +88,15 @@ class _Draft:
 
 @dataclass
 class _Product:
-    """A convolution or linear layer that a batch-norm may still be folded into: where it stands, its weights."""
+    """A convolution or linear layer that a batch-norm may still be folded into: where it stands, its weights.
+
+    `bias` is "" where it has none. Its operation's arguments are image, weight, bias, ...
+    """
 
     draft: _Draft
     index: int
     weight: str
     bias: str
-    bias_at: int
 
 
 class _Lowering:
@@ -217,9 +219,7 @@ class _Lowering:
         else:
             self._emit(node, "addmm", given)
         draft = self.drafts[-1]
-        self.products[node] = _Product(
-            draft=draft, index=len(draft.ops) - 1, weight=weight_name, bias=bias_name, bias_at=2
-        )
+        self.products[node] = _Product(draft=draft, index=len(draft.ops) - 1, weight=weight_name, bias=bias_name)
 
     def _normalise(self, node: fx.Node, args: list[Any]) -> None:
         """Fold a batch-norm into the layer before it, or scale and shift where something else uses that layer too."""
@@ -253,9 +253,8 @@ class _Lowering:
             return
         product.bias = self._weight(offset.float(), product.draft.name)
         op = product.draft.ops[product.index]
-        args = list(op.args)
-        args[product.bias_at] = Ref(product.bias)
-        product.draft.ops[product.index] = replace(op, args=tuple(args))
+        args = (*op.args[:2], Ref(product.bias), *op.args[3:])
+        product.draft.ops[product.index] = replace(op, args=args)
 
     def _split(self, node: fx.Node, name: str, args: list[Any]) -> None:
         """Parts are cut when they are used."""
