@@ -321,10 +321,12 @@ class _Conductor:
             seed=derived_seed(self.config.seed, family.name),
         )
         self._begin(shared.name, work)
-        of = self.workshop.run_shared(shared, Monitor(on_step=partial(self.watcher.step, shared.name)))
+        begun: list[Sequence[EpochRecord]] = []  # stays empty where all of them are done
+        told_of = Monitor(on_start=begun.append, on_step=partial(self.watcher.step, shared.name))
+        of = self.workshop.run_shared(shared, told_of)
         outcomes = {p: of[job.name] for p, job in jobs.items()}
         told = ", ".join(f"{p.label} {100 * (o.val_accuracy or 0):.1f} %" for p, o in outcomes.items())
-        self.watcher.end(shared.name, result=f"val {told}", was_done=False)
+        self.watcher.end(shared.name, result=f"val {told}", was_done=not begun)
         return outcomes
 
     def _draft(self) -> dict[Proposal, Outcome]:

@@ -32,6 +32,7 @@ from deepreduce.jobs import Job, SharedJob, Workshop
 from deepreduce.network import Network
 from deepreduce.outputs import read_run
 from deepreduce.page import page_contents
+from deepreduce.progress import NoWatcher
 from deepreduce.randomness import derived_seed
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.training import Distillation, Lesson, RememberedLogits, Views, train
@@ -158,6 +159,33 @@ def test_a_finished_run_is_not_trained_again(finished: deepreduce.Result) -> Non
     again = deepreduce.optimize(out=finished.folder, **TINY)
     assert {p: p.stat().st_mtime_ns for p in finished.folder.rglob("model.safetensors")} == weights
     assert [n.plan_id for n in again.candidates] == [n.plan_id for n in finished.candidates]
+
+
+class _Hears(NoWatcher):
+    """Which networks were done before, and how many began."""
+
+    def __init__(self) -> None:
+        self.work = self.total = 0.0
+        self.done_before: dict[str, bool] = {}
+
+    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
+        assert number == len(self.done_before) + 1
+        self.work, self.total, self.count = self.work + work, total, count
+
+    def end(self, name: str, *, result: str, was_done: bool) -> None:
+        assert result
+        self.done_before[name] = was_done
+
+
+def test_who_watches_is_told_of_every_training_and_whether_it_was_done_before(
+    finished: deepreduce.Result, tmp_path: Path
+) -> None:
+    for folder, was_done in ((tmp_path / "run", False), (finished.folder, True)):
+        watcher = _Hears()
+        deepreduce.optimize(out=folder, watcher=watcher, **TINY)
+        assert len(watcher.done_before) == watcher.count == 1 + NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
+        assert set(watcher.done_before.values()) == {was_done}
+        assert watcher.work == pytest.approx(watcher.total, rel=0.2)  # which networks there are was measured
 
 
 def test_another_config_is_refused_and_nothing_in_the_folder_changes(finished: deepreduce.Result) -> None:
