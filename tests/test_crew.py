@@ -236,6 +236,7 @@ def test_a_stop_saves_every_network_and_going_on_ends_like_one_that_was_not_stop
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_stop_before_the_first_network_trains_none(original: Network, data: ImageData, tmp_path: Path) -> None:
     jobs = jobs_in(tmp_path, original)
     for run in (
@@ -296,6 +297,7 @@ def test_a_file_that_is_missing_keeps_its_class_and_its_text(
         run_all(workshop(original, data, tmp_path), jobs, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_mistake_of_ours_is_an_error_of_the_run_and_its_traceback_is_logged(
     original: Network, data: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,22 +66,14 @@ def test_a_network_of_its_parents_plan_answers_what_the_parent_does(name: str) -
         assert torch.equal(logits(child), logits(parent))
 
 
+RESHAPED = [ReductionPlan(alpha=0.5), ReductionPlan(rho=0.5), ReductionPlan(alpha=0.5, rho=0.5)]
+SHALLOW = [replace(plan, depth=(1, 1, 1, 1)) for plan in (ReductionPlan(), *RESHAPED)]
+
+
 @pytest.mark.parametrize(
-    "plan",
-    [
-        ReductionPlan(alpha=0.5),
-        ReductionPlan(rho=0.5),
-        ReductionPlan(alpha=0.5, rho=0.5),
-        ReductionPlan(depth=(1, 1, 1, 1)),
-        ReductionPlan(depth=(1, 1, 1, 1), alpha=0.5),
-        ReductionPlan(depth=(1, 1, 1, 1), alpha=0.5, rho=0.5),
-    ],
-    ids=repr,
+    ("name", "plan"), [("toy", p) for p in RESHAPED] + [("resnet18", p) for p in (*RESHAPED, *SHALLOW)], ids=repr
 )
-@pytest.mark.parametrize("name", ["resnet18", "toy"])
 def test_a_reshaped_network_of_its_parents_plan_answers_what_the_parent_does(name: str, plan: ReductionPlan) -> None:
-    if name == "toy" and plan.depth is not None:
-        pytest.skip("depth is for networks of the zoo")
     network = zoo_network("resnet18") if name == "resnet18" else TOYS["basic"].network()
     plan = plan.merge(without(network, 2)) if plan.depth is None else plan
     parent = trained(network, plan)
