@@ -3,11 +3,11 @@
 ```
 RUN/
   config.yaml  environment.json  log.txt  criticality.json
-  teacher/  probes/<hash>/  candidates/<hash>/     plan.json  model.safetensors  metrics.json  history.csv
+  teacher/  probes/<hash>/  drafts/<hash>/  candidates/<hash>/    plan.json  model.safetensors  metrics.json  history.csv
   candidates.csv  frontier.csv  frontier.png  frontier.svg  layers.png
 ```
 
-`metrics.json` is written last and says that a network is done; until then `training.safetensors` holds its state.
+`teacher-answers.bin` is there while the run goes on. `metrics.json` is written last and says that a network is done; until then `training.safetensors` holds its state.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _check_same_run(path: Path, config: OptimizeConfig, environment: Mapping[str
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFolder:
-    """The files of one network of the run: teacher, probe or candidate."""
+    """The files of one network of the run: teacher, probe, draft or candidate."""
 
     path: Path
 
