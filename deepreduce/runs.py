@@ -3,11 +3,12 @@
 ```
 RUN/
   config.yaml  environment.json  log.txt  criticality.json
-  teacher/  probes/<hash>/  drafts/<hash>/  candidates/<hash>/    plan.json  model.safetensors  metrics.json  history.csv
+  teacher/  {probes,drafts,candidates}/<hash>/     plan.json  model.safetensors  metrics.json  history.csv
   candidates.csv  frontier.csv  frontier.png  frontier.svg  layers.png
 ```
 
-`teacher-answers.bin` is there while the run goes on. `metrics.json` is written last and says that a network is done; until then `training.safetensors` holds its state.
+`metrics.json` is written last and says that a network is done; until then `training.safetensors` holds its state.
+`teacher-answers.bin` is there while the run goes on.
 """
 
 from __future__ import annotations
