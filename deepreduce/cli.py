@@ -311,6 +311,8 @@ def run_command(words: list[str]) -> int:
     """The exit code of `deepreduce WORDS`; what it has to say it prints."""
     try:
         code = app(words, standalone_mode=False)
+        if code == INTERRUPTED:  # typer's own way to say Ctrl-C
+            return _told("interrupted", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except UserError as error:
         return _told(str(error), MISTAKE)
