@@ -27,12 +27,6 @@ from tests.zoo import TOYS
 
 pytestmark = needs_engine
 
-slow_protocols = [
-    "semi2k",
-    pytest.param("cheetah", marks=pytest.mark.slow),
-    pytest.param("aby3", marks=pytest.mark.slow),
-]
-
 
 @pytest.fixture(scope="module")
 def run() -> PrivateRun:
@@ -163,7 +157,8 @@ def held_as(values: Array) -> set[bytes]:
 
 
 @pytest.mark.skipif(os.name != "posix" or not Path("/proc/self/mem").exists(), reason="reads /proc/PID/mem")
-@pytest.mark.parametrize("protocol", slow_protocols)
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
 def test_no_process_holds_the_input_of_another(protocol: str) -> None:
     network = TOYS["basic"].network()
     generator = torch.Generator().manual_seed(11)
