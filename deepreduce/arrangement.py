@@ -2,7 +2,7 @@
 
 No rule holds everywhere: bfloat16 pays where the hardware multiplies it and the weights are few, channels-last
 depends on the widths, and threads of one convolution wait for each other by spinning, so that beside other programs
-two can be many times slower than one (docs/performance.md). So a few real training steps decide. They are taken in
+two can be many times slower than one (docs/training.md). So a few real training steps decide. They are taken in
 turns, so that other load meets all variants alike. Every choice changes the last bits of what is computed; so it is
 kept, and the same network trains in the same way on the same machine.
 """

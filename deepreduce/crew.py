@@ -39,14 +39,6 @@ class CrewError(Exception):
     """The work can't be handed to other processes; it can still be done in this one."""
 
 
-def in_turn(workshop: Workshop, jobs: Sequence[Job], told: Callable[[Job], Monitor]) -> Iterator[tuple[Job, Outcome]]:
-    """Every job with its outcome, one after the other in this process. Raises as `Workshop.run` does."""
-    for job in jobs:
-        if workshop.stop():
-            raise Stopped
-        yield job, workshop.run(job, told(job))
-
-
 @dataclass(kw_only=True, eq=False)
 class _Member:
     """A process of the crew, and the job it is at."""
@@ -99,19 +91,19 @@ class Crew:
         self._end()
 
     def run(self, jobs: Sequence[Job], told: Callable[[Job], Monitor]) -> Iterator[tuple[Job, Outcome]]:
-        """Every job with its outcome, as they end; one that starts from another of `jobs` waits for it.
+        """Every job with its outcome, as they end; none may start from another one of `jobs`.
 
         Raises as `Workshop.run` does, and `RunError` where a process dies; at a stop every process saves what it has
         before `Stopped` is raised.
         """
-        waiting, left = list(jobs), {job.folder.path for job in jobs}
+        waiting, left = list(jobs), len(jobs)
         stopping = False
         while left:
             stopping = stopping or self._workshop.stop()
             if stopping:
                 self._ask_to_stop()
             else:
-                self._hand_out(waiting, left, told)
+                self._hand_out(waiting, told)
             busy = [m.connection for m in self._members if m.job is not None]
             if stopping and not busy:
                 raise Stopped
@@ -119,19 +111,16 @@ class Crew:
                 member = next(m for m in self._members if m.connection is connection)
                 ended = self._hear(member)
                 if ended is not None:
-                    left.discard(ended[0].folder.path)
+                    left -= 1
                     yield ended
 
-    def _hand_out(self, waiting: list[Job], left: set[Path], told: Callable[[Job], Monitor]) -> None:
+    def _hand_out(self, waiting: list[Job], told: Callable[[Job], Monitor]) -> None:
         for member in (m for m in self._members if m.job is None):
-            if self._workshop.stop():
+            if not waiting or self._workshop.stop():
                 return  # the others are to save what they have first
-            ready = [job for job in waiting if job.start is None or job.start.folder.path not in left]
-            if not ready:
-                return
-            waiting.remove(ready[0])
-            member.job, member.monitor = ready[0], told(ready[0])
-            member.connection.send(ready[0])
+            job = waiting.pop(0)
+            member.job, member.monitor = job, told(job)
+            member.connection.send(job)
 
     def _ask_to_stop(self) -> None:
         for member in self._members:

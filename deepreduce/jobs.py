@@ -134,8 +134,9 @@ class Outcome:
 class Workshop:
     """Where all networks of a run are trained: the data, the arithmetic, and the teacher once there is one.
 
-    `lesson` is what it teaches (None: labels are all there is), `teacher_test` its predictions of the test images.
-    All students see the same `views`.
+    `lesson` is what it teaches (None: labels are all there is), `teacher_test` its predictions of the test images:
+    those of the network that was tested last without a lesson, unless they are given. All students see the same
+    `views`.
     """
 
     original: Network
@@ -171,7 +172,7 @@ class Workshop:
         return outcomes
 
     def _train_shared(self, shared: SharedJob, told: Monitor) -> dict[str, Outcome]:
-        networks = [self._untrained(job) for job in shared.jobs]
+        networks = self._untrained_family(shared.jobs)
         family = Family([network.module for network in networks])
         try:
             trained = self._fit(family, shared, told, turns=[family.members[i] for i in shared.turns])
@@ -214,6 +215,15 @@ class Workshop:
             return self._reduced(job)
         weights = job.start.folder.weights()
         return inherit(self.original, job.plan, parent=job.start.plan, weights=weights, seed=_seed(job))
+
+    def _untrained_family(self, jobs: Sequence[Job]) -> list[Network]:
+        """Networks of one size as they start: what the first one inherits is the same for all."""
+        first = self._untrained(jobs[0])
+        weights = first.module.state_dict()
+        others = [self._reduced(job) for job in jobs[1:]]
+        for job, network in zip(jobs[1:], others, strict=True):
+            load_weights(network.module, weights, source=job.folder.path)
+        return [first, *others]
 
     def _done(self, job: Job) -> Outcome | None:
         try:
@@ -308,6 +318,8 @@ class Workshop:
         if job.test:
             test = self._predict(network.module, self.data.test)
             test_accuracy = test.accuracy
+            if self.lesson is None:
+                self.teacher_test = test
             disagreement = churn(test, self.teacher_test) if self.teacher_test is not None else 0.0
         return _counted(
             network, val_accuracy=val_accuracy, test_accuracy=test_accuracy, churn=disagreement,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,6 @@ from deepreduce.methods import DeepReduceMethod, Probe, Proposal, propose
 from deepreduce.methods.budget import share_epochs
 from deepreduce.methods.deepreduce import check_cull_order, probes, provisional_cull_order
 from deepreduce.network import Network
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

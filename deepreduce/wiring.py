@@ -175,9 +175,6 @@ def chosen_arrangement(
     chosen = before or _tried(config, network, device)
     return replace(
         chosen,
-        precision=choose_precision(config.training.precision, network, device=device)
-        if config.training.precision != "auto" and chosen.precision.bf16 != (config.training.precision == "bf16")
-        else chosen.precision,
         threads=config.threads or chosen.threads,
         side_by_side=config.side_by_side or chosen.side_by_side,
     )

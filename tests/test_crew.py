@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from deepreduce import crew as subject
-from deepreduce.crew import Crew, CrewError, in_turn
+from deepreduce.crew import Crew, CrewError
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, RunError, UserError
 from deepreduce.jobs import Job, Outcome, Start, Workshop
@@ -121,7 +121,7 @@ def test_networks_side_by_side_are_bit_equal_to_those_trained_one_after_the_othe
 ) -> None:
     shops = [workshop(original, data, tmp_path / name) for name in ("one", "two")]
     alone, beside = (jobs_in(tmp_path / name, original) for name in ("one", "two"))
-    expected = {job.name: outcome for job, outcome in in_turn(shops[0], alone, silent)}
+    expected = {job.name: shops[0].run(job, Monitor()) for job in alone}
     found = run_all(shops[1], beside, tmp_path / "two")
     assert plain(found) == plain(expected) and len(found) == 3
     for one, other in zip(alone, beside, strict=True):
@@ -136,35 +136,6 @@ def test_networks_side_by_side_are_bit_equal_to_those_trained_one_after_the_othe
 
 
 @pytest.mark.slow
-def test_a_job_that_starts_from_another_waits_for_it(original: Network, data: ImageData, tmp_path: Path) -> None:
-    parent, _, free = jobs_in(tmp_path, original)
-    path = tmp_path / "child"
-    path.mkdir()
-    child = replace(
-        parent, name="child", folder=NetworkFolder(path=path), start=Start(folder=parent.folder, plan=parent.plan)
-    )
-    begun: list[str] = []
-    ended: list[str] = []
-
-    def told(job: Job) -> Monitor:
-        begun.append(job.name)
-        if job is child:
-            assert parent.name in ended
-        return Monitor()
-
-    with Crew(workshop(original, data, tmp_path), size=2, scratch=tmp_path) as crew:
-        for job, outcome in crew.run([child, parent, free], told):
-            assert outcome.failure is None
-            ended.append(job.name)
-    assert sorted(begun) == sorted(ended) == ["child", "network 0", "network 2"]
-    # in_turn is given them in an order that works
-    again = tmp_path / "again"
-    again.mkdir()
-    shop = workshop(original, data, tmp_path)
-    (alone,) = (o for _, o in in_turn(shop, [replace(child, folder=NetworkFolder(path=again))], silent))
-    assert alone.val_accuracy == shop.finished(child).val_accuracy  # type: ignore[union-attr]
-
-
 @pytest.mark.slow
 def test_fewer_jobs_than_processes_will_do(original: Network, data: ImageData, tmp_path: Path) -> None:
     shop = workshop(original, data, tmp_path)
@@ -194,8 +165,9 @@ def test_who_watches_is_told_of_every_network_what_it_would_be_told_otherwise(
         return news, told
 
     expected, told = watching()
-    for _ in in_turn(workshop(original, data, tmp_path / "one"), jobs_in(tmp_path / "one", original, count=2), told):
-        pass
+    alone = workshop(original, data, tmp_path / "one")
+    for job in jobs_in(tmp_path / "one", original, count=2):
+        alone.run(job, told(job))
     found, told = watching()
     run_all(
         workshop(original, data, tmp_path / "two"), jobs_in(tmp_path / "two", original, count=2), tmp_path, told=told
@@ -210,14 +182,11 @@ def test_a_stop_saves_every_network_and_going_on_ends_like_one_that_was_not_stop
     original: Network, data: ImageData, tmp_path: Path
 ) -> None:
     long = replace(RECIPE, epochs=40)
+    alone = workshop(original, data, tmp_path / "one")
     expected = {
-        job.name: outcome
-        for job, outcome in in_turn(
-            workshop(original, data, tmp_path / "one"),
-            jobs_in(tmp_path / "one", original, count=2, recipe=long),
-            silent,
-        )
-    }
+        job.name: alone.run(job, Monitor())
+        for job in jobs_in(tmp_path / "one", original, count=2, recipe=long)
+    }  # fmt: skip
     steps: dict[str, int] = {}
 
     def told(job: Job) -> Monitor:
@@ -239,12 +208,8 @@ def test_a_stop_saves_every_network_and_going_on_ends_like_one_that_was_not_stop
 @pytest.mark.slow
 def test_a_stop_before_the_first_network_trains_none(original: Network, data: ImageData, tmp_path: Path) -> None:
     jobs = jobs_in(tmp_path, original)
-    for run in (
-        lambda: run_all(workshop(original, data, tmp_path, stop=lambda: True), jobs, tmp_path),
-        lambda: list(in_turn(workshop(original, data, tmp_path, stop=lambda: True), jobs, silent)),
-    ):
-        with pytest.raises(Stopped):
-            run()
+    with pytest.raises(Stopped):
+        run_all(workshop(original, data, tmp_path, stop=lambda: True), jobs, tmp_path)
     assert not any(any(job.folder.path.iterdir()) for job in jobs)
 
 

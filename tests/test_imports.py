@@ -53,6 +53,7 @@ FLOW = (
     "wiring",
     "api",
     "dryrun",
+    "conductor",
     "pipeline",
     "private_cli",
     "cli",

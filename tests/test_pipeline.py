@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import deepreduce
-from deepreduce import jobs, pipeline
+from deepreduce import conductor, jobs
 from deepreduce.crew import Crew, CrewError
 from deepreduce.data import ImageArrays, ImageData, load_source, prepare
 from deepreduce.errors import (
@@ -277,7 +277,7 @@ def drop_first(relu_counts: Any, accuracies: Any, *, margin: float) -> dict[str,
 def test_a_dropped_network_is_in_the_tables_and_can_be_loaded_as_its_draft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "beaten", drop_first)
+    monkeypatch.setattr(conductor, "beaten", drop_first)
     result = deepreduce.optimize(out=tmp_path / "run", **TINY)
     (dropped,) = (n for n in result.candidates if n.candidate.is_dropped)
     assert dropped.relu_count == max(n.relu_count for n in result.candidates)

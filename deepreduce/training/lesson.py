@@ -6,7 +6,6 @@ the teacher's logits of a view are computed for the first student and read by al
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import zlib
@@ -20,14 +19,11 @@ from torch import Tensor, nn
 
 from deepreduce.training.recipe import Precision
 
-log = logging.getLogger(__name__)
-
 _LARGEST = 6e4
 """Within float16's range."""
 
 _CHUNK = 2**24
 _CHECKSUM = np.dtype("<u4")
-_NONE = 0  # what a file is full of before anything is written
 
 
 class RememberedLogits:
