@@ -18,10 +18,11 @@ from deepreduce.inputs import choose_device, load_data
 from deepreduce.interchange import ExportReport, export_network
 from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
-from deepreduce.outputs import config_of_network
+from deepreduce.outputs import config_of_network, private_file
 from deepreduce.private import PrivateRun, measure
 from deepreduce.private.pictures import pixels_of_file, standardised
 from deepreduce.private.serving import Offer
+from deepreduce.storage import write_json
 from deepreduce.training import predict
 
 _BATCH = 256
@@ -160,15 +161,18 @@ def private_run(
 ) -> PrivateRun:
     """A network of a run under secure computation, on its first `images` test images, measured layer by layer.
 
-    `config`, `data` and `model` are as in `evaluate`, the rest is as in `deepreduce.private.measure`.
+    What was measured is kept in the network's folder, for the plots and tables of its run. `config`, `data` and
+    `model` are as in `evaluate`, the rest is as in `deepreduce.private.measure`.
     """
     config = config or _config_of_run(folder)
     network = SavedNetwork.read(folder).load(model)
     found = load_data(config.data, seed=config.seed, given=data)
     _check_fits(network, found, folder)
-    return measure(
+    measured = measure(
         network, first_images(found, images), protocol=protocol, repeats=repeats, ports=ports, timeout_s=timeout_s
     )
+    write_json(private_file(Path(folder), protocol), measured.to_json())
+    return measured
 
 
 def first_images(data: ImageData, count: int) -> Tensor:

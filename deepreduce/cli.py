@@ -94,6 +94,19 @@ def optimize(
         str | None,
         typer.Option(help="fast: all students for the price of the teacher (default). paper: each from scratch."),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="What networks cost: relus (default), or latency or bytes under --protocol over --link."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="delphi, delphi-circa, semi2k, cheetah (default), or mine-NAME from 'private calibrate'."),
+    ] = None,
+    link: Annotated[str | None, typer.Option(help="Between the parties: loopback, lan (default) or wan.")] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option("--preset", help="Estimate costs for this too, as in delphi-wan. Repeatable."),
+    ] = None,
     max_relus: Annotated[int | None, typer.Option(help="Leave out networks with more ReLUs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -105,7 +118,7 @@ def optimize(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train, cull, thin, reshape and distill: find the frontier of ReLUs against accuracy.
+    """Train, cull, thin, reshape and distill: find the frontier of ReLUs, latency or bytes against accuracy.
 
     The same command with the same --out goes on where a run stopped.
     """
@@ -113,7 +126,10 @@ def optimize(
     from deepreduce.dryrun import dry_run as plan_only
     from deepreduce.wiring import resolve_config
 
-    given = {"recipe": recipe, "max_relus": max_relus, "seed": seed, "device": device, "log": log}
+    given = {
+        "recipe": recipe, "max_relus": max_relus, "seed": seed, "device": device, "log": log,
+        "cost.objective": objective, "cost.protocol": protocol, "cost.link": link, "cost.presets": preset,
+    }  # fmt: skip
     chosen = resolve_config(
         model=model,
         data=data,
@@ -191,8 +207,15 @@ def plot(
     method: Annotated[
         list[str] | None, typer.Option(help="Only published points of this method. Repeatable.")
     ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="The cost to draw by: relus, latency or bytes (default: the run's).")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Latency or bytes under this, as in cheetah-lan, measured-cheetah-loopback."),
+    ] = None,
 ) -> None:
-    """Draw a run's frontier and layers again, with other titles or published points beside them."""
+    """Draw a run's frontier, layers and costs again, with another cost, title or published points beside them."""
     from deepreduce import outputs
 
     if published is None and (dataset or backbone or method):
@@ -202,7 +225,7 @@ def plot(
         overlay = outputs.Overlay(
             path=published, dataset=dataset, backbone=backbone, methods=tuple(method) if method else None
         )
-    for path in outputs.redraw(run, title=title, overlay=overlay):
+    for path in outputs.redraw(run, title=title, overlay=overlay, objective=objective, preset=preset):
         print(path)
 
 

@@ -21,18 +21,21 @@ from deepreduce.loggers import LoggedNetwork, RunLoggers
 from deepreduce.methods import Proposal
 from deepreduce.methods.budget import beaten, turns_for
 from deepreduce.methods.deepreduce import measured_cull_order
+from deepreduce.methods.levers import stage_costs
 from deepreduce.network import Network
-from deepreduce.outputs import overlay_of, title_of, write_plots, write_tables
+from deepreduce.outputs import objective_of, overlay_of, title_of, write_plots, write_tables
 from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
+from deepreduce.pricing import Preset
 from deepreduce.progress import Watcher
 from deepreduce.randomness import derived_seed
 from deepreduce.results import ReducedNetwork, Result
-from deepreduce.runs import ANSWERS, CRITICALITY, RunFolder
+from deepreduce.runs import ANSWERS, CRITICALITY, RunCosts, RunFolder
 from deepreduce.schedule import Family, Schedule, SharedBudget, TrainingCosts, own_epochs
 from deepreduce.storage import write_json
 from deepreduce.training import EpochRecord, Lesson, Monitor, Recipe, Stopped, Views
 from deepreduce.transforms import can_inherit
 from deepreduce.wiring import (
+    pricing_under,
     remembered_logits,
     run_recipe,
     run_schedule,
@@ -69,10 +72,12 @@ class Conductor:
         model: nn.Module | None,
         *,
         arrangement: Arrangement,
+        presets: Sequence[Preset] = (),
     ) -> None:
         self.config, self.folder, self.workshop, self.schedule = config, folder, workshop, schedule
         self.watcher, self.loggers, self.model = watcher, loggers, model
-        self.arrangement = arrangement
+        self.arrangement, self.presets = arrangement, presets
+        self.price, self.objective = pricing_under(presets), objective_of(config)
         self.original, self.recipe = workshop.original, run_recipe(config)
         self.started = 0
         self.candidates: dict[str, Candidate] = {}
@@ -80,6 +85,7 @@ class Conductor:
     def conduct(self) -> Result:
         self._train_teacher()
         criticality = self._settle_cull_order()
+        self._record_costs()
         if isinstance(self.recipe, SharedBudget):
             accuracies = self._draft()
             self._finish_drafts(self.recipe, accuracies)
@@ -92,7 +98,11 @@ class Conductor:
             for c in self._in_order()
         ]
         return Result(
-            folder=self.folder.path, teacher=networks[0], candidates=tuple(networks[1:]), criticality=criticality
+            folder=self.folder.path,
+            teacher=networks[0],
+            candidates=tuple(networks[1:]),
+            criticality=criticality,
+            objective=self.objective,
         )
 
     # -- teacher, probes ------------------------------------------------------------------------------------
@@ -118,6 +128,7 @@ class Conductor:
             relu_count=self.original.relu_count,
             folder=TEACHER_FOLDER,
             measurement=outcome.measurement(),
+            prices=self.price(self.original),
         )
         self._teach(self.workshop.load(job))
 
@@ -145,6 +156,7 @@ class Conductor:
             lambda probe: accuracies[probe.stage],
             form=method.criticality_form,
             exponent=method.criticality_exponent,
+            costs=stage_costs(self.original, self.objective, self.price),
         )
         if order:
             log.info("stages to cull, least critical first: %s", ", ".join(order))
@@ -153,8 +165,16 @@ class Conductor:
             {"cull_order": list(order), "criticality": worth, "val_accuracy": {s: accuracies[s] for s in worth}},
         )
         facts = self.workshop.data.facts
-        self.schedule = run_schedule(self.original, facts, self.config, cull_order=order, measured=True)
+        self.schedule = run_schedule(
+            self.original, facts, self.config, cull_order=order, measured=True, price=self.price
+        )
         return worth
+
+    def _record_costs(self) -> None:
+        if self.presets:
+            prices = {p.plan_id: p.prices for p in self.schedule.candidates}
+            prices[TEACHER_ID] = self.candidates[TEACHER_ID].prices
+            RunCosts(models={p.model.name: p.model for p in self.presets}, prices=prices).write(self.folder.path)
 
     def _probe(self) -> dict[str, float]:
         """The validation accuracy with ReLUs in one stage only, for every stage."""
@@ -213,9 +233,9 @@ class Conductor:
 
     def _finish_drafts(self, recipe: SharedBudget, drafts: Mapping[Proposal, Outcome]) -> None:
         """Drop the drafts that others beat, and train the others on their own."""
-        by_id = {p.plan_id: p for p in drafts}
+        by_id, cost = {p.plan_id: p for p in drafts}, self.objective.cost
         accuracies = {p.plan_id: o.val_accuracy for p, o in drafts.items() if o.val_accuracy is not None}
-        better = beaten({p.plan_id: p.relu_count for p in drafts}, accuracies, margin=recipe.margin)
+        better = beaten({p.plan_id: cost(p) for p in drafts}, accuracies, margin=recipe.margin)
         for proposal, outcome in drafts.items():
             name = proposal.plan_id
             if outcome.val_accuracy is None:
@@ -224,7 +244,7 @@ class Conductor:
                 winner = by_id[better[name]]
                 reason = (
                     f"its draft has {100 * accuracies[name]:.2f} % validation accuracy, that of {winner.label}"
-                    f" ({winner.relu_count:,} ReLUs) {100 * accuracies[winner.plan_id]:.2f} %"
+                    f" ({self.objective.text(cost(winner))}) {100 * accuracies[winner.plan_id]:.2f} %"
                 )
                 log.info("%s is dropped: %s", proposal.label, reason)
                 self._keep(proposal, "drafts", failure=reason, is_dropped=True)
@@ -282,6 +302,7 @@ class Conductor:
             label=proposal.label,
             relu_count=proposal.relu_count,
             folder=f"{kind}/{proposal.plan_id}",
+            prices=proposal.prices,
             **became,
         )
 
@@ -372,9 +393,9 @@ class Conductor:
             reasons = "; ".join(sorted({c.failure or "" for c in candidates if c.failure and not c.is_dropped}))
             raise RunError(f"no network could be trained: {reasons}; lower training.learning_rate")
         path = self.folder.path
-        write_tables(path, candidates, stages=self.original.stages, complete=True)
-        write_plots(path, title=title_of(self.config), overlay=overlay_of(self.config))
-        self.loggers.finish(candidates)
+        write_tables(path, candidates, stages=self.original.stages, complete=True, objective=self.objective)
+        write_plots(path, title=title_of(self.config), overlay=overlay_of(self.config), objective=self.objective)
+        self.loggers.finish(candidates, self.objective)
         (path / ANSWERS).unlink(missing_ok=True)
 
 

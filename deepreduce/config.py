@@ -174,14 +174,43 @@ class MethodConfig(_Section):
     """Channel scales, each combined with each of `rhos`."""
     rhos: Annotated[tuple[Resolution, ...], BeforeValidator(_listed), Field(min_length=1)] = (1.0, 0.5)
     """Feature-map resolution scales: 1, 1/2, 1/3, ..."""
-    depths: tuple[Annotated[tuple[Count, ...], Field(min_length=1)], ...] = ()
-    """Blocks per stage to try at the smallest alpha and rho, a list for each."""
+    depths: tuple[Annotated[tuple[Count, ...], Field(min_length=1)], ...] | None = None
+    """Blocks per stage to try at the smallest alpha and rho, a list for each; None: no such networks, and for an
+    objective other than `relus` half the blocks of every stage."""
     pad_once: bool = False
     """Pad regions that culling makes linear once, at their entry: they then collapse into one convolution exactly."""
     criticality_form: Literal["ratio", "difference"] = "ratio"
     """How accuracy and ReLU count of a stage make its criticality."""
     criticality_exponent: NotNegative = 0.07
     """How much the ReLU count weighs in it."""
+
+
+class CostConfig(_Section):
+    """What the frontier's networks cost: their ReLUs, or what secure computation makes of them."""
+
+    objective: Literal["relus", "latency", "bytes"] = "relus"
+    """`relus`: DeepReDuce's networks. `latency` (from the image to its logits) and `bytes` (offline included): every
+    combination of its levers in which each one pays under the protocol."""
+    protocol: str | None = None
+    """Of latency and bytes: delphi, delphi-circa, semi2k, cheetah, or mine-cheetah for what 'deepreduce private
+    calibrate' measured here; None: cheetah."""
+    link: Literal["loopback", "lan", "wan"] | None = None
+    """Between the parties: `lan` (3 Gbps, 0.3 ms) or `wan` (400 Mbps, 40 ms), round trips; None: lan."""
+    presets: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Protocols and links to estimate all networks for besides, as in cheetah-wan, delphi-lan."""
+    gain: Annotated[Real, Field(ge=0, lt=1)] = 0.05
+    """With latency and bytes: share of the cost that every lever of a network must save."""
+    networks: Count = 16
+    """With latency and bytes: try no more networks than that."""
+
+    @model_validator(mode="after")
+    def _protocol_of_something(self) -> CostConfig:
+        if self.objective == "relus" and (self.protocol or self.link):
+            raise ValueError(
+                "protocol and link are those of objective latency or bytes; for estimates beside ReLU counts give"
+                f" presets, as in {self.protocol or 'cheetah'}-{self.link or 'lan'}"
+            )
+        return self
 
 
 class PlotConfig(_Section):
@@ -217,6 +246,7 @@ class OptimizeConfig(_Section):
     trained from scratch by the full recipe."""
     fast: FastConfig = FastConfig()
     method: MethodConfig = MethodConfig()
+    cost: CostConfig = CostConfig()
     plot: PlotConfig = PlotConfig()
     max_relus: WholeNotNegative | None = None
     """Leave out networks with more ReLUs."""
@@ -235,7 +265,7 @@ class OptimizeConfig(_Section):
     def _plain_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
-    @field_validator("model", "data", "training", "distill", "fast", "method", "plot", mode="before")
+    @field_validator("model", "data", "training", "distill", "fast", "method", "cost", "plot", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         # a heading in a YAML file with every key below it commented out
@@ -243,8 +273,8 @@ class OptimizeConfig(_Section):
 
 
 RESULT_FREE = (
-    "data.root", "data.download", "data.workers", "training.checkpoint_seconds", "distill.remember_gb", "plot",
-    "device", "threads", "side_by_side", "log",
+    "data.root", "data.download", "data.workers", "training.checkpoint_seconds", "distill.remember_gb",
+    "cost.presets", "plot", "device", "threads", "side_by_side", "log",
 )  # fmt: skip
 """Keys that change no number of a run: it may be resumed with other values.
 

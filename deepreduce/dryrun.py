@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from deepreduce.config import OptimizeConfig
+from deepreduce.cost.price import Price
 from deepreduce.estimate import seconds_per_mac
 from deepreduce.inputs import choose_device, facts_without_data, load_data, original_network
 from deepreduce.methods import Proposal
 from deepreduce.network import Network
+from deepreduce.objective import BYTES, COUNT_OF_RELUS, RELUS, Objective
+from deepreduce.outputs import objective_of
 from deepreduce.progress import duration
+from deepreduce.quantities import short_bytes, short_seconds
 from deepreduce.schedule import Schedule
-from deepreduce.wiring import chosen_arrangement, model_seed, run_schedule, using_threads
+from deepreduce.wiring import (
+    chosen_arrangement,
+    model_seed,
+    presets_of,
+    pricing_under,
+    run_schedule,
+    using_threads,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a run would train. `estimated_seconds` is from timing the network here for a moment."""
+    """What a run would train. `estimated_seconds` is from timing the network here for a moment.
+
+    `prices` are what an image costs the original under secure computation, by the name of a preset.
+    """
 
     network: Network
     schedule: Schedule
     estimated_seconds: float
+    objective: Objective = COUNT_OF_RELUS
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: `candidates` (plan_id, relu_count, macs, label, plan), `probes`, `estimated_seconds`, ..."""
@@ -35,6 +52,7 @@ class DryRun:
                 "macs": proposal.macs,
                 "label": proposal.label,
                 "plan": proposal.plan.to_json(),
+                "costs": {p: {"latency": c.latency, "bytes": c.bytes} for p, c in proposal.prices.items()},
                 "depends_on_measurement": self.schedule.is_provisional,
             }
 
@@ -56,25 +74,55 @@ class DryRun:
         lines = [
             f"{self.network.name}: {full:,} ReLUs; {len(schedule.candidates)} networks would be distilled from it",
             "",
+            *self._table(),
+            "",
         ]
-        width = max(len(p.label) for p in schedule.candidates)
-        lines.append(f"{'network':<{width}}  {'ReLUs':>11}  {'fewer':>6}  plan_id")
-        for p in schedule.candidates:
-            fewer = f"{full / p.relu_count:.1f}x" if p.relu_count else "-"
-            lines.append(f"{p.label:<{width}}  {p.relu_count:>11,}  {fewer:>6}  {p.plan_id}")
-        lines.append("")
         if schedule.is_provisional:
             lines.append(
                 f"All of these depend on a measurement: {len(schedule.probes)} probes first find the order in which"
                 " stages are culled."
             )
+            dearest = "most ReLUs" if self.objective.name == RELUS else "dearest"
             lines.append(
-                f"Shown is the order {', '.join(schedule.cull_order)}, most ReLUs first; method.cull_order fixes it."
+                f"Shown is the order {', '.join(schedule.cull_order)}, {dearest} first; method.cull_order fixes it."
             )
         lines += [f"Left out: {reason}." for reason in schedule.left_out]
         lines += [f"Note on {note}." for note in schedule.notes]
         lines.append(f"Estimated time on this machine: {duration(self.estimated_seconds)}.")
         return "\n".join(lines)
+
+    def _table(self) -> list[str]:
+        """The networks, dearest first: what each costs by the objective and under each preset."""
+        objective, networks = self.objective, self.schedule.candidates
+        whole = _Whole(relu_count=self.network.relu_count, prices=self.prices)
+        presets = list(self.prices)
+        heads = ["network", "ReLUs", "fewer", *presets, *(["less"] if objective.name != RELUS else []), "plan_id"]
+        rows = [heads]
+        for p in sorted(networks, key=lambda p: (-objective.cost(p), -p.relu_count, p.label)):
+            cells = [p.label, f"{p.relu_count:,}", f"{whole.relu_count / p.relu_count:.1f}x" if p.relu_count else "-"]
+            cells += [_in_words(p.prices[preset], objective) for preset in presets]
+            if objective.name != RELUS:
+                cells.append(f"{objective.cost(whole) / objective.cost(p):.1f}x")
+            rows.append([*cells, p.plan_id])
+        widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+        last = len(heads) - 1
+        return [
+            "  ".join(
+                cell.ljust(width) if i in (0, last) else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Whole:
+    relu_count: int
+    prices: Mapping[str, Price]
+
+
+def _in_words(price: Price, objective: Objective) -> str:
+    return short_bytes(price.bytes) if objective.name == BYTES else short_seconds(price.latency)
 
 
 def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any = None) -> DryRun:
@@ -87,10 +135,17 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
     if facts is None:
         facts = load_data(config.data, seed=config.seed, given=data).facts
     network = original_network(config.model, facts, seed=model_seed(config), given=model)
-    schedule = run_schedule(network, facts, config, cull_order=config.method.cull_order)
+    price = pricing_under(presets_of(config))
+    schedule = run_schedule(network, facts, config, cull_order=config.method.cull_order, price=price)
     arrangement = chosen_arrangement(config, network, device)
     with using_threads(arrangement.threads):
         rate = seconds_per_mac(
             network, batch_size=config.training.batch_size, precision=arrangement.precision, device=device
         )
-    return DryRun(network=network, schedule=schedule, estimated_seconds=rate * schedule.total_work)
+    return DryRun(
+        network=network,
+        schedule=schedule,
+        estimated_seconds=rate * schedule.total_work,
+        objective=objective_of(config),
+        prices=price(network),
+    )

@@ -7,6 +7,7 @@ throughout; the test accuracy is only ever reported.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, overload
@@ -15,6 +16,7 @@ import moocore
 import numpy as np
 
 from deepreduce.errors import UserError
+from deepreduce.objective import COUNT_OF_RELUS, RELUS, Objective
 from deepreduce.plan import Candidate, Measurement
 
 T = TypeVar("T")
@@ -54,6 +56,13 @@ def log_cost(relu_count: float) -> float:
     return math.log10(max(relu_count, 1))
 
 
+def log_costs(objective: Objective, networks: Iterable[Candidate]) -> list[float]:
+    """log10 of what networks cost under an objective, ReLUs as `log_cost` has them."""
+    if objective.name == RELUS:
+        return [log_cost(c.relu_count) for c in networks]
+    return [math.log10(max(objective.cost(c), sys.float_info.min)) for c in networks]
+
+
 @overload
 def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]: ...
 @overload
@@ -87,6 +96,11 @@ def pareto_front(
     return front
 
 
+def front_by(objective: Objective, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The Pareto front of the candidates whose cost by that objective is known, cheapest first."""
+    return pareto_front([c for c in candidates if objective.knows(c)], cost=objective.cost)
+
+
 def hypervolume(points: Iterable[Point], *, reference: Point) -> float:
     """The area that the points dominate up to the reference: in units of cost times units of accuracy.
 
@@ -101,57 +115,70 @@ def hypervolume(points: Iterable[Point], *, reference: Point) -> float:
 
 
 def best(
-    candidates: Iterable[Candidate], *, max_relus: float | None = None, min_accuracy: float | None = None
+    candidates: Iterable[Candidate],
+    *,
+    max_relus: float | None = None,
+    max_cost: float | None = None,
+    min_accuracy: float | None = None,
+    objective: Objective = COUNT_OF_RELUS,
 ) -> Candidate:
-    """The candidate to use under a budget of ReLUs, an accuracy to keep, or both.
+    """The candidate to use under a budget, an accuracy to keep, or both.
 
-    With `max_relus`: the most accurate one that has no more ReLUs for an image (of equals the one of fewest
-    ReLUs), among those of at least `min_accuracy` where that is given too. With `min_accuracy` alone, a
-    fraction: the one of fewest ReLUs that is at least as accurate (of equals the most accurate). Accuracy is
-    validation accuracy. Failed candidates are never chosen. Raises `UserError` where neither is given, and
-    where no candidate will do; it then names the nearest that there is.
+    With `max_relus` (for an image) or `max_cost` (what the objective counts: ReLUs, seconds or bytes): the most
+    accurate one that has no more (of equals the cheapest by the objective), among those of at least `min_accuracy`
+    where that is given too. With `min_accuracy` alone, a fraction: the cheapest one that is at least as accurate (of
+    equals the most accurate). Accuracy is validation accuracy. Failed candidates are never chosen. Raises `UserError`
+    where none is given, and where no candidate will do; it then names the nearest that there is.
     """
-    if max_relus is None and min_accuracy is None:
-        raise UserError("neither max_relus nor min_accuracy is given; give a budget, an accuracy, or both")
-    if max_relus is not None and not max_relus >= 0:
-        raise UserError(f"max_relus is {max_relus!r}; give a number of ReLUs, 0 or more")
+    budgets = {"max_relus": max_relus, "max_cost": max_cost}
+    limited = any(value is not None for value in budgets.values())
+    if not limited and min_accuracy is None:
+        raise UserError("neither max_relus, max_cost nor min_accuracy is given; give a budget, an accuracy, or both")
+    for name, value in budgets.items():
+        if value is not None and not value >= 0:
+            raise UserError(f"{name} is {value!r}; give a number, 0 or more")
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise UserError(f"min_accuracy is {min_accuracy!r}; it is a fraction, so give a number in [0, 1]")
-    front = pareto_front(candidates)  # what is best by either rule lies on it
+    every = [c for c in candidates if objective.knows(c)]
+    front = front_by(objective, every)
     if not front:
         raise UserError("no candidate was trained and measured; there is none to choose from")
-    affordable = [c for c in front if max_relus is None or c.relu_count <= max_relus]
+    affordable = [c for c in every if max_relus is None or c.relu_count <= max_relus]
+    affordable = front_by(objective, [c for c in affordable if max_cost is None or objective.cost(c) <= max_cost])
+    # what is best by either rule lies on the front of those
     chosen = [c for c in affordable if min_accuracy is None or measurement_of(c).val_accuracy >= min_accuracy]
     if chosen:
-        return chosen[0] if max_relus is None else chosen[-1]
+        return chosen[-1] if limited else chosen[0]
     wanted = []
     if max_relus is not None:
         wanted.append(f"at most {max_relus:,} ReLUs")
+    if max_cost is not None:
+        wanted.append(f"at most {objective.text(max_cost)}")
     if min_accuracy is not None:
         wanted.append(f"at least {100 * min_accuracy:.2f} % validation accuracy")
     if affordable:
         nearest = affordable[-1]
-        what = "the most accurate" if max_relus is None else "the most accurate within the budget"
+        what = "the most accurate within the budget" if limited else "the most accurate"
     else:
         nearest = front[0]
-        what = "the one of fewest ReLUs"
+        what = "the one of fewest ReLUs" if objective.name == RELUS else "the cheapest"
     raise UserError(
         f"no candidate has {' and '.join(wanted)}; {what} is {nearest.plan_id} ({nearest.label}): "
-        f"{nearest.relu_count:,} ReLUs, {100 * measurement_of(nearest).val_accuracy:.2f} %"
+        f"{objective.text(objective.cost(nearest))}, {100 * measurement_of(nearest).val_accuracy:.2f} %"
     )
 
 
-def knee(front: Sequence[Candidate]) -> Candidate:
-    """The point of the front where more ReLUs stop paying: the one furthest above the chord between its ends.
+def knee(front: Sequence[Candidate], *, objective: Objective = COUNT_OF_RELUS) -> Candidate:
+    """The point of the front where a higher cost stops paying: the one furthest above the chord between its ends.
 
-    The distance is taken in (`log_cost`, validation accuracy), both scaled to [0, 1] over the front, so that
+    The distance is taken in (`log_costs`, validation accuracy), both scaled to [0, 1] over the front, so that
     it does not depend on their units. Where no point lies above the chord (as on a front of one or two
     points) there is no knee, and the most accurate end is returned. Raises `UserError` for an empty front.
     """
-    points = pareto_front(front)
+    points = front_by(objective, front)
     if not points:
         raise UserError("the front is empty; it has no knee")
-    costs = [log_cost(c.relu_count) for c in points]
+    costs = log_costs(objective, points)
     accuracies = [measurement_of(c).val_accuracy for c in points]
     # only 0 and 1 ReLU share a log cost; then, and with one point, there is no width to scale by
     width = (costs[-1] - costs[0]) or 1.0

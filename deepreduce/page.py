@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepreduce.errors import CheckpointError
-from deepreduce.outputs import FRONTIER_CSV, read_run, read_run_config, title_of
+from deepreduce.outputs import FRONTIER_CSV, objective_of, read_run, read_run_config, title_of
 from deepreduce.plan import Candidate
 from deepreduce.report.page import NetworkFiles, PageContents, SiteCount, StageWorth, TrainedEpoch, page_html
 from deepreduce.runs import CONFIG, ENVIRONMENT, PLAN, NetworkFolder, read_criticality
@@ -37,6 +37,7 @@ def page_contents(folder: Path) -> PageContents:
         config_path=str(folder / CONFIG),
         environment=dict(read_json(folder / ENVIRONMENT)),
         complete=(folder / FRONTIER_CSV).is_file(),
+        objective=objective_of(config),
     )
 
 

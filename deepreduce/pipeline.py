@@ -27,9 +27,17 @@ from deepreduce.network import Network
 from deepreduce.outputs import overlay_of, published_points, run_title
 from deepreduce.progress import NoWatcher, Watcher
 from deepreduce.results import Result
-from deepreduce.runs import RunFolder, recorded_arrangement
+from deepreduce.runs import RunFolder, read_costs, recorded_arrangement
 from deepreduce.training import Distillation, Stopped
-from deepreduce.wiring import chosen_arrangement, model_seed, resolve_config, run_schedule, using_threads
+from deepreduce.wiring import (
+    chosen_arrangement,
+    model_seed,
+    presets_of,
+    pricing_under,
+    resolve_config,
+    run_schedule,
+    using_threads,
+)
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +124,10 @@ def run(
     original = original_network(config.model, images.facts, seed=model_seed(config), given=model)
     # what a plan, a budget or a file forbids is found before anything is written
     published_points(overlay_of(config))
-    schedule = run_schedule(original, images.facts, config, cull_order=config.method.cull_order)
+    presets = presets_of(config, recorded=read_costs(out).models)
+    schedule = run_schedule(
+        original, images.facts, config, cull_order=config.method.cull_order, price=pricing_under(presets)
+    )
     arrangement = chosen_arrangement(config, original, device, before=recorded_arrangement(out))
     with using_threads(arrangement.threads):
         environment = _environment(original, images.fingerprint, device, arrangement)
@@ -140,7 +151,7 @@ def run(
             )
             conductor = Conductor(
                 config, folder, workshop, schedule, watcher or NoWatcher(), loggers, model,
-                arrangement=arrangement,
+                arrangement=arrangement, presets=presets,
             )  # fmt: skip
             try:
                 return conductor.conduct()

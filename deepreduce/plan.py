@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepreduce.cost.price import Price
 from deepreduce.errors import PlanError, unknown_name
 
 TEACHER_ID = "teacher"
@@ -164,7 +165,8 @@ class Candidate:
 
     `label` is the plan in a reader's words ("cull S1, thin"). `folder` holds its plan and weights, relative
     to the run folder. A candidate whose training failed, or was given up because another one is better
-    (`is_dropped`), has `measurement` None and the reason in `failure`.
+    (`is_dropped`), has `measurement` None and the reason in `failure`. `prices` tell what an image costs it under
+    secure computation, by the name of a preset such as "cheetah-lan".
     """
 
     plan_id: str
@@ -175,6 +177,7 @@ class Candidate:
     measurement: Measurement | None = None
     failure: str | None = None
     is_dropped: bool = False
+    prices: Mapping[str, Price] = field(default_factory=dict, hash=False)
 
     @property
     def is_teacher(self) -> bool:

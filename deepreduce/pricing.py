@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepreduce.cost.link import LINKS, Link
-from deepreduce.cost.model import CostModel, Estimate
+from deepreduce.cost.model import CostModel
 from deepreduce.cost.presets import MODELS
+from deepreduce.cost.price import Price
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.network import Network
 from deepreduce.network.layers import layers_of
@@ -33,41 +34,31 @@ class Preset:
         return f"{self.model.name}-{self.link.name}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PricedNetwork:
-    """A network's estimate under a preset; `latency` is in seconds, from the image to its logits."""
-
-    preset: str
-    estimate: Estimate
-    latency: float
-
-
-def estimates_of(network: Network, presets: Iterable[Preset]) -> dict[str, PricedNetwork]:
+def prices_of(network: Network, presets: Iterable[Preset]) -> dict[str, Price]:
     """What one image costs under each preset, by its name, collapsed as that preset makes it cheapest.
 
     Weights do not matter: a network on the meta device does.
     """
-    priced = {}
+    prices = {}
     for preset in presets:
         collapsed = collapse(network, cost=preset.model.latency_of(preset.link)).network
-        estimate = preset.model.estimate(layers_of(collapsed))
-        priced[preset.name] = PricedNetwork(
-            preset=preset.name, estimate=estimate, latency=estimate.latency(preset.link)
-        )
-    return priced
+        prices[preset.name] = preset.model.price(layers_of(collapsed), preset.link)
+    return prices
 
 
-def preset_named(name: str, *, folder: Path | None = None) -> Preset:
+def preset_named(name: str, *, folder: Path | None = None, models: Mapping[str, CostModel] | None = None) -> Preset:
     """The preset called MODEL-LINK, as in "delphi-lan" or "mine-cheetah-wan".
 
-    Models of this machine are read from `folder` (None: `calibration_folder`). Raises `UserError` for a name that is
+    Models are those of `models`, else the ones that come with deepreduce, else those of this machine, which are read
+    from `folder` (None: `calibration_folder`). Raises `UserError` for a name that is
     not known.
     """
     model, _, link = name.rpartition("-")
     if link not in LINKS or not model:
         known = [f"{model}-{link}" for model in MODELS for link in LINKS]
         raise UserError(unknown_name("cost preset", name, known))
-    return Preset(model=model_named(model, folder=folder), link=LINKS[link])
+    found = (models or {}).get(model) or model_named(model, folder=folder)
+    return Preset(model=found, link=LINKS[link])
 
 
 def model_named(name: str, *, folder: Path | None = None) -> CostModel:

@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from deepreduce.cost.price import Price
 from deepreduce.errors import DeepReduceError, UserError
 from deepreduce.export import load_reduced
-from deepreduce.frontier import best, knee, measurement_of, pareto_front
+from deepreduce.frontier import best, front_by, knee, measurement_of
 from deepreduce.markup import paragraph, png_image, table
+from deepreduce.objective import COUNT_OF_RELUS, Objective, basis_of
 from deepreduce.outputs import (
     CANDIDATES_CSV,
     FRONTIER_CSV,
     FRONTIER_PLOTS,
     LAYERS_PLOT,
+    costs_plot,
+    estimated_presets,
+    objective_of,
     read_run,
     read_run_config,
     title_of,
@@ -74,6 +79,11 @@ class ReducedNetwork:
         return self.candidate.relu_count
 
     @property
+    def prices(self) -> Mapping[str, Price]:
+        """What an image costs under secure computation, by the name of a preset such as "cheetah-lan"."""
+        return self.candidate.prices
+
+    @property
     def val_accuracy(self) -> float:
         """As a fraction."""
         return self.measurement.val_accuracy
@@ -99,33 +109,50 @@ class ReducedNetwork:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Result:
-    """A finished run. `criticality` is what each stage's ReLUs are worth, empty where the order was given."""
+    """A finished run. `criticality` is what each stage's ReLUs are worth, empty where the order was given.
+
+    `objective` is the cost that its frontier is about: ReLUs, latency or bytes.
+    """
 
     folder: Path
     teacher: ReducedNetwork
     candidates: tuple[ReducedNetwork, ...]
     criticality: Mapping[str, float]
+    objective: Objective = COUNT_OF_RELUS
 
     def __iter__(self) -> Iterator[ReducedNetwork]:
         return iter(self.frontier)
 
     @cached_property
     def frontier(self) -> tuple[ReducedNetwork, ...]:
-        """The networks, teacher included, that no other beats in both ReLUs and validation accuracy; fewest first."""
-        return tuple(self._network(c) for c in pareto_front(self._all()))
+        """The networks, teacher included, that no other beats in cost and validation accuracy, cheapest first."""
+        return tuple(self._network(c) for c in front_by(self.objective, self._all()))
 
-    def best(self, *, max_relus: float | None = None, min_accuracy: float | None = None) -> ReducedNetwork:
-        """The network for a budget of ReLUs, or for a validation accuracy (a fraction); see `frontier.best`."""
-        return self._network(best(self._all(), max_relus=max_relus, min_accuracy=min_accuracy))
+    def best(
+        self,
+        *,
+        max_relus: float | None = None,
+        max_cost: float | None = None,
+        min_accuracy: float | None = None,
+    ) -> ReducedNetwork:
+        """The network for a budget of ReLUs or of the objective (seconds, bytes), or for a validation accuracy.
+
+        The accuracy is a fraction; see `frontier.best`.
+        """
+        found = best(
+            self._all(), max_relus=max_relus, max_cost=max_cost, min_accuracy=min_accuracy, objective=self.objective
+        )
+        return self._network(found)
 
     @property
     def knee(self) -> ReducedNetwork:
-        """The network after which more ReLUs gain little."""
-        return self._network(knee([n.candidate for n in self.frontier]))
+        """The network after which a higher cost gains little."""
+        return self._network(knee([n.candidate for n in self.frontier], objective=self.objective))
 
     def table(self) -> str:
         """The frontier for a terminal."""
-        return frontier_table([n.candidate for n in self.frontier], teacher=self.teacher.candidate)
+        front = [n.candidate for n in self.frontier]
+        return frontier_table(front, teacher=self.teacher.candidate, objective=self.objective)
 
     def summary(self) -> str:
         """Where the files are, for a terminal."""
@@ -137,6 +164,10 @@ class Result:
         lines += [
             f"{self.folder / FRONTIER_CSV}  the frontier ({CANDIDATES_CSV}: all {len(self.candidates)} networks)",
             f"{self.folder / FRONTIER_PLOTS[0]}  and {LAYERS_PLOT}, which ReLUs each keeps",
+            *(
+                f"{self.folder / costs_plot(preset)}  where latency and bytes go, {basis_of(preset)}"
+                for preset in estimated_presets(self._all())
+            ),
             f"{self.folder / self.knee.candidate.folder}  the network at the knee, for deepreduce.load_reduced",
         ]
         return "\n".join(lines)
@@ -145,7 +176,8 @@ class Result:
         return f"Result({self.folder}: {len(self.candidates)} networks, {len(self.frontier)} points on the frontier)"
 
     def _repr_html_(self) -> str:
-        heads, rows = frontier_rows([n.candidate for n in self.frontier], teacher=self.teacher.candidate)
+        front = [n.candidate for n in self.frontier]
+        heads, rows = frontier_rows(front, teacher=self.teacher.candidate, objective=self.objective)
         return "".join(
             [
                 paragraph(self._title(), strong=True),
@@ -160,7 +192,8 @@ class Result:
         # matplotlib takes a second to import
         from deepreduce.report.plots import figure_bytes, frontier_figure
 
-        figure = frontier_figure(self._all(), [n.candidate for n in self.frontier], title=self._title())
+        front = [n.candidate for n in self.frontier]
+        figure = frontier_figure(self._all(), front, title=self._title(), objective=self.objective)
         return figure_bytes(figure, "png")
 
     def _title(self) -> str:
@@ -189,6 +222,7 @@ class Result:
         """Plain values: folder, criticality, and every network with what was measured."""
         return {
             "folder": str(self.folder),
+            "objective": {"name": self.objective.name, "preset": self.objective.preset},
             "criticality": dict(self.criticality),
             "frontier": [n.plan_id for n in self.frontier],
             "candidates": [_told(c) for c in self._all()],
@@ -223,6 +257,7 @@ def load_result(folder: str | Path, *, model: nn.Module | None = None) -> Result
         teacher=next(n for n in networks if n.candidate.is_teacher),
         candidates=tuple(n for n in networks if not n.candidate.is_teacher),
         criticality=measured.criticality if measured is not None else {},
+        objective=objective_of(read_run_config(path)),
     )
 
 
@@ -237,4 +272,16 @@ def _told(candidate: Candidate) -> dict[str, Any]:
         "failure": candidate.failure,
         "is_dropped": candidate.is_dropped,
         "measurement": measured,
+        "prices": {preset: _price(price) for preset, price in candidate.prices.items()},
+    }
+
+
+def _price(price: Price) -> dict[str, Any]:
+    return {
+        "latency": price.latency,
+        "online_bytes": price.online_bytes,
+        "offline_seconds": price.offline_seconds,
+        "offline_bytes": price.offline_bytes,
+        "rounds": price.rounds,
+        "shares": price.to_json(),
     }

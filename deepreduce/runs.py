@@ -2,8 +2,9 @@
 
 ```
 RUN/
-  config.yaml  environment.json  log.txt  criticality.json
+  config.yaml  environment.json  log.txt  criticality.json  costs.json
   teacher/  {probes,drafts,candidates}/<hash>/     plan.json  model.safetensors  metrics.json  history.csv
+                                               private-PROTOCOL.json, by 'deepreduce private run'
   candidates.csv  frontier.csv  frontier.png  frontier.svg  layers.png
 ```
 
@@ -29,7 +30,9 @@ from torch import Tensor
 
 from deepreduce.arrangement import Arrangement, arrangement_from_json
 from deepreduce.config import OptimizeConfig, differing_keys, dump_config, load_config
-from deepreduce.errors import CheckpointError, RunFolderError
+from deepreduce.cost.model import CostModel
+from deepreduce.cost.price import Price
+from deepreduce.errors import CheckpointError, RunFolderError, UserError
 from deepreduce.storage import (
     TEMPORARY,
     read_json,
@@ -41,7 +44,7 @@ from deepreduce.storage import (
 )
 from deepreduce.training import EpochRecord, Snapshot
 
-CRITICALITY = "criticality.json"
+CRITICALITY, COSTS = "criticality.json", "costs.json"
 ANSWERS = "teacher-answers.bin"
 """The teacher's logits of augmented images, while the run goes on."""
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "log.txt", ".lock"
@@ -255,6 +258,43 @@ def read_criticality(folder: Path) -> MeasuredCriticality | None:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not hold the criticality of stages: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCosts:
+    """What networks are estimated to cost: the models by their names, and prices by plan_id, then by preset."""
+
+    models: Mapping[str, CostModel]
+    prices: Mapping[str, Mapping[str, Price]]
+
+    def write(self, folder: Path) -> None:
+        """Into a run's folder."""
+        value = {
+            "models": {name: model.to_json() for name, model in self.models.items()},
+            "prices": {
+                plan_id: {preset: price.to_json() for preset, price in prices.items()}
+                for plan_id, prices in self.prices.items()
+            },
+        }
+        write_json(folder / COSTS, value)
+
+
+def read_costs(folder: Path) -> RunCosts:
+    """Of a run, empty where it was not asked for any. Raises `CheckpointError` for a corrupt file."""
+    path = folder / COSTS
+    if not path.is_file():
+        return RunCosts(models={}, prices={})
+    found = read_json(path)
+    try:
+        return RunCosts(
+            models={name: CostModel.from_json(model) for name, model in found["models"].items()},
+            prices={
+                plan_id: {preset: Price.from_json(price) for preset, price in prices.items()}
+                for plan_id, prices in found["prices"].items()
+            },
+        )
+    except (AttributeError, KeyError, TypeError, UserError) as error:
+        raise CheckpointError(f"{path} does not hold the costs of networks: {error}") from error
 
 
 def history_csv(history: Sequence[EpochRecord]) -> str:

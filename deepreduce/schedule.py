@@ -8,9 +8,20 @@ from dataclasses import dataclass
 from deepreduce.data import DataFacts
 from deepreduce.errors import PlanError
 from deepreduce.estimate import ANSWER, Work
-from deepreduce.methods import DeepReduceMethod, Probe, Proposal, propose
+from deepreduce.methods import (
+    DeepReduceMethod,
+    LeverSearch,
+    Pricing,
+    Probe,
+    Proposal,
+    Proposals,
+    propose,
+    propose_by_levers,
+)
 from deepreduce.methods.budget import share_epochs
 from deepreduce.methods.deepreduce import check_cull_order, probes, provisional_cull_order
+from deepreduce.methods.levers import stage_costs
+from deepreduce.methods.proposal import unpriced
 from deepreduce.network import Network
 
 
@@ -91,16 +102,27 @@ def make_schedule(
     cull_order: Sequence[str] | None,
     max_relus: int | None,
     measured: bool = False,
+    search: LeverSearch | None = None,
+    price: Pricing = unpriced,
 ) -> Schedule:
     """The networks that `method` trains on such data.
 
-    `cull_order` None means that it will be measured by probes: until then the stages of most ReLUs stand first.
-    `measured` says that the given order comes from probes, which then remain part of the run. Raises `PlanError`
+    `cull_order` None means that it will be measured by probes: until then the stages that cost most stand first.
+    `measured` says that the given order comes from probes, which then remain part of the run. `search` None: the
+    networks of the paper, for few ReLUs. `price` tells what each costs under secure computation. Raises `PlanError`
     where nothing is left to train.
     """
     is_probed = cull_order is None or measured
-    order = provisional_cull_order(network) if cull_order is None else check_cull_order(network, cull_order)
-    proposals = propose(network, order, method)
+    if cull_order is None:
+        costs_of_stages = None if search is None else stage_costs(network, search.objective, price)
+        order = provisional_cull_order(network, costs_of_stages)
+    else:
+        order = check_cull_order(network, cull_order)
+    proposals: Proposals
+    if search is None:
+        proposals = propose(network, order, method, price=price)
+    else:
+        proposals = propose_by_levers(network, order, method, search, price=price)
     kept = [p for p in proposals.networks if max_relus is None or p.relu_count <= max_relus]
     if not kept:
         smallest = min(proposals.networks, key=lambda p: p.relu_count)

@@ -14,12 +14,15 @@ from torch import nn
 
 from deepreduce.arrangement import Arrangement, Variant, arrange, remembered_arrangement
 from deepreduce.config import OptimizeConfig, TrainingConfig, load_config
+from deepreduce.cost.model import CostModel
 from deepreduce.data import DataFacts, ImageData
 from deepreduce.estimate import TimedStep
 from deepreduce.inputs import FROM_PYTHON
-from deepreduce.methods import DeepReduceMethod
+from deepreduce.methods import DeepReduceMethod, LeverSearch, Pricing
 from deepreduce.network import Network
-from deepreduce.outputs import config_of_network
+from deepreduce.objective import RELUS
+from deepreduce.outputs import config_of_network, objective_of
+from deepreduce.pricing import Preset, preset_named, prices_of
 from deepreduce.randomness import derived_seed
 from deepreduce.schedule import FullRecipe, Schedule, SharedBudget, make_schedule
 from deepreduce.training import Precision, Recipe, RememberedLogits, choose_precision
@@ -71,6 +74,7 @@ def run_schedule(
     *,
     cull_order: Sequence[str] | None,
     measured: bool = False,
+    price: Pricing,
 ) -> Schedule:
     """The networks of a run; `measured` says that the order comes from probes."""
     method, training = config.method, config.training
@@ -91,7 +95,31 @@ def run_schedule(
         cull_order=cull_order,
         max_relus=config.max_relus,
         measured=measured,
+        search=lever_search(config),
+        price=price,
     )
+
+
+def lever_search(config: OptimizeConfig) -> LeverSearch | None:
+    """What to search for, where that is not the paper's networks of few ReLUs."""
+    objective, cost = objective_of(config), config.cost
+    return None if objective.name == RELUS else LeverSearch(objective=objective, gain=cost.gain, most=cost.networks)
+
+
+def presets_of(config: OptimizeConfig, *, recorded: Mapping[str, CostModel] | None = None) -> tuple[Preset, ...]:
+    """The presets that a run prices its networks under, the objective's first.
+
+    `recorded` are the cost models with which the run began: it goes on with these though the user has calibrated
+    anew. Raises `UserError` for a name that is not known.
+    """
+    objective = objective_of(config)
+    names = dict.fromkeys([*([objective.preset] if objective.preset else []), *config.cost.presets])
+    return tuple(preset_named(name, models=recorded or {}) for name in names)
+
+
+def pricing_under(presets: Sequence[Preset]) -> Pricing:
+    """What an image costs a network under each of them."""
+    return lambda network: prices_of(network, presets)
 
 
 def run_recipe(config: OptimizeConfig) -> FullRecipe | SharedBudget:

@@ -23,6 +23,7 @@ from deepreduce.errors import ConfigError, RunInterrupted, UserError
 from deepreduce.jobs import Outcome
 from deepreduce.loggers import LoggedNetwork, RunLoggers, open_loggers
 from deepreduce.loggers import logger as subject
+from deepreduce.objective import Objective
 from deepreduce.training import EpochRecord
 from tests.runs_for_tests import NUM_CANDIDATES, NUM_PROBES, TINY, StopsIn
 
@@ -66,7 +67,7 @@ class Listener:
     def end(self, outcome: Outcome) -> None:
         self._hear("end")
 
-    def finish(self, candidates: Sequence[deepreduce.Candidate]) -> None:
+    def finish(self, candidates: Sequence[deepreduce.Candidate], objective: Objective) -> None:
         self._hear("finish")
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from deepreduce.errors import UserError
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.pricing import calibrated_models, estimates_of, preset_named, save_calibration
+from deepreduce.pricing import calibrated_models, preset_named, prices_of, save_calibration
 from deepreduce.transforms import apply_plan, cull_plan
 
 MINE = CostModel(name="mine-cheetah", source="test", online=Phase(seconds={"multiplying_layers": 1.0}))
@@ -23,13 +23,13 @@ def test_a_network_is_priced_as_the_preset_makes_it_cheapest() -> None:
     culled = cull_plan(network, ["S1"])
     padded = apply_plan(network, culled.merge(ReductionPlan(pad_once=True)))
     mine = preset_named("delphi-lan")
-    whole, reduced = (estimates_of(n, [mine])["delphi-lan"] for n in (network, padded))
-    assert reduced.estimate.online_bytes < whole.estimate.online_bytes
+    whole, reduced = (prices_of(n, [mine])["delphi-lan"] for n in (network, padded))
+    assert reduced.online_bytes < whole.online_bytes
     assert reduced.latency < whole.latency
     # 21 layers, of which the stem and S1 are one where a layer costs a second
     layers = Phase(seconds={"multiplying_layers": 1.0})
     preset = type(mine)(model=CostModel(name="layers", source="test", online=layers), link=mine.link)
-    assert [estimates_of(n, [preset])["layers-lan"].estimate.online_seconds for n in (network, padded)] == [21, 17]
+    assert [prices_of(n, [preset])["layers-lan"].latency for n in (network, padded)] == [21, 17]
 
 
 def test_a_calibration_is_a_preset_by_its_name(tmp_path: Path) -> None:

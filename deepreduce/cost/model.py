@@ -10,6 +10,7 @@ from typing import Any
 from deepreduce.cost.features import FEATURES, QUERY, feature
 from deepreduce.cost.layers import Layer
 from deepreduce.cost.link import Link
+from deepreduce.cost.price import OTHER, Price, Share, kind_of
 from deepreduce.errors import UserError, unknown_name
 
 Rates = Mapping[str, float]
@@ -86,6 +87,29 @@ class CostModel:
             online_bytes=_total(self.online.bytes, layers),
             serial_bytes=_total(self.online.serial_bytes, layers),
             messages=_total(self.online.messages, layers),
+        )
+
+    def price(self, layers: Sequence[Layer], link: Link) -> Price:
+        """The same, told apart by the kinds of layers, with what `link` adds; its latency is that of the estimate."""
+        return Price.of([self._share(layer, link) for layer in layers] + [self._share(None, link)])
+
+    def _share(self, layer: Layer | None, link: Link) -> Share:
+        """What a layer costs; None: what a query does besides."""
+
+        def of(rates: Rates) -> float:
+            return rates.get(QUERY, 0.0) if layer is None else _of_layer(rates, layer)
+
+        online, offline = self.online, self.offline
+        messages = of(online.messages)
+        return Share(
+            kind=OTHER if layer is None else kind_of(layer.kind),
+            compute_seconds=of(online.seconds),
+            sending_seconds=link.seconds(compute=0.0, sent_bytes=of(online.serial_bytes), messages=0.0),
+            waiting_seconds=link.seconds(compute=0.0, sent_bytes=0.0, messages=messages),
+            online_bytes=of(online.bytes),
+            rounds=messages / 2,
+            offline_seconds=of(offline.seconds),
+            offline_bytes=of(offline.bytes),
         )
 
     def latency_of(self, link: Link) -> Callable[[Layer], float]:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from deepreduce.errors import UserError
 from deepreduce.jobs import Outcome
+from deepreduce.objective import Objective
 from deepreduce.plan import Candidate
 from deepreduce.training import EpochRecord
 
@@ -45,8 +46,11 @@ class RunLogger(Protocol):
     def end(self, outcome: Outcome) -> None:
         """It is done, and was measured."""
 
-    def finish(self, candidates: Sequence[Candidate]) -> None:
-        """All networks are done, and the tables are written; the teacher is among `candidates`."""
+    def finish(self, candidates: Sequence[Candidate], objective: Objective) -> None:
+        """All networks are done, and the tables are written; the teacher is among `candidates`.
+
+        The frontier is that of the objective.
+        """
 
     def close(self) -> None:
         """The run ends, perhaps in the middle of a network."""
@@ -67,8 +71,8 @@ class RunLoggers:
     def end(self, outcome: Outcome) -> None:
         self._tell(lambda logger: logger.end(outcome))
 
-    def finish(self, candidates: Sequence[Candidate]) -> None:
-        self._tell(lambda logger: logger.finish(candidates))
+    def finish(self, candidates: Sequence[Candidate], objective: Objective) -> None:
+        self._tell(lambda logger: logger.finish(candidates, objective))
 
     def close(self) -> None:
         self._tell(lambda logger: logger.close())

@@ -12,6 +12,7 @@ from typing import Any
 
 from deepreduce.jobs import Outcome
 from deepreduce.loggers.logger import LoggedNetwork, curves, measured
+from deepreduce.objective import Objective
 from deepreduce.outputs import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS
 from deepreduce.plan import Candidate
 from deepreduce.runs import CONFIG
@@ -62,7 +63,7 @@ class MlflowLogger:
             self._client.set_tag(run_id, "failure", outcome.failure)
         self._terminate(_DONE if outcome.failure is None else _FAILED)
 
-    def finish(self, candidates: Sequence[Candidate]) -> None:
+    def finish(self, candidates: Sequence[Candidate], objective: Objective) -> None:
         info = self._parent.info
         # a store remembers where its files are: those of a run that was moved would go to its old place
         if info.status != _DONE and Path(info.artifact_uri).is_relative_to(self._folder):

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deepreduce.frontier import measurement_of, pareto_front
+from deepreduce.frontier import front_by, measurement_of
 from deepreduce.jobs import Outcome
 from deepreduce.loggers.logger import LoggedNetwork, curves, measured
+from deepreduce.objective import Objective
 from deepreduce.plan import Candidate
 from deepreduce.report.tables import frontier_rows
 from deepreduce.training import EpochRecord
@@ -51,11 +52,11 @@ class TensorBoardLogger:
             self._writer.add_text("failure", outcome.failure, 0)
         self.close()
 
-    def finish(self, candidates: Sequence[Candidate]) -> None:
-        front = pareto_front(candidates)
+    def finish(self, candidates: Sequence[Candidate], objective: Objective) -> None:
+        front = front_by(objective, candidates)
         teacher = next(c for c in candidates if c.is_teacher)
         self._writer = self._fresh("frontier")
-        self._writer.add_text("frontier", _markdown(*frontier_rows(front, teacher=teacher)), 0)
+        self._writer.add_text("frontier", _markdown(*frontier_rows(front, teacher=teacher, objective=objective)), 0)
         for candidate in front:
             point = measurement_of(candidate)
             # TensorBoard draws against steps, so that the ReLUs are the steps

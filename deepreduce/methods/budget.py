@@ -40,17 +40,15 @@ def turns_for(epochs: Sequence[float], *, rounds: int) -> list[int]:
     return [number for number, count in enumerate(counts) for _ in range(count)]
 
 
-def beaten(relu_counts: Mapping[str, int], accuracies: Mapping[str, float], *, margin: float) -> dict[str, str]:
-    """The networks that another one beats by more than `margin` with no more ReLUs, each with the best of those.
+def beaten(costs: Mapping[str, float], accuracies: Mapping[str, float], *, margin: float) -> dict[str, str]:
+    """The networks that another one beats by more than `margin` at no more cost, each with the best of those.
 
     `accuracies` are validation accuracies as fractions.
     """
     found = {}
     for name, accuracy in accuracies.items():
         better = [
-            other
-            for other, value in accuracies.items()
-            if relu_counts[other] <= relu_counts[name] and value > accuracy + margin
+            other for other, value in accuracies.items() if costs[other] <= costs[name] and value > accuracy + margin
         ]
         if better:
             found[name] = max(better, key=lambda other: accuracies[other])

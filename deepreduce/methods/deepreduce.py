@@ -17,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from deepreduce.errors import ModelError, PlanError, unknown_name
-from deepreduce.methods.proposal import Proposal, Proposals
-from deepreduce.network.analyze import check_input_size
+from deepreduce.errors import PlanError, unknown_name
+from deepreduce.methods.proposal import Collector, Pricing, Proposal, Proposals, ReducedByPlan, unpriced
 from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
-from deepreduce.transforms import THIN_KEEP, apply_plan, cull_plan, normalise_plan, reshape_plan, thin_plan
+from deepreduce.transforms import THIN_KEEP, cull_plan, reshape_plan, thin_plan
 
 CRITICALITY_FORMS = ("ratio", "difference")
 """`ratio`: A_k (N_k / N)^-w. `difference`: (A_k - min A) / N_k^w. The paper's exact formula is not known to us."""
@@ -34,14 +33,14 @@ class DeepReduceMethod:
 
     `thin_keep` is the ReLU that a thinned block keeps: first, last, or both as networks of their own. `alphas` and
     `rhos` are combined with each other; `depths` (blocks per stage) apply at the smallest alpha and rho only, where
-    the budget is tightest. `pad_once` has every network pad its linear regions once, so that they collapse exactly
-    (`deepreduce.transforms.padding`).
+    the budget is tightest; None: none of these here, and others in `deepreduce.methods.levers`. `pad_once` has every
+    network pad its linear regions once, so that they collapse exactly (`deepreduce.transforms.padding`).
     """
 
     thin_keep: str = "first"
     alphas: tuple[float, ...] = (1.0, 0.5)
     rhos: tuple[float, ...] = (1.0, 0.5)
-    depths: tuple[tuple[int, ...], ...] = ()
+    depths: tuple[tuple[int, ...], ...] | None = None
     pad_once: bool = False
     criticality_form: str = "ratio"
     criticality_exponent: float = 0.07
@@ -64,48 +63,57 @@ def probes(network: Network) -> list[Probe]:
     return [
         Probe(
             stage=stage,
-            proposal=_proposal(network, cull_plan(network, [s for s in stages if s != stage]), f"only {stage}")[0],
+            proposal=ReducedByPlan.of(
+                network, cull_plan(network, [s for s in stages if s != stage]), f"only {stage}"
+            ).proposal,
         )
         for stage in (stages if len(stages) > 1 else [])
     ]
 
 
 def criticality(
-    accuracies: Mapping[str, float], relu_counts: Mapping[str, int], *, form: str, exponent: float
+    accuracies: Mapping[str, float], costs: Mapping[str, float], *, form: str, exponent: float
 ) -> dict[str, float]:
-    """How much each stage's ReLUs are worth, from the accuracy A_k with ReLUs in stage k alone and their count N_k.
+    """How much each stage's ReLUs are worth, from the accuracy A_k with ReLUs in stage k alone and their cost N_k.
 
-    `form` is one of `CRITICALITY_FORMS`. In both, equal accuracy from fewer ReLUs is worth more.
+    `costs` are ReLU counts in the paper, and may be anything positive. `form` is one of `CRITICALITY_FORMS`. In both,
+    equal accuracy from cheaper ReLUs is worth more.
     """
     if form not in CRITICALITY_FORMS:
         raise PlanError(unknown_name("form of criticality", form, CRITICALITY_FORMS))
-    total, worst = sum(relu_counts.values()), min(accuracies.values())
+    total, worst = sum(costs.values()), min(accuracies.values())
     if form == "ratio":
-        return {k: a * (relu_counts[k] / total) ** -exponent for k, a in accuracies.items()}
-    return {k: (a - worst) / relu_counts[k] ** exponent for k, a in accuracies.items()}
+        return {k: a * (costs[k] / total) ** -exponent for k, a in accuracies.items()}
+    return {k: (a - worst) / costs[k] ** exponent for k, a in accuracies.items()}
 
 
 def measured_cull_order(
-    network: Network, score: Callable[[Probe], float], *, form: str, exponent: float
+    network: Network,
+    score: Callable[[Probe], float],
+    *,
+    form: str,
+    exponent: float,
+    costs: Mapping[str, float] | None = None,
 ) -> tuple[tuple[str, ...], dict[str, float]]:
     """Stages to cull, least critical first, without the most critical; and every stage's criticality.
 
-    `score` trains a probe and returns its validation accuracy.
+    `score` trains a probe and returns its validation accuracy. `costs` are what each stage's ReLUs cost (None: their
+    number).
     """
-    counts = network.stage_relu_counts
+    costs = costs or network.stage_relu_counts
     accuracies = {probe.stage: score(probe) for probe in probes(network)}
     if not accuracies:
         return (), {}
-    worth = criticality(accuracies, {k: counts[k] for k in accuracies}, form=form, exponent=exponent)
-    # of equally critical stages the one with more ReLUs goes first: that saves more
-    ranked = sorted(worth, key=lambda stage: (worth[stage], -counts[stage]))
+    worth = criticality(accuracies, {k: costs[k] for k in accuracies}, form=form, exponent=exponent)
+    # of equally critical stages the dearer one goes first: that saves more
+    ranked = sorted(worth, key=lambda stage: (worth[stage], -costs[stage]))
     return tuple(ranked[:-1]), worth
 
 
-def provisional_cull_order(network: Network) -> tuple[str, ...]:
-    """The order to show before criticality is measured: the stage with most ReLUs first."""
-    counts = network.stage_relu_counts
-    return tuple(sorted(live_stages(network), key=lambda stage: -counts[stage])[:-1])
+def provisional_cull_order(network: Network, costs: Mapping[str, float] | None = None) -> tuple[str, ...]:
+    """The order to show before criticality is measured: the stage that costs most (None: has most ReLUs) first."""
+    costs = costs or network.stage_relu_counts
+    return tuple(sorted(live_stages(network), key=lambda stage: -costs[stage])[:-1])
 
 
 def check_cull_order(network: Network, order: Sequence[str]) -> tuple[str, ...]:
@@ -127,38 +135,22 @@ def live_stages(network: Network) -> list[str]:
 # -- 2. to 4. culling, thinning, reshaping --------------------------------------------------------------------
 
 
-def propose(network: Network, cull_order: Sequence[str], method: DeepReduceMethod) -> Proposals:
-    """Every network that the method trains when it culls in that order.
+def propose(
+    network: Network, cull_order: Sequence[str], method: DeepReduceMethod, *, price: Pricing = unpriced
+) -> Proposals:
+    """Every network that the method trains when it culls in that order, with its prices.
 
     Raises `PlanError` where there is nothing to propose.
     """
-    found: dict[str, Proposal] = {}
-    left_out: dict[str, list[str]] = {}
-    notes: dict[str, str] = {}  # with the first network that each is about
+    collected = Collector(network, price)
     padding = ReductionPlan(pad_once=method.pad_once)
-    for unpadded, label in _variants(network, cull_order, method, left_out):
-        plan = unpadded.merge(padding)
-        try:
-            proposal, told = _proposal(network, plan, label)
-        except (PlanError, ModelError) as error:
-            left_out.setdefault(str(error), []).append(label)
-        else:
-            found.setdefault(proposal.plan_id, proposal)
-            for note in told:
-                notes.setdefault(note, label)
-    if not found:
-        reasons = "; ".join(left_out) or "it has one stage, and no two ReLUs to alternate in"
-        raise PlanError(f"{network.name}: nothing to cull, thin or reshape ({reasons})")
-    networks = sorted(found.values(), key=lambda p: (-p.relu_count, p.label))
-    return Proposals(
-        networks=tuple(networks),
-        left_out=tuple(f"{reason} (left out: {'; '.join(labels)})" for reason, labels in left_out.items()),
-        notes=tuple(f"{label}: {note}" for note, label in notes.items()),
-    )
+    for plan, label in _variants(network, cull_order, method, collected):
+        collected.add(plan.merge(padding), label)
+    return collected.proposals()
 
 
 def _variants(
-    network: Network, cull_order: Sequence[str], method: DeepReduceMethod, left_out: dict[str, list[str]]
+    network: Network, cull_order: Sequence[str], method: DeepReduceMethod, collected: Collector
 ) -> Iterator[tuple[ReductionPlan, str]]:
     # a network of one stage has nothing to cull, but may still be thinned and reshaped
     for level in range(1, len(cull_order) + 1) if cull_order else [0]:
@@ -173,37 +165,25 @@ def _variants(
             try:
                 thinned = plan.merge(thin_plan(network, stages=kept, keep=keep))
             except PlanError as error:
-                left_out.setdefault(str(error), []).append(f"{label}, thin")
+                collected.leave_out(str(error), f"{label}, thin")
             else:
                 thinned_label = f"{label}, thin" if keep == "first" else f"{label}, thin (keep {keep})"
                 yield thinned, thinned_label
-            for reshape, reshape_label in _reshapes(method):
-                yield thinned.merge(reshape), f"{thinned_label}, {reshape_label}"
+            for reshape, words in _reshapes(method):
+                yield thinned.merge(reshape), f"{thinned_label}, {words}"
 
 
 def _reshapes(method: DeepReduceMethod) -> Iterator[tuple[ReductionPlan, str]]:
     for alpha in method.alphas:
         for rho in method.rhos:
             if (alpha, rho) != (1, 1):
-                yield reshape_plan(alpha=alpha, rho=rho), _reshape_label(alpha, rho)
+                yield reshape_plan(alpha=alpha, rho=rho), reshape_label(alpha, rho)
     alpha, rho = min(method.alphas, default=1.0), min(method.rhos, default=1.0)
-    for depth in method.depths:
-        label = f"{_reshape_label(alpha, rho)} depth {'-'.join(str(n) for n in depth)}".strip()
-        yield reshape_plan(alpha=alpha, rho=rho, depth=depth), label
+    for depth in method.depths or ():
+        yield reshape_plan(alpha=alpha, rho=rho, depth=depth), reshape_label(alpha, rho, depth)
 
 
-def _reshape_label(alpha: float, rho: float) -> str:
+def reshape_label(alpha: float, rho: float, depth: Sequence[int] | None = None) -> str:
+    """A reshape in a reader's words: "alpha 0.5 rho 0.5 depth 1-1-1-1", "" where nothing is scaled."""
     parts = [f"{name} {value:g}" for name, value in (("alpha", alpha), ("rho", rho)) if value != 1]
-    return " ".join(parts)
-
-
-def _proposal(network: Network, plan: ReductionPlan, label: str) -> tuple[Proposal, tuple[str, ...]]:
-    plan = normalise_plan(network, plan)
-    reduced = apply_plan(network, plan)
-    check_input_size(reduced)
-    if plan.is_empty or reduced.relu_count == network.relu_count:
-        raise PlanError("it has as many ReLUs as the full network")
-    proposal = Proposal(
-        plan=plan, label=label, relu_count=reduced.relu_count, macs=reduced.macs, padded_macs=reduced.padded_macs
-    )
-    return proposal, reduced.notes
+    return " ".join([*parts, f"depth {'-'.join(str(n) for n in depth)}"] if depth else parts)

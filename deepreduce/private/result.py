@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from deepreduce.cost.layers import ADD, BATCH_NORM, CONV, LINEAR, MATMUL, MAX_POOL, OTHER, POOL, RELU, RELU6
 from deepreduce.cost.link import LINKS, Link
+from deepreduce.cost.price import OTHER as OTHER_KIND
+from deepreduce.cost.price import Price, Share, kind_of
+from deepreduce.errors import UserError
 from deepreduce.private.protocol import Protocol
 
 
@@ -184,6 +188,37 @@ class PrivateRun:
             counts = [layer.bytes, layer.serial_bytes, layer.messages]
             writer.writerow([layer.name, layer.kind, *seconds, spread.count, *counts])
         return text.getvalue()
+
+
+_LAYER_KINDS = {
+    "convolution": CONV, "linear": LINEAR, "product": MATMUL, "scale": BATCH_NORM, "relu": RELU, "relu6": RELU6,
+    "clamp": RELU6, "max_pool": MAX_POOL, "avg_pool": POOL, "add": ADD, "move": OTHER,
+}  # fmt: skip
+"""Of `deepreduce.private.program.KINDS`, as a cost names them."""
+
+
+def price_of_run(value: Mapping[str, Any], link: Link) -> Price:
+    """What an image costs over `link`, from what `PrivateRun.to_json` says of a run.
+
+    What a query takes beyond its layers is among the other layers' seconds. Raises `UserError` for anything else.
+    """
+    try:
+        shares = [_share(layer, link) for layer in value["layers"]]
+        beyond = float(value["seconds"]["median"]) - sum(layer["seconds"]["median"] for layer in value["layers"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"this is no result of 'deepreduce private run': {error!r}") from error
+    return Price.of([*shares, Share(kind=OTHER_KIND, compute_seconds=beyond)])
+
+
+def _share(layer: Mapping[str, Any], link: Link) -> Share:
+    return Share(
+        kind=kind_of(_LAYER_KINDS[layer["kind"]]),
+        compute_seconds=float(layer["seconds"]["median"]),
+        sending_seconds=link.seconds(compute=0.0, sent_bytes=float(layer["serial_bytes"]), messages=0.0),
+        waiting_seconds=link.seconds(compute=0.0, sent_bytes=0.0, messages=float(layer["messages"])),
+        online_bytes=float(layer["bytes"]),
+        rounds=float(layer["messages"]) / 2,
+    )
 
 
 def _row(name: str, kind: str | int, seconds: str, low: str, high: str, sent: str | int, messages: str | int) -> str:

@@ -12,8 +12,8 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from deepreduce.frontier import measurement_of
+from deepreduce.objective import Objective
 from deepreduce.plan import Candidate
-from deepreduce.report.counts import short_count
 from deepreduce.report.drawing import DPI, GREY, INK, LABEL_SIZE, SMALL_SIZE, TITLE_SIZE, Ruler, one_line
 
 _LEFT, _RIGHT = 0.68, 0.2  # margins in inches
@@ -109,19 +109,19 @@ def table_rows(listed: Sequence[Candidate], *, columns: int) -> int:
     return math.ceil(len(listed) / columns) + 1
 
 
-def draw_table(frame: Frame, listed: Sequence[Candidate], *, columns: int) -> None:
-    """The numbers' meaning below the plot: number, network, ReLUs, test accuracy."""
+def draw_table(frame: Frame, listed: Sequence[Candidate], *, columns: int, objective: Objective) -> None:
+    """The numbers' meaning below the plot: number, network, cost, test accuracy."""
     rows = table_rows(listed, columns=columns) - 1
     block = _block(frame, columns)
     for column in range(math.ceil(len(listed) / rows)):
         left = _LEFT + column * (block + _GUTTER)
         top = frame.table_top - 0.08
-        _draw_row(frame, left, top, block, ("", "network", "ReLUs", "test %"), weight="bold")
+        _draw_row(frame, left, top, block, ("", "network", objective.noun, "test %"), weight="bold")
         for i, candidate in enumerate(listed[column * rows : (column + 1) * rows]):
             cells = (
                 str(column * rows + i + 1),
                 frame.ruler.fitted(candidate.label, _name_room(frame, columns), SMALL_SIZE),
-                short_count(candidate.relu_count),
+                objective.short(objective.cost(candidate)),
                 f"{100 * measurement_of(candidate).test_accuracy:.1f}",
             )
             _draw_row(frame, left, top - (i + 1) * _ROW, block, cells)

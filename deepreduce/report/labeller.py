@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from deepreduce.report.axes import ReluAxis, Spot
+from deepreduce.report.axes import CostAxis, Spot
 from deepreduce.report.drawing import DPI, GREY, INK, LABEL_SIZE, LINE_SPACING, VERMILLION
 from deepreduce.report.frame import Frame
 from deepreduce.report.labels import Placement, Surroundings, place_labels
@@ -31,7 +31,7 @@ class Labeller:
     def __init__(
         self,
         frame: Frame,
-        scale: ReluAxis,
+        scale: CostAxis,
         *,
         anchors: Sequence[Spot],
         line: Sequence[Spot],

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from deepreduce.errors import UserError
-from deepreduce.report.counts import short_count
+from deepreduce.quantities import short_count
 from deepreduce.report.drawing import (
     DPI,
     GREY,

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
+from deepreduce.objective import COUNT_OF_RELUS, RELUS, Objective
 from deepreduce.plan import Candidate
-from deepreduce.report.axes import ReluAxis, Spot, draw_axes
-from deepreduce.report.counts import short_count
+from deepreduce.report.axes import CostAxis, Spot, draw_axes
 from deepreduce.report.drawing import BLUE, FAINT, GREY, VERMILLION, blank_figure, figure_bytes, one_line
 from deepreduce.report.frame import Frame, draw_table, table_columns, table_rows
 from deepreduce.report.labeller import MARKER, REACH, SMALL_MARKER, TEACHER_MARKER, Labeller
@@ -47,22 +47,24 @@ def frontier_figure(
     published: Sequence[PublishedPoint] = (),
     width_inches: float = 8.0,
     axes_height_inches: float = 4.2,
+    objective: Objective = COUNT_OF_RELUS,
 ) -> Figure:
-    """Test accuracy in percent against ReLUs of one image (log axis), with the frontier drawn through.
+    """Test accuracy in percent against what one image costs (log axis), with the frontier drawn through.
 
     `front` is chosen by the caller on validation accuracy, and the figure says so. Each of its points is
-    labelled with network and ReLU count; where the labels do not all fit beside their points, the points are
+    labelled with network and cost; where the labels do not all fit beside their points, the points are
     numbered and a table below the plot explains the numbers. The other measured candidates are faint; failed
-    ones are absent; those far below the frontier are left out and counted. A network without ReLUs stands
-    left of a break in the axis. The height follows from what has to be shown. Raises `UserError` for a
-    candidate of `front` without a measurement and for a width below 5 inches.
+    ones are absent, as are those whose cost is not known; those far below the frontier are left out and counted.
+    A network without ReLUs stands left of a break in their axis. `published` points are drawn where ReLUs are the
+    objective. The height follows from what has to be shown. Raises `UserError` for a candidate of `front` without a
+    measurement or cost and for a width below 5 inches.
     """
     if width_inches < 5:
         raise UserError(f"width_inches is {width_inches!r}; a frontier needs at least 5 inches")
-    content = _Content.of(candidates, front, published)
+    content = _Content.of(candidates, front, published if objective.name == RELUS else (), objective)
     figure = blank_figure(width_inches)
     axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
-    scale = ReluAxis.of([spot.relu_count for spot in content.shown])
+    scale = CostAxis.of([spot.cost for spot in content.shown], objective)
     draw_axes(axes, scale, [spot.percent for spot in content.shown])
     handles = _draw_points(axes, scale, content)
     frame = Frame(figure, axes, axes_height=axes_height_inches, title=title, note=content.note)
@@ -76,7 +78,9 @@ def frontier_figure(
 
 @dataclass(frozen=True, kw_only=True)
 class _Content:
-    """What the plot shows: `points` of the frontier by ReLU count, `others` near it, `hidden` ones below it."""
+    """What the plot shows: `points` of the frontier by cost, `others` near it, `hidden` ones below it."""
+
+    objective: Objective
 
     points: Sequence[Candidate]
     teacher: Candidate | None
@@ -86,18 +90,23 @@ class _Content:
 
     @classmethod
     def of(
-        cls, candidates: Sequence[Candidate], front: Sequence[Candidate], published: Sequence[PublishedPoint]
+        cls,
+        candidates: Sequence[Candidate],
+        front: Sequence[Candidate],
+        published: Sequence[PublishedPoint],
+        objective: Objective,
     ) -> _Content:
-        points = sorted(front, key=lambda c: c.relu_count)
+        points = sorted(front, key=objective.cost)
         on_front = {c.plan_id for c in points}
-        measured = [c for c in candidates if c.measurement is not None]
-        rest = [_spot(c) for c in measured if c.plan_id not in on_front and not c.is_teacher]
-        floor = _floor([_spot(c).percent for c in points], [spot.percent for spot in rest])
+        measured = [c for c in candidates if c.measurement is not None and objective.knows(c)]
+        rest = [_spot(c, objective) for c in measured if c.plan_id not in on_front and not c.is_teacher]
+        floor = _floor([_spot(c, objective).percent for c in points], [spot.percent for spot in rest])
         others = [spot for spot in rest if spot.percent >= floor]
         literature: dict[str, list[Spot]] = {method: [] for method in sorted({p.method for p in published})}
         for p in published:
-            literature[p.method].append(Spot(relu_count=p.relu_count, percent=100 * p.test_accuracy))
+            literature[p.method].append(Spot(cost=p.relu_count, percent=100 * p.test_accuracy))
         return cls(
+            objective=objective,
             points=points,
             teacher=next((c for c in [*points, *measured] if c.is_teacher), None),
             others=others,
@@ -107,7 +116,11 @@ class _Content:
 
     @property
     def own(self) -> list[Spot]:
-        return [_spot(c) for c in self.points]
+        return [_spot(c, self.objective) for c in self.points]
+
+    @property
+    def star(self) -> Spot | None:
+        return None if self.teacher is None else _spot(self.teacher, self.objective)
 
     @property
     def faint(self) -> list[Spot]:
@@ -115,7 +128,7 @@ class _Content:
 
     @property
     def shown(self) -> list[Spot]:
-        return [*self.own, *self.faint, *([] if self.teacher is None else [_spot(self.teacher)])]
+        return [*self.own, *self.faint, *([] if self.star is None else [self.star])]
 
     @property
     def note(self) -> str:
@@ -128,8 +141,8 @@ class _Content:
         return note
 
 
-def _spot(candidate: Candidate) -> Spot:
-    return Spot(relu_count=candidate.relu_count, percent=100 * measurement_of(candidate).test_accuracy)
+def _spot(candidate: Candidate, objective: Objective) -> Spot:
+    return Spot(cost=objective.cost(candidate), percent=100 * measurement_of(candidate).test_accuracy)
 
 
 def _label_lines(label: str) -> list[str]:
@@ -152,7 +165,7 @@ def _floor(front: Sequence[float], others: Sequence[float]) -> float:
     return min(front) - max(0.6 * (max(front) - min(front)), 3.0)
 
 
-def _draw_points(axes: Axes, scale: ReluAxis, content: _Content) -> list[Line2D]:
+def _draw_points(axes: Axes, scale: CostAxis, content: _Content) -> list[Line2D]:
     """All the markers and the frontier's line; returns what the legend explains."""
     own, others, literature = content.own, content.others, content.literature
     handles = []
@@ -173,8 +186,8 @@ def _draw_points(axes: Axes, scale: ReluAxis, content: _Content) -> list[Line2D]
             mec=_PUBLISHED_COLOURS[i % len(_PUBLISHED_COLOURS)], markersize=SMALL_MARKER, zorder=2,
             clip_on=False, label=method,
         )  # fmt: skip
-    if content.teacher is not None:
-        spot = _spot(content.teacher)
+    spot = content.star
+    if spot is not None:
         handles += axes.plot(
             scale.x(spot), spot.percent, "*", color=VERMILLION, markersize=TEACHER_MARKER, mec="white",
             mew=0.6, zorder=6, clip_on=False, label="teacher (all ReLUs)",
@@ -182,23 +195,25 @@ def _draw_points(axes: Axes, scale: ReluAxis, content: _Content) -> list[Line2D]
     return handles
 
 
-def _draw_labels(frame: Frame, scale: ReluAxis, content: _Content) -> None:
+def _draw_labels(frame: Frame, scale: CostAxis, content: _Content) -> None:
     """Names beside the points, or numbers and a table where the names find no place."""
+    objective = content.objective
     named = [c for c in content.points if not c.is_teacher]
     anchored = [*named, *([] if content.teacher is None else [content.teacher])]
     labeller = Labeller(
         frame,
         scale,
-        anchors=[_spot(c) for c in anchored],
+        anchors=[_spot(c, objective) for c in anchored],
         line=content.own,
         faint=content.faint,
-        teacher=None if content.teacher is None else _spot(content.teacher),
+        teacher=content.star,
     )
     ids = [c.plan_id for c in anchored]
-    last = [] if content.teacher is None else [f"teacher\n{short_count(content.teacher.relu_count)}"]
+    last = [] if content.star is None else [f"teacher\n{objective.short(content.star.cost)}"]
     wrapped = [_label_lines(c.label) for c in named]
     if all(len(lines) <= _LABEL_LINES for lines in wrapped):
-        counts = [short_count(c.relu_count) if c.relu_count else "no ReLUs" for c in named]
+        costs = [objective.cost(c) for c in named]
+        counts = [objective.short(cost) if cost else f"no {objective.noun}" for cost in costs]
         texts = ["\n".join([*lines, count]) for lines, count in zip(wrapped, counts, strict=True)]
         if labeller.label([*texts, *last], ids, reach=REACH, strict=True):
             return
@@ -208,4 +223,4 @@ def _draw_labels(frame: Frame, scale: ReluAxis, content: _Content) -> None:
     for reach, strict in ((REACH, True), (2 * frame.width, True), (2 * frame.width, False)):
         if labeller.label([*numbers, *last], ids, reach=reach, strict=strict):
             break
-    draw_table(frame, named, columns=columns)
+    draw_table(frame, named, columns=columns, objective=objective)

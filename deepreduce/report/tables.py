@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
+from deepreduce.objective import COUNT_OF_RELUS, RELUS, Objective
 from deepreduce.plan import Candidate, Measurement, ReductionPlan
 
 _FIRST = (
@@ -24,6 +25,8 @@ _FIRST = (
 )
 _LAST = ("macs", "churn", "folder", "plan")
 _STAGE = "relus_"
+_PRICES = ("latency", "online_bytes", "offline_seconds", "offline_bytes", "rounds")
+"""Of each preset, as in latency_cheetah-lan."""
 _OK, _FAILED, _DROPPED = "ok", "failed", "dropped"
 _STATUSES = (_OK, _FAILED, _DROPPED)
 
@@ -35,16 +38,35 @@ def candidates_csv(candidates: Iterable[Candidate], *, stages: Sequence[str]) ->
 
     Columns: plan_id (`teacher` for the full network), relu_count, val_accuracy, test_accuracy (fractions),
     train_seconds, label, status (`ok`, `failed`, or `dropped` where another network's draft is better), failure (the
-    reason), one `relus_<stage>` for each of `stages`, macs, churn (a fraction), folder, and plan (compact JSON). The
+    reason), one `relus_<stage>` for each of `stages`, macs, churn (a fraction), folder, and plan (compact JSON). For
+    each preset that networks have prices under, sorted, follow what an image costs: `latency_<preset>` (seconds),
+    `online_bytes_`, `offline_seconds_`, `offline_bytes_` and `rounds_<preset>`; empty where it is not known. The
     measured cells of a candidate that failed or was dropped are empty. Label and failure are put on one line. Raises
     `UserError` where a measurement has ReLUs in a stage that `stages` does not list.
     """
+    ordered = sorted(candidates, key=lambda c: (-c.relu_count, c.plan_id))
+    presets = sorted({preset for candidate in ordered for preset in candidate.prices})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_FIRST, *(_STAGE + stage for stage in stages), *_LAST])
-    for candidate in sorted(candidates, key=lambda c: (-c.relu_count, c.plan_id)):
-        writer.writerow(_cells(candidate, stages))
+    priced = [f"{name}_{preset}" for preset in presets for name in _PRICES]
+    writer.writerow([*_FIRST, *(_STAGE + stage for stage in stages), *_LAST, *priced])
+    for candidate in ordered:
+        writer.writerow([*_cells(candidate, stages), *_price_cells(candidate, presets)])
     return text.getvalue()
+
+
+def _price_cells(candidate: Candidate, presets: Sequence[str]) -> list[str]:
+    cells: list[str] = []
+    for preset in presets:
+        price = candidate.prices.get(preset)
+        if price is None:
+            cells += [""] * len(_PRICES)
+            continue
+        seconds = (f"{price.latency:.6g}", f"{price.offline_seconds:.6g}")
+        cells += [
+            seconds[0], f"{price.online_bytes:.0f}", seconds[1], f"{price.offline_bytes:.0f}", f"{price.rounds:g}"
+        ]  # fmt: skip
+    return cells
 
 
 def frontier_csv(front: Iterable[Candidate], *, stages: Sequence[str]) -> str:
@@ -96,6 +118,7 @@ def _one_line(text: str) -> str:
 def read_candidates_csv(text: str) -> list[Candidate]:
     """The candidates of `candidates_csv` or `frontier_csv`, in the file's order, exact to its decimals.
 
+    Their prices are not read from it: a run's costs.json has them in full.
     Raises `UserError` that names the line for a missing column or a cell that does not fit.
     """
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
@@ -184,15 +207,16 @@ def _fraction(row: dict[str, str], name: str) -> float:
     return value
 
 
-def frontier_table(front: Iterable[Candidate], *, teacher: Candidate) -> str:
+def frontier_table(front: Iterable[Candidate], *, teacher: Candidate, objective: Objective = COUNT_OF_RELUS) -> str:
     """The frontier as an aligned table of at most 100 columns for the terminal, without a final newline.
 
-    By ReLU count descending: ReLUs of one image, how many times fewer that is than the teacher's, validation
-    and test accuracy in percent, test accuracy less the teacher's in points, seconds of training, the network
-    and its plan_id. The teacher follows as a last line where it is not on the frontier itself. Raises
-    `UserError` for a candidate, or a teacher, without a measurement.
+    By cost descending: latency or bytes where they are the objective, and how many times less that is than the
+    teacher's; ReLUs of one image, and how many times fewer where they are the objective; validation and test accuracy
+    in percent, test accuracy less the teacher's in points, seconds of training, the network and its plan_id. The
+    teacher follows as a last line where it is not on the frontier itself. Raises `UserError` for a candidate, or a
+    teacher, without a measurement or without that cost.
     """
-    heads, rows = frontier_rows(front, teacher=teacher)
+    heads, rows = frontier_rows(front, teacher=teacher, objective=objective)
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
     network = heads.index("network")
     spare = _TABLE_WIDTH - sum(widths) - 2 * (len(heads) - 1)
@@ -209,22 +233,26 @@ def frontier_table(front: Iterable[Candidate], *, teacher: Candidate) -> str:
     return "\n".join(lines)
 
 
-def frontier_rows(front: Iterable[Candidate], *, teacher: Candidate) -> tuple[list[str], list[list[str]]]:
+def frontier_rows(
+    front: Iterable[Candidate], *, teacher: Candidate, objective: Objective = COUNT_OF_RELUS
+) -> tuple[list[str], list[list[str]]]:
     """The heads and the cells of `frontier_table`."""
-    points = sorted(front, key=lambda c: (-c.relu_count, c.plan_id))
-    rows = [_table_row(candidate, teacher) for candidate in points]
+    points = sorted(front, key=lambda c: (-objective.cost(c), -c.relu_count, c.plan_id))
+    rows = [_table_row(candidate, teacher, objective) for candidate in points]
     if not any(candidate.is_teacher for candidate in points):
-        rows.append(_table_row(teacher, teacher))
-    return ["ReLUs", "fewer", "val %", "test %", "vs teacher", "seconds", "network", "plan_id"], rows
+        rows.append(_table_row(teacher, teacher, objective))
+    costs = ["ReLUs", "fewer"] if objective.name == RELUS else [objective.noun, "less", "ReLUs"]
+    return [*costs, "val %", "test %", "vs teacher", "seconds", "network", "plan_id"], rows
 
 
-def _table_row(candidate: Candidate, teacher: Candidate) -> list[str]:
+def _table_row(candidate: Candidate, teacher: Candidate, objective: Objective) -> list[str]:
     measured, full = measurement_of(candidate), measurement_of(teacher)
-    times = f"{teacher.relu_count / candidate.relu_count:.1f}x" if candidate.relu_count else "-"
+    cost, whole = objective.cost(candidate), objective.cost(teacher)
+    times = f"{whole / cost:.1f}x" if cost else "-"
     points = 100 * (measured.test_accuracy - full.test_accuracy)
+    relus = f"{candidate.relu_count:,}"
     return [
-        f"{candidate.relu_count:,}",
-        times,
+        *([relus, times] if objective.name == RELUS else [objective.short(cost), times, relus]),
         f"{100 * measured.val_accuracy:.2f}",
         f"{100 * measured.test_accuracy:.2f}",
         "-" if candidate.is_teacher else f"{points:+.2f}",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
+from deepreduce.cost.price import KINDS, Price, Share
 from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
 
 
@@ -30,6 +32,29 @@ def candidate(
 
 def teacher(relu_count: int = 557_056, test_accuracy: float = 0.76) -> Candidate:
     return candidate(relu_count, test_accuracy, "full network", plan_id=TEACHER_ID)
+
+
+def priced(network: Candidate, preset: str, price: Price) -> Candidate:
+    return replace(network, prices={**network.prices, preset: price})
+
+
+def random_price(seed: int) -> Price:
+    draw = random.Random(seed)
+    return Price.of(
+        [
+            Share(
+                kind=kind,
+                compute_seconds=10 ** draw.uniform(-4, 2),
+                sending_seconds=10 ** draw.uniform(-4, 1),
+                waiting_seconds=draw.choice([0.0, 10 ** draw.uniform(-4, 1)]),
+                online_bytes=10 ** draw.uniform(3, 10),
+                rounds=draw.randint(0, 400) / 2,
+                offline_seconds=draw.choice([0.0, 10 ** draw.uniform(-4, 3)]),
+                offline_bytes=draw.choice([0.0, 10 ** draw.uniform(3, 11)]),
+            )
+            for kind in KINDS
+        ]
+    )
 
 
 def failed(plan_id: str = "broken", *, failure: str = "the loss is not finite") -> Candidate:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepreduce.report.counts import short_count
+from deepreduce.quantities import short_count
 from deepreduce.report.labels import Array, Surroundings, crosses, overlap, place_labels
 
 WIDTH, HEIGHT, RADIUS, GAP = 1000.0, 600.0, 6.0, 4.0

@@ -99,8 +99,8 @@ def test_the_networks_are_those_of_the_tables(run: Path, page: Parsed) -> None:
     front = {c.plan_id for c in read_candidates_csv((run / "frontier.csv").read_text())}
     assert data["csv"] == everything
     assert [n["id"] for n in data["networks"]] == [c.plan_id for c in read_candidates_csv(everything)]
-    assert {n["id"] for n in data["networks"] if n["on_front"] or n["is_teacher"]} == front
-    assert data["first"] in front and data["complete"] is True
+    assert {n["id"] for n in data["networks"] if n["id"] in data["axes"][0]["front"] or n["is_teacher"]} == front
+    assert data["axes"][0]["first"] in front and data["complete"] is True
 
 
 def test_a_network_comes_with_its_sites_history_and_the_way_to_load_it(run: Path, page: Parsed) -> None:

@@ -33,45 +33,49 @@ function layoutOf(colour, { x, y }) {
 
 // -- the frontier
 
-/** Where on the log axis of ReLUs networks stand; those without any stand left of a break. */
-function reluAxis(networks) {
-  const positive = networks.map((n) => n.relu_count).filter((count) => count > 0).map(Math.log10);
+/** Where on the log axis of costs networks stand; those that cost nothing stand left of a break. */
+function costAxis(networks) {
+  const positive = networks.map(costOf).filter((cost) => cost > 0).map(Math.log10);
   if (!positive.length) positive.push(3);
   const [least, most] = [Math.min(...positive), Math.max(...positive)];
   const room = Math.max(0.08 * (most - least), 0.12);
   const low = least - room;
-  const zero = networks.some((n) => n.relu_count === 0) ? low - 2 * room : null;
+  const zero = networks.some((n) => costOf(n) === 0) ? low - 2 * room : null;
   return {
     low, zero,
     range: [zero === null ? low : zero - room, most + room],
-    x: (network) => (network.relu_count > 0 ? network.relu_count : 10 ** zero),
+    x: (network) => (costOf(network) > 0 ? costOf(network) : 10 ** zero),
   };
 }
 
-/** Round counts in a range of the axis (of logarithms), as many as are read at a glance. */
-function reluTicks(axis, [start, end], most) {
-  const low = Math.max(start, axis.zero === null ? start : axis.low);
+/** Round costs in a range of the scale (of logarithms), as many as are read at a glance. */
+function costTicks(scale, [start, end], most) {
+  const low = Math.max(start, scale.zero === null ? start : scale.low);
+  const isWhole = axis.name !== "latency";
   const found = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7]].map((leading) => {
     const ticks = [];
     for (let decade = Math.floor(low); decade <= Math.ceil(end); decade += 1) {
       for (const digit of leading) {
         const tick = Number((digit * 10 ** decade).toPrecision(3));
-        if (Math.log10(tick) >= low && Math.log10(tick) <= end && Number.isInteger(tick)) ticks.push(tick);
+        if (Math.log10(tick) < low || Math.log10(tick) > end) continue;
+        if (!isWhole || Number.isInteger(tick)) ticks.push(tick);
       }
     }
     return ticks;
   });
   const fitting = found.filter((ticks) => ticks.length <= most);
   const ticks = fitting.length ? fitting[fitting.length - 1] : found[0];
-  const names = ticks.map(short);
-  if (axis.zero === null) return { tickvals: ticks, ticktext: names };
-  return { tickvals: [10 ** axis.zero, ...ticks], ticktext: ["0", ...names] };
+  const names = ticks.map(shortCost);
+  if (scale.zero === null) return { tickvals: ticks, ticktext: names };
+  return { tickvals: [10 ** scale.zero, ...ticks], ticktext: ["0", ...names] };
 }
 
 function hoverText(network) {
   const fewer = network.is_teacher || !network.relu_count ? "" : ` (${timesFewer(network).toFixed(1)}\u00d7 fewer)`;
   const stages = run.stages.map((stage) => `${stage} ${short(network.stages[stage])}`);
+  const less = network.is_teacher || !timesLess(network) ? "" : ` (${timesLess(network).toFixed(1)}\u00d7 less)`;
   const lines = [`${whole(network.relu_count)} ReLUs${fewer}`];
+  if (axis.name !== "relus") lines.unshift(`${axis.name} ${costText(costOf(network))}${less}`);
   // a line of all stages of a deep network would leave the plot
   for (let i = 0; i < stages.length; i += 4) lines.push(stages.slice(i, i + 4).join(" \u00b7 "));
   lines.push(`test ${percent(network.test_accuracy)} %, validation ${percent(network.val_accuracy)} %`);
@@ -84,13 +88,18 @@ class FrontierChart {
     this.element = element;
     this.onSelect = onSelect;
     this.onZoom = onZoom;
-    this.networks = run.networks.filter((network) => network.test_accuracy !== null);
-    this.axis = reluAxis(this.networks);
+    this.measure();
+  }
+
+  /** Find the networks whose cost is known, and the room that they take. */
+  measure() {
+    this.networks = run.networks.filter((network) => network.test_accuracy !== null && costOf(network) !== null);
+    this.scale = costAxis(this.networks);
     const percents = this.networks.map((n) => 100 * n.test_accuracy);
     const [low, high] = [Math.min(...percents), Math.max(...percents)];
     // at least one percent high, lest the noise of training fills it
     const margin = Math.max(0.09 * (high - low), (1 - (high - low)) / 2);
-    this.whole = { x: this.axis.range, y: [low - margin, high + margin] };
+    this.whole = { x: this.scale.range, y: [low - margin, high + margin] };
     this.view = this.whole;
   }
 
@@ -99,14 +108,14 @@ class FrontierChart {
     const most = Math.max(4, Math.floor(this.element.clientWidth / 95));
     const layout = layoutOf(colour, {
       x: {
-        title: { text: "ReLUs for one image (log scale)" }, type: "log", range: [...this.view.x],
-        ...reluTicks(this.axis, this.view.x, most),
+        title: { text: plain(`${axis.title} (log scale)`) }, type: "log", range: [...this.view.x],
+        ...costTicks(this.scale, this.view.x, most),
       },
       y: { title: { text: "Test accuracy (%)", standoff: 12 }, range: [...this.view.y], nticks: 8 },
     });
-    if (this.axis.zero !== null) {
+    if (this.scale.zero !== null) {
       layout.annotations = [{
-        x: (this.axis.zero + this.axis.low) / 2, xref: "x", y: 0, yref: "paper", yanchor: "middle",
+        x: (this.scale.zero + this.scale.low) / 2, xref: "x", y: 0, yref: "paper", yanchor: "middle",
         text: "//", showarrow: false, bgcolor: colour.card, font: { color: colour.soft },
       }];
     }
@@ -121,26 +130,27 @@ class FrontierChart {
   traces(colour, selected) {
     const points = (name, networks, marker = {}) => ({
       name, type: "scatter", mode: "markers",
-      x: networks.map((n) => this.axis.x(n)), y: networks.map((n) => 100 * n.test_accuracy),
+      x: networks.map((n) => this.scale.x(n)), y: networks.map((n) => 100 * n.test_accuracy),
       customdata: networks.map((n) => n.id), text: networks.map(hoverText), hoverinfo: "text", marker,
     });
-    const front = this.networks.filter((n) => n.on_front);
+    const front = this.networks.filter(isOnFront).sort((a, b) => costOf(a) - costOf(b));
+    const shown = (network) => this.networks.includes(network);
     const many = this.networks.length > 60;
     const edge = { width: many ? 1 : 1.5, color: colour.card };
     const line = {
       ...points("line", front), mode: "lines", hoverinfo: "skip", line: { color: colour.accent, width: 2 },
     };
     const ring = {
-      ...points("selected", selected.test_accuracy === null ? [] : [selected]), hoverinfo: "skip",
+      ...points("selected", shown(selected) ? [selected] : []), hoverinfo: "skip",
       marker: { symbol: "circle-open", size: 20, color: colour.ink, line: { width: 2 } },
     };
     return [
       line,
-      points("others", this.networks.filter((n) => !n.on_front && !n.is_teacher),
+      points("others", this.networks.filter((n) => !isOnFront(n) && !n.is_teacher),
         { symbol: "circle-open", size: many ? 6 : 9, color: colour.faint, line: { width: many ? 1.5 : 2 } }),
       points("frontier", front.filter((n) => !n.is_teacher),
         { symbol: "circle", size: many ? 8 : 11, color: colour.accent, line: edge }),
-      points("teacher", [teacher], { symbol: "diamond", size: 12, color: colour.teacher, line: edge }),
+      points("teacher", shown(teacher) ? [teacher] : [], { symbol: "diamond", size: 12, color: colour.teacher, line: edge }),
       ring,
     ];
   }
@@ -159,6 +169,12 @@ class FrontierChart {
 
   showAll() {
     this.show(this.whole);
+  }
+
+  /** Another cost is shown from now on. */
+  changeAxis() {
+    this.measure();
+    this.onZoom(false);
   }
 }
 

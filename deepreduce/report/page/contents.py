@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from deepreduce.frontier import knee, measurement_of, pareto_front
+from deepreduce.cost.price import KINDS, Price
+from deepreduce.frontier import front_by, knee, measurement_of
+from deepreduce.objective import BYTES, COUNT_OF_RELUS, LATENCY, Objective, basis_of
 from deepreduce.plan import Candidate
 from deepreduce.report.tables import candidates_csv
 
@@ -63,7 +65,8 @@ class PageContents:
 
     `candidates` hold the teacher. `files` has an entry for each of them, by plan_id. `criticality` is empty where
     the order of culling was given. `config_yaml` is the run's config, `config_path` where it lies, `environment`
-    what the run noted about its machine. A run that is not `complete` has networks still to train.
+    what the run noted about its machine. A run that is not `complete` has networks still to train. The page opens
+    with the frontier of `objective`, and offers those of all costs that are known.
     """
 
     title: str
@@ -74,20 +77,22 @@ class PageContents:
     config_path: str
     environment: Mapping[str, Any]
     complete: bool
+    objective: Objective = COUNT_OF_RELUS
 
     def to_json(self) -> dict[str, Any]:
         """Plain values without NaN or infinity, which JSON has not."""
         teacher = next(c for c in self.candidates if c.is_teacher)
         stages = list(measurement_of(teacher).stage_relu_counts)
-        front = pareto_front(self.candidates)
-        on_front = {c.plan_id for c in front}
+        objectives = _objectives(self.candidates)
         ordered = sorted(self.candidates, key=lambda c: (-c.relu_count, c.plan_id))
         return {
             "title": self.title,
             "complete": self.complete,
             "stages": stages,
-            "networks": [_network(c, self.files[c.plan_id], on_front=c.plan_id in on_front) for c in ordered],
-            "first": knee(front).plan_id,
+            "networks": [_network(c, self.files[c.plan_id], objectives) for c in ordered],
+            "axes": [_axis(objective, self.candidates) for objective in objectives],
+            "axis": _key(self.objective if self.objective in objectives else COUNT_OF_RELUS),
+            "presets": [{"name": name, "basis": basis_of(name)} for name in _presets(self.candidates)],
             "csv": candidates_csv(self.candidates, stages=stages),
             "criticality": [
                 {"stage": w.stage, "criticality": _finite(w.criticality), "val_accuracy": w.val_accuracy}
@@ -99,13 +104,57 @@ class PageContents:
         }
 
 
-def _network(candidate: Candidate, files: NetworkFiles, *, on_front: bool) -> dict[str, Any]:
+def _presets(candidates: Sequence[Candidate]) -> list[str]:
+    return sorted({preset for c in candidates for preset in c.prices})
+
+
+def _objectives(candidates: Sequence[Candidate]) -> list[Objective]:
+    """Every cost that some measured network is known to have, ReLUs first."""
+    priced = [Objective(name=name, preset=p) for p in _presets(candidates) for name in (LATENCY, BYTES)]
+    return [COUNT_OF_RELUS, *(o for o in priced if front_by(o, candidates))]
+
+
+def _axis(objective: Objective, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """An axis of the frontier, the networks on it, and the one at its knee."""
+    front = front_by(objective, candidates)
+    return {
+        "key": _key(objective),
+        "name": objective.name,
+        "title": objective.title,
+        "front": [c.plan_id for c in front],
+        "first": knee(front, objective=objective).plan_id,
+    }
+
+
+def _key(objective: Objective) -> str:
+    return objective.name if objective.preset is None else f"{objective.name} {objective.preset}"
+
+
+def _price(price: Price) -> dict[str, Any]:
+    """Seconds by layers (of each of `KINDS`) and by cause, bytes by layers, and rounds."""
+    shares = {share.kind: share for share in price.shares}
+    return {
+        "seconds": [shares[kind].seconds for kind in KINDS],
+        "causes": [
+            sum(share.compute_seconds for share in price.shares),
+            sum(share.sending_seconds for share in price.shares),
+            sum(share.waiting_seconds for share in price.shares),
+        ],
+        "bytes": [shares[kind].bytes for kind in KINDS],
+        "offline_bytes": price.offline_bytes,
+        "offline_seconds": price.offline_seconds,
+        "rounds": price.rounds,
+    }
+
+
+def _network(candidate: Candidate, files: NetworkFiles, objectives: Sequence[Objective]) -> dict[str, Any]:
     measured = candidate.measurement
     return {
         "id": candidate.plan_id,
         "label": "teacher" if candidate.is_teacher else candidate.label,
         "is_teacher": candidate.is_teacher,
-        "on_front": on_front,
+        "costs": {_key(o): o.cost(candidate) for o in objectives if o.knows(candidate)},
+        "prices": {name: _price(price) for name, price in sorted(candidate.prices.items())},
         "failure": candidate.failure,
         "is_dropped": candidate.is_dropped,
         "relu_count": candidate.relu_count,

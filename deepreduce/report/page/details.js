@@ -9,6 +9,7 @@ function showDetails(network) {
   }
   parts.push(
     ...stagesOf(network),
+    ...pricesOf(network),
     el("h3", {}, "Use it"),
     snippet("Python", network.snippet, { wrap: true }),
     ...sitesOf(network),
@@ -44,6 +45,25 @@ function figuresOf(network) {
     figure("Training", duration(network.train_seconds)),
     figure("Folder in the run", network.folder, null, "wide"),
   );
+}
+
+/** What an image costs under secure computation, wherever that is known. */
+function pricesOf(network) {
+  const known = run.presets.filter(({ name }) => name in network.prices);
+  if (!known.length) return [];
+  const rows = known.map(({ name, basis }) => {
+    const price = network.prices[name];
+    return el("tr", {},
+      el("th", { scope: "row" }, basis),
+      el("td", { class: "number" }, shortSeconds(total(price.seconds))),
+      el("td", { class: "number" }, shortBytes(total(price.bytes))),
+      el("td", { class: "number" }, whole(Math.round(price.rounds))));
+  });
+  const heads = [
+    { name: "Under" }, { name: "latency", number: true }, { name: "bytes", number: true },
+    { name: "rounds", number: true },
+  ];
+  return [el("h3", {}, "One image costs"), tableOf(heads, rows, { class: "bars", id: "prices" })];
 }
 
 function stagesOf(network) {

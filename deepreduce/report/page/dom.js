@@ -4,6 +4,14 @@ const run = JSON.parse(document.getElementById("data").textContent);
 const teacher = run.networks.find((network) => network.is_teacher);
 const byId = new Map(run.networks.map((network) => [network.id, network]));
 
+/** The cost that the frontier is shown for: ReLUs, or latency or bytes under a preset. */
+let axis = run.axes.find((each) => each.key === run.axis);
+
+const isOnFront = (network) => axis.front.includes(network.id);
+
+/** What a network costs by the shown cost; null where that is not known. */
+const costOf = (network) => network.costs[axis.key] ?? null;
+
 const $ = (id) => document.getElementById(id);
 
 /** An element with properties and attributes; strings among the children become text, never markup. */
@@ -30,6 +38,25 @@ function short(count) {
   return `${Number((count / 1e9).toFixed(2))}G`;
 }
 
+/** Three digits with their unit, as the plots and tables of a run have them. */
+const digits = (value) => (value < 999.5 ? String(Number(value.toPrecision(3))) : whole(Math.round(value)));
+
+function shortSeconds(seconds) {
+  if (seconds >= 600) return `${digits(seconds / 60)} min`;
+  return seconds >= 0.1 || seconds === 0 ? `${digits(seconds)} s` : `${digits(1000 * seconds)} ms`;
+}
+
+function shortBytes(count) {
+  for (const [power, unit] of [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) {
+    if (count >= 0.9995 * power) return `${digits(count / power)} ${unit}`;
+  }
+  return `${Math.round(count)} B`;
+}
+
+/** A cost on the axis, and in a sentence. */
+const shortCost = (cost) => ({ relus: short, latency: shortSeconds, bytes: shortBytes })[axis.name](cost);
+const costText = (cost) => (axis.name === "relus" ? counted(cost, "ReLU", "ReLUs") : shortCost(cost));
+
 const percent = (fraction) => (fraction === null ? NOTHING : (100 * fraction).toFixed(2));
 
 /** Why there is no measurement, in a word: "failed" or "dropped"; null for a network that was measured. */
@@ -37,6 +64,9 @@ const unmeasured = (network) => (network.failure === null ? null : network.is_dr
 
 /** How many times fewer ReLUs than the teacher's; null for a network without any. */
 const timesFewer = (network) => (network.relu_count ? teacher.relu_count / network.relu_count : null);
+
+/** How many times less than the teacher a network costs, as the frontier is shown; null where that is not known. */
+const timesLess = (network) => (costOf(network) && costOf(teacher) ? costOf(teacher) / costOf(network) : null);
 
 /** Percentage points of test accuracy above the teacher's. */
 const againstTeacher = (network) =>

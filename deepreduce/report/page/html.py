@@ -20,7 +20,7 @@ from typing import Any
 from deepreduce.errors import UserError
 from deepreduce.report.page.contents import PageContents
 
-_SCRIPTS = ("dom.js", "charts.js", "details.js", "table.js", "main.js")
+_SCRIPTS = ("dom.js", "charts.js", "details.js", "costs.js", "table.js", "main.js")
 
 
 def page_html(contents: PageContents) -> str:

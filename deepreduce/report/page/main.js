@@ -1,12 +1,13 @@
 // Puts the parts together: one network is selected, and all of them show it.
 
-let selected = byId.get(run.first);
+let selected = byId.get(axis.first);
 
 const frontierChart = new FrontierChart($("frontier-chart"), {
   onSelect: select,
   onZoom: (zoomed) => ($("zoom-out").hidden = !zoomed),
 });
 const trainingChart = new TrainingChart($("training-chart"), { onSelect: select });
+const costTable = new CostTable($("costs-body"), $("preset"));
 const table = new NetworkTable($("table"), { onSelect: selectFromTable });
 
 function select(network) {
@@ -29,6 +30,17 @@ function show() {
   $("previous").disabled = place === 0;
   $("next").disabled = place === run.networks.length - 1;
   drawCharts();
+  costTable.draw(selected);
+}
+
+/** Show the frontier of another cost. */
+function changeAxis(key) {
+  axis = run.axes.find((each) => each.key === key);
+  frontierChart.changeAxis();
+  table.fill();
+  showSummary();
+  show();
+  announce(`Frontier by ${axis.title}`);
 }
 
 function drawCharts() {
@@ -41,9 +53,18 @@ function step(by) {
   if (next) select(next);
 }
 
+function gainOf(network) {
+  if (axis.name === "relus") {
+    return network.relu_count ? `${timesFewer(network).toFixed(1)}\u00d7 fewer ReLUs` : "no ReLUs";
+  }
+  const words = { latency: "a latency of", bytes: "a need of" }[axis.name];
+  const less = timesLess(network) === null ? "" : ` (${timesLess(network).toFixed(1)}\u00d7 less)`;
+  return `${words} ${costText(costOf(network))}${less}`;
+}
+
 function showSummary() {
-  const front = run.networks.filter((network) => network.on_front);
-  const best = byId.get(run.first);
+  const front = run.networks.filter(isOnFront);
+  const best = byId.get(axis.first);
   const numbers = [`${whole(front.length)} on the frontier`];
   for (const kind of ["failed", "dropped"]) {
     const count = run.networks.filter((network) => unmeasured(network) === kind).length;
@@ -56,7 +77,7 @@ function showSummary() {
   if (!best.is_teacher) {
     parts.push(
       `${front.length > 2 ? "At its knee" : "On it"}, \u201c${best.label}\u201d has`,
-      best.relu_count ? `${timesFewer(best).toFixed(1)}\u00d7 fewer ReLUs` : "no ReLUs",
+      gainOf(best),
       `and ${percent(best.test_accuracy)} % test accuracy (teacher ${percent(teacher.test_accuracy)} %).`,
     );
   }
@@ -64,6 +85,11 @@ function showSummary() {
   $("incomplete").hidden = run.complete;
 }
 
+$("axis").append(...run.axes.map(({ key, title }) => el("option", { value: key, selected: key === axis.key }, title)));
+$("axis-choice").hidden = run.axes.length < 2;
+$("costs").hidden = !run.presets.length;
+$("axis").addEventListener("change", (event) => changeAxis(event.target.value));
+$("preset").addEventListener("change", () => costTable.draw(selected));
 showSummary();
 showCriticality();
 showReproduce();

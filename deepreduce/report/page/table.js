@@ -2,9 +2,13 @@
 
 const status = (network) => {
   if (network.failure !== null) return unmeasured(network);
-  if (network.is_teacher) return network.on_front ? "teacher, frontier" : "teacher";
-  return network.on_front ? "frontier" : "";
+  if (network.is_teacher) return isOnFront(network) ? "teacher, frontier" : "teacher";
+  return isOnFront(network) ? "frontier" : "";
 };
+
+const priced = (network, preset, what) =>
+  (preset in network.prices ? total(network.prices[preset][what]) : null);
+const known = (text) => (value) => (value === null ? NOTHING : text(value));
 
 const COLUMNS = [
   { name: "Network", value: (n) => n.label },
@@ -17,6 +21,10 @@ const COLUMNS = [
   ...run.stages.map((stage) => ({
     name: `${stage} ReLUs`, value: (n) => (n.stages === null ? null : (n.stages[stage] ?? 0)), text: whole,
   })),
+  ...run.presets.flatMap(({ name }) => [
+    { name: `Latency, ${name}`, value: (n) => priced(n, name, "seconds"), text: known(shortSeconds) },
+    { name: `Bytes, ${name}`, value: (n) => priced(n, name, "bytes"), text: known(shortBytes) },
+  ]),
   { name: "Churn %", value: (n) => n.churn, text: percent },
   { name: "MACs", value: (n) => n.macs, text: whole },
   { name: "Seconds", value: (n) => n.train_seconds, text: (s) => (s === null ? NOTHING : whole(Math.round(s))) },
@@ -41,12 +49,17 @@ class NetworkTable {
     this.heads = COLUMNS.map((column) => el("th", { scope: "col", class: isNumber(column) ? "number" : null },
       el("button", { type: "button", onclick: () => this.sortBy(column) }, column.name)));
     table.tHead.append(el("tr", {}, ...this.heads));
+    this.fill();
+  }
+
+  /** Write the rows, with the shown cost's frontier among them. */
+  fill() {
     this.rows = new Map(run.networks.map((network) => [network, this.rowOf(network)]));
     this.arrange();
   }
 
   rowOf(network) {
-    const mark = network.is_teacher ? "teacher" : network.on_front ? "front" : "other";
+    const mark = network.is_teacher ? "teacher" : isOnFront(network) ? "front" : "other";
     const kind = network.failure === null ? `mark ${mark}` : "mark";
     const button = el("button", { type: "button", "aria-pressed": "false" },
       el("span", { class: kind, "aria-hidden": "true" }), network.label);
@@ -75,7 +88,7 @@ class NetworkTable {
 
   arrange() {
     const { column, descending } = this.sorted;
-    const shown = run.networks.filter((network) => !this.frontierOnly || network.on_front || network.is_teacher);
+    const shown = run.networks.filter((network) => !this.frontierOnly || isOnFront(network) || network.is_teacher);
     shown.sort((a, b) => compare(column.value(a), column.value(b), descending));
     const focused = document.activeElement;
     this.table.tBodies[0].replaceChildren(...shown.map((network) => this.rows.get(network)));
