@@ -14,7 +14,7 @@ from deepreduce.estimate import seconds_per_mac
 from deepreduce.inputs import choose_device, facts_without_data, load_data, original_network
 from deepreduce.methods import Proposal
 from deepreduce.network import Network
-from deepreduce.objective import BYTES, COUNT_OF_RELUS, RELUS, Objective
+from deepreduce.objective import BYTES, COUNT_OF_RELUS, RELUS, Costs, Objective
 from deepreduce.outputs import objective_of
 from deepreduce.progress import duration
 from deepreduce.quantities import short_bytes, short_seconds
@@ -94,7 +94,7 @@ class DryRun:
     def _table(self) -> list[str]:
         """The networks, dearest first: what each costs by the objective and under each preset."""
         objective, networks = self.objective, self.schedule.candidates
-        whole = _Whole(relu_count=self.network.relu_count, prices=self.prices)
+        whole = Costs(relu_count=self.network.relu_count, prices=self.prices)
         presets = list(self.prices)
         heads = ["network", "ReLUs", "fewer", *presets, *(["less"] if objective.name != RELUS else []), "plan_id"]
         rows = [heads]
@@ -113,12 +113,6 @@ class DryRun:
             ).rstrip()
             for row in rows
         ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Whole:
-    relu_count: int
-    prices: Mapping[str, Price]
 
 
 def _in_words(price: Price, objective: Objective) -> str:

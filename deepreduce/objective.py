@@ -30,6 +30,14 @@ class Costed(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Costs:
+    """All that is `Costed`."""
+
+    relu_count: int
+    prices: Mapping[str, Price]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Objective:
     """A cost of one image: `relus`, or `latency` (seconds) or `bytes` (offline included) under `preset`.
 

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepreduce.cost.price import Price, Share
 from deepreduce.errors import UserError
-from deepreduce.frontier import Point, best, dominates, hypervolume, knee, log_cost, pareto_front
+from deepreduce.frontier import Point, best, dominates, front_by, hypervolume, knee, log_cost, pareto_front
+from deepreduce.objective import COUNT_OF_RELUS, Objective
 from deepreduce.plan import Candidate, Measurement, ReductionPlan
+from tests.report.examples import priced
 
 # few distinct values, so that ties and duplicates are common
 points = st.builds(
@@ -177,3 +180,40 @@ def test_the_knee_is_the_point_furthest_above_the_chord() -> None:
 def test_a_front_below_its_chord_has_no_knee_but_its_most_accurate_end() -> None:
     front = [candidate(r, a) for r, a in ((1_000, 0.1), (10_000, 0.15), (100_000, 0.7))]
     assert knee(front) == front[2]
+
+
+# -- another cost than ReLUs ----------------------------------------------------------------------------------
+
+LATENCY = Objective(name="latency", preset="cheetah-lan")
+
+
+def taking(seconds: float, network: Candidate) -> Candidate:
+    return priced(network, "cheetah-lan", Price.of([Share(kind="ReLU", compute_seconds=seconds)]))
+
+
+def test_the_front_by_latency_is_not_that_by_relus_and_leaves_out_what_has_none() -> None:
+    quick, tight = (
+        taking(1.0, candidate(900, 0.6, plan_id="quick")),
+        taking(2.0, candidate(100, 0.6, plan_id="tight")),
+    )
+    unknown = candidate(1, 0.9, plan_id="unknown")
+    given = [quick, tight, taking(0.1, failed), unknown]
+    assert front_by(LATENCY, given) == [quick]
+    assert front_by(COUNT_OF_RELUS, [quick, tight]) == [tight]
+
+
+def test_the_best_within_a_latency_and_the_cheapest_that_is_accurate_enough() -> None:
+    given = [taking(n / 10, candidate(100 - n, n / 20, plan_id=f"p{n}")) for n in range(1, 10)]
+    assert best(given, max_cost=0.55, objective=LATENCY).plan_id == "p5"
+    assert best(given, min_accuracy=0.3, objective=LATENCY).plan_id == "p6"
+    assert best(given, max_cost=0.9, max_relus=97, min_accuracy=0.1, objective=LATENCY).plan_id == "p9"
+    with pytest.raises(UserError, match=r"at most 50 ms; the cheapest is p1 .*: 0.1 s, 5.00 %"):
+        best(given, max_cost=0.05, objective=LATENCY)
+    with pytest.raises(UserError, match="max_cost is -1"):
+        best(given, max_cost=-1, objective=LATENCY)
+
+
+def test_the_knee_is_found_by_the_logarithm_of_the_cost() -> None:
+    # accuracies rise by 0.3, 0.02, 0.02 with each tenfold latency
+    given = [taking(10.0**n, candidate(n, value, plan_id=f"p{n}")) for n, value in enumerate([0.5, 0.8, 0.82, 0.84])]
+    assert knee(given, objective=LATENCY).plan_id == "p1"

@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from deepreduce.config import OptimizeConfig, load_config
+from deepreduce.cost.presets import MODELS
 from deepreduce.errors import CheckpointError, ConfigError, RunError, RunFolderError
-from deepreduce.runs import NetworkFolder, RunFolder, history_csv
+from deepreduce.runs import NetworkFolder, RunCosts, RunFolder, history_csv, read_costs
 from deepreduce.training import EpochRecord, Snapshot
+from tests.report.examples import random_price
 
 CONFIG = OptimizeConfig()
 ENVIRONMENT = {"versions": {"torch": "2"}, "identity": {"model": "abc", "data": "def"}}
@@ -334,3 +336,22 @@ def test_a_description_is_written_again_only_where_it_is_wrong(
     entry.check_description({"label": "x"})
     assert json.loads(plan.read_text()) == {"label": "x"}
     assert "plan.json can't be read" in caplog.text
+
+
+# -- costs ----------------------------------------------------------------------------------------------------
+
+
+def test_costs_read_back_as_they_were(tmp_path: Path) -> None:
+    prices = {"teacher": {"cheetah-lan": random_price(0)}, "abc": {"cheetah-lan": random_price(1)}}
+    costs = RunCosts(models={"cheetah": MODELS["cheetah"]}, prices=prices)
+    costs.write(tmp_path)
+    assert read_costs(tmp_path) == costs
+
+
+def test_a_run_without_costs_has_none_and_corrupt_ones_are_named(tmp_path: Path) -> None:
+    assert read_costs(tmp_path) == RunCosts(models={}, prices={})
+    no_model, no_price = '{"models": {"x": {}}, "prices": {}}', '{"models": {}, "prices": {"a": {"b": {}}}}'
+    for text in ("{", "{}", "[]", no_model, no_price):
+        (tmp_path / "costs.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"costs\.json"):
+            read_costs(tmp_path)

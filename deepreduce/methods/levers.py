@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from deepreduce.cost.price import Price
 from deepreduce.errors import PlanError
 from deepreduce.methods.deepreduce import DeepReduceMethod, live_stages, reshape_label
 from deepreduce.methods.proposal import Collector, Pricing, Proposal, Proposals, ReducedByPlan
 from deepreduce.network.network import Network
-from deepreduce.objective import Objective
+from deepreduce.objective import Costs, Objective
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import THIN_KEEP, apply_plan, cull_plan, reshape_plan, thin_plan
 
@@ -86,7 +85,7 @@ def propose_by_levers(
         if reduced is not None:
             found[setting] = collected.add_reduced(_padded_once_where_it_pays(reduced, search, price))
     costs = {setting: objective.cost(proposal) for setting, proposal in found.items()}
-    costs[_UNTOUCHED] = objective.cost(_Priced(network.relu_count, price(network)))
+    costs[_UNTOUCHED] = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
     for setting, proposal in found.items():
         before = min((costs[other] for other in setting.taken_back() if other in costs), default=math.inf)
         if costs[setting] > (1 - search.gain) * before:
@@ -99,22 +98,16 @@ def stage_costs(network: Network, objective: Objective, price: Pricing) -> dict[
     """What each stage's ReLUs cost: what the whole network costs beyond the network without them."""
     if objective.preset is None:
         return dict(network.stage_relu_counts)
-    whole = objective.cost(_Priced(network.relu_count, price(network)))
+    whole = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
     costs = {}
     for stage in live_stages(network):
         without = apply_plan(network, cull_plan(network, [stage]))
-        saved = whole - objective.cost(_Priced(without.relu_count, price(without)))
+        saved = whole - objective.cost(Costs(relu_count=without.relu_count, prices=price(without)))
         costs[stage] = max(saved, _LEAST_SHARE * whole)
     return costs
 
 
 _UNTOUCHED = _Setting()
-
-
-@dataclass(frozen=True)
-class _Priced:
-    relu_count: int
-    prices: Mapping[str, Price]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
 from deepreduce.cost.price import KINDS, Price, Share
 from deepreduce.errors import UserError
@@ -128,7 +128,8 @@ def _draw_panel(axes: Axes, panel: _Panel, rows: Sequence[CostRow], *, ruler: Ru
     most = max(panel.total(row.price) for row in rows) or 1.0
     texts = [panel.text(panel.total(row.price)) for row in rows]
     beside = max(ruler.extent(text, SMALL_SIZE)[0] for text in texts) / DPI + 0.08
-    axes.set_xlim(0, most * inches / max(inches - beside, 0.2 * inches))
+    room = max(inches - beside, 0.2 * inches)
+    axes.set_xlim(0, most * inches / room)
     axes.set_ylim(len(rows), 0)
     for r, (row, text) in enumerate(zip(rows, texts, strict=True)):
         start = 0.0
@@ -142,8 +143,9 @@ def _draw_panel(axes: Axes, panel: _Panel, rows: Sequence[CostRow], *, ruler: Ru
             start + 0.05 / inches * axes.get_xlim()[1], r + 0.5, text, fontsize=SMALL_SIZE, va="center", color=INK,
             parse_math=False, gid="total",
         )  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=max(2, int(inches / 0.55)), steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: panel.text(value)))
+    ticks = _ticks(panel, most, ruler=ruler, inches=room)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FixedFormatter([panel.text(tick) for tick in ticks]))
     axes.yaxis.set_visible(False)
     axes.tick_params(labelsize=SMALL_SIZE, colors=GREY, color=GREY, length=2, width=0.6)
     axes.grid(True, axis="x", color=GRID, linewidth=0.7)
@@ -152,6 +154,17 @@ def _draw_panel(axes: Axes, panel: _Panel, rows: Sequence[CostRow], *, ruler: Ru
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GREY)
     axes.spines["bottom"].set_linewidth(0.7)
+
+
+def _ticks(panel: _Panel, most: float, *, ruler: Ruler, inches: float) -> list[float]:
+    """From 0 to the longest bar, which is so many inches long: as many as have room for their names."""
+    for bins in (5, 4, 3, 2, 1):
+        values = MaxNLocator(nbins=bins, steps=[1, 2, 5, 10]).tick_values(0, most)
+        ticks = [float(value) for value in values if 0 <= value <= most]
+        widths = [ruler.extent(panel.text(tick), SMALL_SIZE)[0] / DPI for tick in ticks]
+        if len(ticks) < 2 or (ticks[1] - ticks[0]) / most * inches >= max(widths) + 0.1:
+            return ticks
+    return [0.0]
 
 
 def _draw_heads(figure: Figure, panel: _Panel, *, at: tuple[float, float]) -> None:
