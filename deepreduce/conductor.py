@@ -22,7 +22,7 @@ from deepreduce.methods import Proposal
 from deepreduce.methods.budget import beaten, turns_for
 from deepreduce.methods.deepreduce import measured_cull_order
 from deepreduce.methods.levers import stage_costs
-from deepreduce.network import Network
+from deepreduce.network import Network, without_weights
 from deepreduce.outputs import objective_of, overlay_of, title_of, write_plots, write_tables
 from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
 from deepreduce.pricing import Preset
@@ -156,7 +156,7 @@ class Conductor:
             lambda probe: accuracies[probe.stage],
             form=method.criticality_form,
             exponent=method.criticality_exponent,
-            costs=stage_costs(self.original, self.objective, self.price),
+            costs=stage_costs(without_weights(self.original), self.objective, self.price),
         )
         if order:
             log.info("stages to cull, least critical first: %s", ", ".join(order))
@@ -166,7 +166,7 @@ class Conductor:
         )
         facts = self.workshop.data.facts
         self.schedule = run_schedule(
-            self.original, facts, self.config, cull_order=order, measured=True, price=self.price
+            self.original, facts, self.config, cull_order=order, measured=True, presets=self.presets
         )
         return worth
 

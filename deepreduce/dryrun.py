@@ -16,6 +16,7 @@ from deepreduce.methods import Proposal
 from deepreduce.network import Network
 from deepreduce.objective import BYTES, COUNT_OF_RELUS, RELUS, Costs, Objective
 from deepreduce.outputs import objective_of
+from deepreduce.pricing import prices_of
 from deepreduce.progress import duration
 from deepreduce.quantities import short_bytes, short_seconds
 from deepreduce.schedule import Schedule
@@ -23,7 +24,6 @@ from deepreduce.wiring import (
     chosen_arrangement,
     model_seed,
     presets_of,
-    pricing_under,
     run_schedule,
     using_threads,
 )
@@ -129,8 +129,8 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
     if facts is None:
         facts = load_data(config.data, seed=config.seed, given=data).facts
     network = original_network(config.model, facts, seed=model_seed(config), given=model)
-    price = pricing_under(presets_of(config))
-    schedule = run_schedule(network, facts, config, cull_order=config.method.cull_order, price=price)
+    presets = presets_of(config)
+    schedule = run_schedule(network, facts, config, cull_order=config.method.cull_order, presets=presets)
     arrangement = chosen_arrangement(config, network, device)
     with using_threads(arrangement.threads):
         rate = seconds_per_mac(
@@ -141,5 +141,5 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
         schedule=schedule,
         estimated_seconds=rate * schedule.total_work,
         objective=objective_of(config),
-        prices=price(network),
+        prices=prices_of(network, presets),
     )

@@ -33,7 +33,6 @@ from deepreduce.wiring import (
     chosen_arrangement,
     model_seed,
     presets_of,
-    pricing_under,
     resolve_config,
     run_schedule,
     using_threads,
@@ -125,9 +124,7 @@ def run(
     # what a plan, a budget or a file forbids is found before anything is written
     published_points(overlay_of(config))
     presets = presets_of(config, recorded=read_costs(out).models)
-    schedule = run_schedule(
-        original, images.facts, config, cull_order=config.method.cull_order, price=pricing_under(presets)
-    )
+    schedule = run_schedule(original, images.facts, config, cull_order=config.method.cull_order, presets=presets)
     arrangement = chosen_arrangement(config, original, device, before=recorded_arrangement(out))
     with using_threads(arrangement.threads):
         environment = _environment(original, images.fingerprint, device, arrangement)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepreduce.data import DataFacts
 from deepreduce.errors import PlanError
@@ -22,7 +22,8 @@ from deepreduce.methods.budget import share_epochs
 from deepreduce.methods.deepreduce import check_cull_order, probes, provisional_cull_order
 from deepreduce.methods.levers import stage_costs
 from deepreduce.methods.proposal import unpriced
-from deepreduce.network import Network
+from deepreduce.network import Network, without_weights
+from deepreduce.transforms import apply_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +114,9 @@ def make_schedule(
     where nothing is left to train.
     """
     is_probed = cull_order is None or measured
+    network = without_weights(network)  # hundreds of networks may be weighed up
     if cull_order is None:
-        costs_of_stages = None if search is None else stage_costs(network, search.objective, price)
+        costs_of_stages = None if search is None else stage_costs(network, search.objective, search.price)
         order = provisional_cull_order(network, costs_of_stages)
     else:
         order = check_cull_order(network, cull_order)
@@ -122,7 +124,9 @@ def make_schedule(
     if search is None:
         proposals = propose(network, order, method, price=price)
     else:
-        proposals = propose_by_levers(network, order, method, search, price=price)
+        proposals = propose_by_levers(network, order, method, search)
+        priced = [replace(p, prices=price(apply_plan(network, p.plan))) for p in proposals.networks]
+        proposals = replace(proposals, networks=tuple(priced))
     kept = [p for p in proposals.networks if max_relus is None or p.relu_count <= max_relus]
     if not kept:
         smallest = min(proposals.networks, key=lambda p: p.relu_count)

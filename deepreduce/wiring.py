@@ -74,7 +74,7 @@ def run_schedule(
     *,
     cull_order: Sequence[str] | None,
     measured: bool = False,
-    price: Pricing,
+    presets: Sequence[Preset],
 ) -> Schedule:
     """The networks of a run; `measured` says that the order comes from probes."""
     method, training = config.method, config.training
@@ -95,15 +95,18 @@ def run_schedule(
         cull_order=cull_order,
         max_relus=config.max_relus,
         measured=measured,
-        search=lever_search(config),
-        price=price,
+        search=lever_search(config, presets),
+        price=pricing_under(presets),
     )
 
 
-def lever_search(config: OptimizeConfig) -> LeverSearch | None:
-    """What to search for, where that is not the paper's networks of few ReLUs."""
+def lever_search(config: OptimizeConfig, presets: Sequence[Preset]) -> LeverSearch | None:
+    """What to search for under `presets_of` the config, where that is not the paper's networks of few ReLUs."""
     objective, cost = objective_of(config), config.cost
-    return None if objective.name == RELUS else LeverSearch(objective=objective, gain=cost.gain, most=cost.networks)
+    if objective.name == RELUS:
+        return None
+    price = pricing_under([preset for preset in presets if preset.name == objective.preset])
+    return LeverSearch(objective=objective, price=price, gain=cost.gain, most=cost.networks)
 
 
 def presets_of(config: OptimizeConfig, *, recorded: Mapping[str, CostModel] | None = None) -> tuple[Preset, ...]:

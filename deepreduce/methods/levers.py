@@ -32,7 +32,7 @@ _LEAST_SHARE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class LeverSearch:
-    """What is searched for: networks of low `objective`.
+    """What is searched for: networks of low `objective`, of which `price` must know the preset.
 
     The method's `depths` None are here half the blocks of each stage. A lever is used where it saves the share `gain`
     of the cost or more. Of more than `most` networks those are given up that cost nearly what another does, and have
@@ -40,6 +40,7 @@ class LeverSearch:
     """
 
     objective: Objective
+    price: Pricing
     gain: float = 0.05
     most: int = 16
 
@@ -71,19 +72,19 @@ class _Setting:
 
 
 def propose_by_levers(
-    network: Network, cull_order: Sequence[str], method: DeepReduceMethod, search: LeverSearch, *, price: Pricing
+    network: Network, cull_order: Sequence[str], method: DeepReduceMethod, search: LeverSearch
 ) -> Proposals:
     """The networks to try for an objective, when stages are culled in that order.
 
-    `price` must know the objective. Raises `PlanError` where no lever pays.
+    Their prices are those that the search knows. Raises `PlanError` where no lever pays.
     """
-    objective = search.objective
+    objective, price = search.objective, search.price
     collected = Collector(network, price)
     found: dict[_Setting, Proposal] = {}
     for setting, plan, label in _Levers(network=network, cull_order=cull_order, method=method).settings(collected):
         reduced = collected.reduced(plan, label)
         if reduced is not None:
-            found[setting] = collected.add_reduced(_padded_once_where_it_pays(reduced, search, price))
+            found[setting] = collected.add_reduced(_padded_once_where_it_pays(reduced, search))
     costs = {setting: objective.cost(proposal) for setting, proposal in found.items()}
     costs[_UNTOUCHED] = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
     for setting, proposal in found.items():
@@ -158,12 +159,12 @@ def _halved(network: Network) -> tuple[tuple[int, ...], ...]:
     return (tuple(-(-count // 2) for count in blocks),) if any(count > 1 for count in blocks) else ()
 
 
-def _padded_once_where_it_pays(reduced: ReducedByPlan, search: LeverSearch, price: Pricing) -> ReducedByPlan:
+def _padded_once_where_it_pays(reduced: ReducedByPlan, search: LeverSearch) -> ReducedByPlan:
     cost = search.objective.cost
     if not reduced.proposal.plan.linearized:
         return reduced
     try:
-        padded = reduced.padded_once(price)
+        padded = reduced.padded_once(search.price)
     except PlanError:  # no region that would collapse
         return reduced
     return padded if cost(padded.proposal) <= (1 - search.gain) * cost(reduced.proposal) else reduced

@@ -54,6 +54,12 @@ class Proposals:
     notes: tuple[str, ...] = ()
 
 
+def _some(labels: list[str]) -> str:
+    """A list that stays readable when it is long."""
+    more = len(labels) - _TOLD
+    return "; ".join(labels[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReducedByPlan:
     """A proposal, and the network that its plan leaves."""
@@ -91,6 +97,10 @@ def _proposal(plan: ReductionPlan, label: str, reduced: Network, price: Pricing)
         padded_macs=reduced.padded_macs,
         prices=price(reduced),
     )
+
+
+_TOLD = 6
+"""Networks that are left out for the same reason and told by name."""
 
 
 class Collector:
@@ -142,6 +152,6 @@ class Collector:
             raise PlanError(f"{self._network.name}: nothing to cull, thin or reshape ({reasons})")
         return Proposals(
             networks=tuple(sorted(self._found.values(), key=lambda p: (-p.relu_count, p.label))),
-            left_out=tuple(f"{reason} (left out: {'; '.join(labels)})" for reason, labels in self._left_out.items()),
+            left_out=tuple(f"{reason} (left out: {_some(labels)})" for reason, labels in self._left_out.items()),
             notes=tuple(f"{label}: {note}" for note, label in self._notes.items()),
         )

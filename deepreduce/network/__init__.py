@@ -3,7 +3,7 @@
 from deepreduce.network.analyze import AnalysisReport, analyze_network
 from deepreduce.network.exported import trace_for_analysis
 from deepreduce.network.network import LinearLayer, Network, ReluSite
-from deepreduce.network.trace import trace_network
+from deepreduce.network.trace import trace_network, without_weights
 
 __all__ = [
     "AnalysisReport",
@@ -13,4 +13,5 @@ __all__ = [
     "analyze_network",
     "trace_for_analysis",
     "trace_network",
+    "without_weights",
 ]

@@ -72,6 +72,8 @@ class RegionFinder:
         (image,) = (n.name for n in network.module.graph.nodes if n.op == "placeholder" and not n.args)
         self._dominator = nx.immediate_dominators(self._dag, image)
         self._order = {node.name: index for index, node in enumerate(network.module.graph.nodes)}
+        self._before: dict[str, set[str]] = {}
+        self._after: dict[str, set[str]] = {}
 
     @cached_property
     def _overwrites(self) -> Overwrites:
@@ -111,7 +113,12 @@ class RegionFinder:
         return Region(entry=entry, exit=exit, ops=tuple(self.ops[node] for node in nodes))
 
     def _between(self, entry: str, exit: str) -> set[str]:
-        return {exit, *nx.ancestors(self._dag, exit)} & {exit, *nx.descendants(self._dag, entry)}
+        # asked for again and again: a search for few networks looks at hundreds
+        if exit not in self._before:
+            self._before[exit] = {exit, *nx.ancestors(self._dag, exit)}
+        if entry not in self._after:
+            self._after[entry] = set(nx.descendants(self._dag, entry))
+        return self._before[exit] & self._after[entry]
 
     def _is_closed(self, nodes: set[str], entry: str, exit: str) -> bool:
         """Whether nothing but the exit is read outside, and every tensor is read as it was made."""

@@ -21,7 +21,7 @@ from deepreduce.errors import NetworkTraceError
 from deepreduce.models.spec import ModelSpec
 from deepreduce.network import ops
 from deepreduce.network.network import SITE, LinearLayer, Network, ReluSite
-from deepreduce.network.run import execute, run_without_data
+from deepreduce.network.run import execute, on_meta, run_without_data
 from deepreduce.network.stages import SiteDraft, assign_stages
 
 # one call of these is one layer; following them inside gains nothing, and some can't be followed
@@ -302,6 +302,11 @@ def _layer_name(node: fx.Node) -> str:
 
 def _target_name(node: fx.Node, root: nn.Module) -> str:
     return type(root.get_submodule(str(node.target))).__name__ if node.op == "call_module" else node.name
+
+
+def without_weights(network: Network) -> Network:
+    """The same network on the meta device: counts, shapes and costs, and nothing to copy or to compute with."""
+    return replace(network, module=on_meta(network.module))
 
 
 def observe(graph_module: fx.GraphModule, input_shape: tuple[int, ...], *, name: str) -> Observation:

@@ -28,7 +28,7 @@ from deepreduce.report.drawing import (
 
 _EDGE, _GUTTER, _ROW = 0.15, 0.3, 0.3  # in inches
 _HEAD, _FOOT = 0.95, 0.35
-_LABEL_WIDTH = 2.3
+_LABEL_WIDTH, _PANEL = 2.3, 2.3
 _BAR = 0.62  # of a row's height
 
 # Okabe and Ito's, one trio for kinds of layers and another for what time is spent on
@@ -56,7 +56,7 @@ class _Panel:
         return sum(amount(price) for _, _, amount in self.parts)
 
 
-def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "", width_inches: float = 10.0) -> Figure:
+def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "") -> Figure:
     """Where seconds and bytes of one image go in each network: a row of stacked bars per network.
 
     Panels: the seconds by kind of layer (ReLU, linear, other), the same by what they are spent on (computing, sending
@@ -66,18 +66,18 @@ def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "", width_i
     if not rows:
         raise UserError("there is no network to draw the costs of")
     panels = _panels(any(row.price.offline_seconds for row in rows))
+    width_inches = 2 * _EDGE + _LABEL_WIDTH + (_PANEL + _GUTTER) * len(panels) - _GUTTER
     figure = blank_figure(width_inches)
     ruler = Ruler(figure)
     foot = _FOOT + (0.2 if note else 0.0)
     height = _HEAD + _ROW * len(rows) + foot
     figure.set_size_inches(width_inches, height)
-    room = (width_inches - 2 * _EDGE - _LABEL_WIDTH - _GUTTER * (len(panels) - 1)) / len(panels)
     for p, panel in enumerate(panels):
-        left = _EDGE + _LABEL_WIDTH + p * (room + _GUTTER)
+        left = _EDGE + _LABEL_WIDTH + p * (_PANEL + _GUTTER)
         axes = figure.add_axes(
-            (left / width_inches, foot / height, room / width_inches, _ROW * len(rows) / height), gid=f"panel-{p}"
+            (left / width_inches, foot / height, _PANEL / width_inches, _ROW * len(rows) / height), gid=f"panel-{p}"
         )
-        _draw_panel(axes, panel, rows, ruler=ruler, inches=room)
+        _draw_panel(axes, panel, rows, ruler=ruler, inches=_PANEL)
         _draw_heads(figure, panel, at=(left / width_inches, height))
     for r, row in enumerate(rows):
         y = (foot + _ROW * (len(rows) - r - 0.5)) / height

@@ -39,8 +39,9 @@ def costing(**seconds: float) -> Preset:
 
 
 def found_under(preset: Preset, *, gain: float = 0.05, most: int = 1000, name: str = "latency") -> Proposals:
-    search = LeverSearch(objective=Objective(name=name, preset=preset.name), gain=gain, most=most)
-    return propose_by_levers(network(), ORDER, METHOD, search, price=pricing(preset))
+    objective = Objective(name=name, preset=preset.name)
+    search = LeverSearch(objective=objective, price=pricing(preset), gain=gain, most=most)
+    return propose_by_levers(network(), ORDER, METHOD, search)
 
 
 def pricing(preset: Preset) -> Pricing:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from deepreduce.config import OptimizeConfig, dump_config, load_config
 from deepreduce.outputs import write_tables
 from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
+from deepreduce.runs import RunCosts
 from deepreduce.storage import write_json, write_text
+from tests.report.examples import random_price
 
 # ResNet-18 at 32 by 32 pixels
 STAGES = {"S1": (16_384 * 4, 5), "S2": (8192 * 4, 4), "S3": (4096 * 4, 4), "S4": (2048 * 4, 4)}
@@ -37,11 +39,12 @@ def write_run(
     complete: bool = True,
     with_criticality: bool = True,
     stages: Mapping[str, tuple[int, int]] = STAGES,
+    presets: Sequence[str] = (),
     seed: int = 0,
 ) -> list[Candidate]:
     """Write a run of a teacher, `size` reductions, one without ReLUs, one that failed and one that was dropped.
 
-    Returns all of them.
+    Under each of `presets` they have made-up costs. Returns all of them.
     """
     draw = random.Random(seed)
     config = load_config(None, values={"model": {"name": model}, "data": {"name": "cifar100"}})
@@ -68,6 +71,9 @@ def write_run(
         write_json(
             folder / "criticality.json", {"cull_order": order, "criticality": worth, "val_accuracy": accuracies}
         )
+    found = [replace(c, prices={p: random_price(draw.randrange(10**6)) for p in presets}) for c in found]
+    if presets:
+        RunCosts(models={}, prices={c.plan_id: c.prices for c in found}).write(folder)
     write_tables(folder, found, stages=list(stages), complete=complete)
     return found
 

@@ -17,8 +17,8 @@ from deepreduce.report.costs import CostRow, costs_figure
 from tests.report.examples import random_price
 
 
-def drawn(rows: Sequence[CostRow], **options: float) -> Figure:
-    figure = costs_figure(rows, title="What one image costs: resnet18", note="cheetah over lan", **options)
+def drawn(rows: Sequence[CostRow]) -> Figure:
+    figure = costs_figure(rows, title="What one image costs: resnet18", note="cheetah over lan")
     figure.canvas.draw()
     return figure
 

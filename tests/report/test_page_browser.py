@@ -25,7 +25,7 @@ from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.remote.webelement import WebElement  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if CHROMIUM is None or CHROMEDRIVER is None:
@@ -340,6 +340,78 @@ def test_the_criticality_is_drawn_least_first(page: Browser, run: Path) -> None:
     shown = [row.text.split()[0] for row in page.find_all("#criticality-table tbody tr")]
     widths = [bar.size["width"] for bar in page.find_all("#criticality-table .fill")]
     assert shown == sorted(worth, key=lambda stage: worth[stage]) and widths == sorted(widths)
+
+
+# -- other costs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def costed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Candidate]]:
+    folder = tmp_path_factory.mktemp("costed") / "run"
+    # of no more networks are all labels different
+    candidates = write_run(folder, size=5, seed=3, presets=["cheetah-lan", "measured-semi2k-loopback"])
+    write_page(folder)
+    return folder, candidates
+
+
+def choose(page: Browser, selector: str, value: str) -> None:
+    Select(page.find(selector)).select_by_value(value)
+
+
+def test_a_run_without_costs_offers_none(page: Browser) -> None:
+    assert not page.find("#axis").is_displayed() and not page.find("#costs").is_displayed()
+    assert not any("Latency" in head.text for head in page.find_all("#table thead th"))
+
+
+def test_another_cost_has_its_own_frontier_everywhere(browser: Browser, costed: tuple[Path, list[Candidate]]) -> None:
+    folder, candidates = costed
+    browser.open(folder / "report.html")
+    choose(browser, "#axis", "latency cheetah-lan")
+    browser.wait_for("return document.getElementById('status').textContent.includes('cheetah over lan')")
+    latency = {c.plan_id: c.prices["cheetah-lan"].latency for c in candidates if c.measurement}
+    accuracy = {c.plan_id: c.measurement.val_accuracy for c in candidates if c.measurement}
+    front = {a for a in latency if not any(latency[b] <= latency[a] and accuracy[b] > accuracy[a] for b in latency)}
+    shown = browser.points()
+    assert {*shown["frontier"], *shown["teacher"]} - ({"teacher"} - front) == front
+    browser.find("#frontier-only").click()
+    listed = browser.script("return [...document.querySelectorAll('#table tbody tr')].map(r => r.dataset.network)")
+    assert set(listed) == front | {"teacher"}
+    assert "a latency of" in browser.find("#summary").text
+    title = browser.script("return document.getElementById('frontier-chart').layout.xaxis.title.text")
+    assert title == "Latency for one image, cheetah over lan (estimated) (log scale)"
+    place = browser.script(
+        "const t = document.getElementById('frontier-chart').data.find(t => t.name === 'teacher'); return t.x[0]"
+    )
+    assert place == pytest.approx(latency["teacher"])
+    choose(browser, "#axis", "relus")
+    assert "fewer ReLUs" in browser.find("#summary").text or "no ReLUs" in browser.find("#summary").text
+    assert browser.complaints() == []
+
+
+def test_bars_show_where_the_seconds_and_bytes_go(browser: Browser, costed: tuple[Path, list[Candidate]]) -> None:
+    folder, candidates = costed
+    browser.open(folder / "report.html")
+    choose(browser, "#preset", "measured-semi2k-loopback")
+    by_label = {"teacher" if c.is_teacher else c.label: c.prices["measured-semi2k-loopback"] for c in candidates}
+    assert len(by_label) == len(candidates)
+    rows = browser.find_all("#costs-table tbody tr")
+    assert len(rows) >= 2
+    labels = [row.find_element(By.TAG_NAME, "th").text for row in rows]
+    slowest = max(by_label[label].latency for label in labels)
+    assert labels == sorted(labels, key=lambda label: -by_label[label].latency)
+    for row, label in zip(rows, labels, strict=True):
+        widths = browser.script(
+            "const stack = arguments[0].querySelector('td.costs .stack');"
+            "const width = (element) => element.getBoundingClientRect().width;"
+            "return [...stack.children].map((part) => width(part) / width(stack))",
+            row,
+        )
+        shares = [share.seconds / slowest for share in by_label[label].shares]
+        assert widths == pytest.approx(shares, abs=0.02)
+    assert "trusted dealer" in browser.find("#preset option[value=measured-semi2k-loopback]").text
+    browser.emulate_phone()
+    assert browser.script("return document.documentElement.scrollWidth") == 360
+    assert browser.complaints() == []
 
 
 def luminance(colour: str) -> float:
