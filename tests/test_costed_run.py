@@ -18,6 +18,9 @@ from deepreduce.errors import UserError
 from deepreduce.outputs import private_file, read_run, redraw
 from deepreduce.page import page_contents
 from deepreduce.pricing import preset_named, prices_of, save_calibration
+from deepreduce.private.measuring import REVEAL
+from deepreduce.private.program import KINDS
+from deepreduce.private.result import price_of_run
 from deepreduce.storage import write_json
 from tests.runs_for_tests import TINY
 
@@ -220,3 +223,10 @@ def test_a_corrupt_measurement_is_named(measured: deepreduce.Result) -> None:
     private_file(measured.folder / "teacher", "cheetah").write_text('{"layers": [{}]}')
     with pytest.raises(UserError, match=r"private-cheetah\.json|no result of 'deepreduce private run'"):
         read_run(measured.folder)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, REVEAL])
+def test_every_kind_of_layer_of_a_measurement_has_its_place(kind: str) -> None:
+    layer = {"kind": kind, "seconds": {"median": 0.5}, "serial_bytes": 8, "bytes": 16, "messages": 2}
+    price = price_of_run({"seconds": {"median": 0.75}, "layers": [layer]}, LINKS["loopback"])
+    assert price.latency == pytest.approx(0.75) and (price.bytes, price.rounds) == (16, 1)

@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 
 from deepreduce.cli import FAILED, MISTAKE, run_command
+from deepreduce.cost.link import LINKS
+from deepreduce.outputs import private_file
 from deepreduce.private.processes import choose_ports
+from deepreduce.private.result import price_of_run
 from tests.private.small import all_end, needs_engine, parties_left, saved_network
 from tests.runs_for_tests import command, plain_environment
 
@@ -41,6 +44,10 @@ def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_pat
     assert found["protocol"]["label"] == "semi2k (trusted dealer: a cost reference)"
     assert found["link"] == "lan" and found["links"]["lan"]["computed"] and not found["links"]["loopback"]["computed"]
     assert len((tmp_path / "layers.csv").read_text().splitlines()) == 1 + len(found["layers"])
+    # and it is kept with the network, for the plots and tables of its run
+    assert json.loads(private_file(folder, "semi2k").read_text())["layers"] == found["layers"]
+    price = price_of_run(found, LINKS["lan"])
+    assert price.latency == pytest.approx(found["links"]["lan"]["seconds"], rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,9 @@ class PrivateRun:
 
 _LAYER_KINDS = {
     "convolution": CONV, "linear": LINEAR, "product": MATMUL, "scale": BATCH_NORM, "relu": RELU, "relu6": RELU6,
-    "clamp": RELU6, "max_pool": MAX_POOL, "avg_pool": POOL, "add": ADD, "move": OTHER,
+    "clamp": RELU6, "max_pool": MAX_POOL, "avg_pool": POOL, "add": ADD, "move": OTHER, "reveal": OTHER,
 }  # fmt: skip
-"""Of `deepreduce.private.program.KINDS`, as a cost names them."""
+"""Of `deepreduce.private.program.KINDS`, and of revealing the logits, as a cost names them."""
 
 
 def price_of_run(value: Mapping[str, Any], link: Link) -> Price:
