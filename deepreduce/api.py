@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from deepreduce.config import DataConfig, OptimizeConfig
 from deepreduce.data import ImageData
-from deepreduce.errors import DataError
+from deepreduce.errors import DataError, DeepReduceError
 from deepreduce.export import SavedNetwork
 from deepreduce.inputs import choose_device, load_data
 from deepreduce.interchange import ExportReport, export_network
@@ -24,6 +25,8 @@ from deepreduce.private.pictures import pixels_of_file, standardised
 from deepreduce.private.serving import Offer
 from deepreduce.storage import write_json
 from deepreduce.training import predict
+
+log = logging.getLogger(__name__)
 
 _BATCH = 256
 _CHECKED_IMAGES = 64
@@ -171,7 +174,10 @@ def private_run(
     measured = measure(
         network, first_images(found, images), protocol=protocol, repeats=repeats, ports=ports, timeout_s=timeout_s
     )
-    write_json(private_file(Path(folder), protocol), measured.to_json())
+    try:
+        write_json(private_file(Path(folder), protocol), measured.to_json())
+    except DeepReduceError as error:  # what took minutes to measure is told all the same
+        log.warning("the measurement is not kept: %s", error)
     return measured
 
 

@@ -207,7 +207,10 @@ def _measured_prices(network: Path) -> dict[str, Price]:
         if path.is_file():
             value = read_json(path)
             for name, link in LINKS.items():
-                prices[f"{MEASURED}{protocol}-{name}"] = price_of_run(value, link)
+                try:
+                    prices[f"{MEASURED}{protocol}-{name}"] = price_of_run(value, link)
+                except UserError as error:
+                    raise CheckpointError(f"{path}: {error}; remove the file, or measure again") from error
     return prices
 
 

@@ -14,7 +14,7 @@ import deepreduce
 from deepreduce.cli import MISTAKE, run_command
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
-from deepreduce.errors import UserError
+from deepreduce.errors import CheckpointError, UserError
 from deepreduce.outputs import private_file, read_run, redraw
 from deepreduce.page import page_contents
 from deepreduce.pricing import preset_named, prices_of, save_calibration
@@ -221,7 +221,7 @@ def test_a_run_without_costs_says_how_to_get_some(finished: deepreduce.Result, t
 
 def test_a_corrupt_measurement_is_named(measured: deepreduce.Result) -> None:
     private_file(measured.folder / "teacher", "cheetah").write_text('{"layers": [{}]}')
-    with pytest.raises(UserError, match=r"private-cheetah\.json|no result of 'deepreduce private run'"):
+    with pytest.raises(CheckpointError, match=r"teacher.private-cheetah\.json: this is no result .*measure again"):
         read_run(measured.folder)
 
 

@@ -87,7 +87,10 @@ def propose_by_levers(
             found[setting] = collected.add_reduced(_padded_once_where_it_pays(reduced, search))
     costs = {setting: objective.cost(proposal) for setting, proposal in found.items()}
     costs[_UNTOUCHED] = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
+    simplest: dict[str, _Setting] = {}
     for setting, proposal in found.items():
+        if simplest.setdefault(proposal.plan_id, setting) != setting:
+            continue  # a lever that changed nothing: the same network without it is judged
         before = min((costs[other] for other in setting.taken_back() if other in costs), default=math.inf)
         if costs[setting] > (1 - search.gain) * before:
             collected.drop(proposal, f"one of its levers saves less than {100 * search.gain:g} % of {objective.noun}")

@@ -12,6 +12,9 @@ from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, normalise_plan, pad_once
 
+_TOLD = 6
+"""Networks that are left out for the same reason and told by name."""
+
 Pricing = Callable[[Network], Mapping[str, Price]]
 """What an image costs a network under secure computation, by the name of a preset."""
 
@@ -54,12 +57,6 @@ class Proposals:
     notes: tuple[str, ...] = ()
 
 
-def _some(labels: list[str]) -> str:
-    """A list that stays readable when it is long."""
-    more = len(labels) - _TOLD
-    return "; ".join(labels[:_TOLD]) + (f" and {more} more" if more > 0 else "")
-
-
 @dataclass(frozen=True, kw_only=True)
 class ReducedByPlan:
     """A proposal, and the network that its plan leaves."""
@@ -99,15 +96,11 @@ def _proposal(plan: ReductionPlan, label: str, reduced: Network, price: Pricing)
     )
 
 
-_TOLD = 6
-"""Networks that are left out for the same reason and told by name."""
-
-
 class Collector:
     """Turns plans into proposals, each network once, and remembers what could not be done and why."""
 
     def __init__(self, network: Network, price: Pricing = unpriced) -> None:
-        self._network, self.price = network, price
+        self._network, self._price = network, price
         self._found: dict[str, Proposal] = {}
         self._left_out: dict[str, list[str]] = {}
         self._notes: dict[str, str] = {}  # with the first network that each is about
@@ -120,7 +113,7 @@ class Collector:
     def reduced(self, plan: ReductionPlan, label: str) -> ReducedByPlan | None:
         """The plan's proposal with its network, not among the proposals yet; None where it can't be."""
         try:
-            return ReducedByPlan.of(self._network, plan, label, self.price)
+            return ReducedByPlan.of(self._network, plan, label, self._price)
         except (PlanError, ModelError) as error:
             self.leave_out(str(error), label)
             return None
@@ -155,3 +148,9 @@ class Collector:
             left_out=tuple(f"{reason} (left out: {_some(labels)})" for reason, labels in self._left_out.items()),
             notes=tuple(f"{label}: {note}" for note, label in self._notes.items()),
         )
+
+
+def _some(labels: list[str]) -> str:
+    """A list that stays readable when it is long."""
+    more = len(labels) - _TOLD
+    return "; ".join(labels[:_TOLD]) + (f" and {more} more" if more > 0 else "")

@@ -176,6 +176,16 @@ def test_levers_that_save_too_little_are_not_pulled() -> None:
     assert {p.label for p in found_under(costing(comparisons=1e-6), gain=0.7).networks} == {"rho 0.5"}
 
 
+def test_a_lever_that_changes_nothing_takes_no_network_away() -> None:
+    """A depth that the network has already: the same networks as without it."""
+    preset = costing(comparisons=1e-6)
+    search = LeverSearch(objective=Objective(name="latency", preset=preset.name), price=pricing(preset), most=1000)
+    method = DeepReduceMethod(alphas=(1.0,), rhos=(1.0, 0.5), depths=())
+    same = DeepReduceMethod(alphas=(1.0,), rhos=(1.0, 0.5), depths=((2, 2, 2),))
+    plain, repeated = (propose_by_levers(network(), ORDER, m, search) for m in (method, same))
+    assert {p.plan_id for p in repeated.networks} == {p.plan_id for p in plain.networks} != set()
+
+
 def test_no_two_networks_are_the_same_and_each_costs_less_than_the_original() -> None:
     preset = Preset(model=MODELS["cheetah"], link=LINKS["lan"])
     found = found_under(preset).networks
