@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from deepreduce.cost.price import LINEAR, OTHER, RELUS, Price, Share
+from deepreduce.cost.price import LINEAR_LAYERS, OTHER_LAYERS, RELU_LAYERS, Price, Share
 from deepreduce.errors import UserError
 from deepreduce.objective import COUNT_OF_RELUS, Objective, basis_of
 from tests.report.examples import candidate, priced
 
 PRICE = Price.of(
     [
-        Share(kind=RELUS, compute_seconds=1.0, sending_seconds=0.25, online_bytes=1e6, rounds=4, offline_bytes=5e6),
-        Share(kind=LINEAR, waiting_seconds=0.5, offline_seconds=9.0),
-        Share(kind=OTHER, compute_seconds=0.125),
+        Share(
+            kind=RELU_LAYERS, compute_seconds=1.0, sending_seconds=0.25, online_bytes=1e6, rounds=4, offline_bytes=5e6
+        ),
+        Share(kind=LINEAR_LAYERS, waiting_seconds=0.5, offline_seconds=9.0),
+        Share(kind=OTHER_LAYERS, compute_seconds=0.125),
     ]
 )
 NETWORK = priced(candidate(28_672, 0.7, plan_id="p"), "cheetah-lan", PRICE)

@@ -10,7 +10,7 @@ from typing import Any
 from deepreduce.cost.features import FEATURES, QUERY, feature
 from deepreduce.cost.layers import Layer
 from deepreduce.cost.link import Link
-from deepreduce.cost.price import OTHER, Price, Share, kind_of
+from deepreduce.cost.price import OTHER_LAYERS, Price, Share, kind_of
 from deepreduce.errors import UserError, unknown_name
 
 Rates = Mapping[str, float]
@@ -102,7 +102,7 @@ class CostModel:
         online, offline = self.online, self.offline
         messages = of(online.messages)
         return Share(
-            kind=OTHER if layer is None else kind_of(layer.kind),
+            kind=OTHER_LAYERS if layer is None else kind_of(layer.kind),
             compute_seconds=of(online.seconds),
             sending_seconds=link.seconds(compute=0.0, sent_bytes=of(online.serial_bytes), messages=0.0),
             waiting_seconds=link.seconds(compute=0.0, sent_bytes=0.0, messages=messages),

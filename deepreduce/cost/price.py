@@ -9,16 +9,16 @@ from typing import Any
 from deepreduce.cost.layers import BATCH_NORM, MULTIPLYING, RELU, RELU6
 from deepreduce.errors import UserError
 
-RELUS, LINEAR, OTHER = "ReLU", "linear", "other"
-KINDS = (RELUS, LINEAR, OTHER)
+RELU_LAYERS, LINEAR_LAYERS, OTHER_LAYERS = "ReLU", "linear", "other"
+KINDS = (RELU_LAYERS, LINEAR_LAYERS, OTHER_LAYERS)
 """Kinds of layers that costs are told apart by. A max-pool is among the others, and what a query costs by itself."""
 
 
 def kind_of(layer_kind: str) -> str:
     """The kind, one of `KINDS`, of a layer (its kind is one of `deepreduce.cost.layers`)."""
     if layer_kind in (RELU, RELU6):
-        return RELUS
-    return LINEAR if layer_kind in (*MULTIPLYING, BATCH_NORM) else OTHER
+        return RELU_LAYERS
+    return LINEAR_LAYERS if layer_kind in (*MULTIPLYING, BATCH_NORM) else OTHER_LAYERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,4 +108,4 @@ class Price:
             raise UserError(f"this is no price of a network: {error!r}") from error
 
 
-_AMOUNTS = tuple(name for name in asdict(Share(kind=OTHER)) if name != "kind")
+_AMOUNTS = tuple(name for name in asdict(Share(kind=OTHER_LAYERS)) if name != "kind")

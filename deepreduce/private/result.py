@@ -11,8 +11,7 @@ from typing import Any
 
 from deepreduce.cost.layers import ADD, BATCH_NORM, CONV, LINEAR, MATMUL, MAX_POOL, OTHER, POOL, RELU, RELU6
 from deepreduce.cost.link import LINKS, Link
-from deepreduce.cost.price import OTHER as OTHER_KIND
-from deepreduce.cost.price import Price, Share, kind_of
+from deepreduce.cost.price import OTHER_LAYERS, Price, Share, kind_of
 from deepreduce.errors import UserError
 from deepreduce.private.protocol import Protocol
 
@@ -207,7 +206,7 @@ def price_of_run(value: Mapping[str, Any], link: Link) -> Price:
         beyond = float(value["seconds"]["median"]) - sum(layer["seconds"]["median"] for layer in value["layers"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"this is no result of 'deepreduce private run': {error!r}") from error
-    return Price.of([*shares, Share(kind=OTHER_KIND, compute_seconds=beyond)])
+    return Price.of([*shares, Share(kind=OTHER_LAYERS, compute_seconds=beyond)])
 
 
 def _share(layer: Mapping[str, Any], link: Link) -> Share:

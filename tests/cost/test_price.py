@@ -11,7 +11,7 @@ from deepreduce.cost.layers import Layer
 from deepreduce.cost.link import LINKS, Link
 from deepreduce.cost.model import CostModel, Phase
 from deepreduce.cost.presets import MODELS
-from deepreduce.cost.price import LINEAR, OTHER, RELUS, Price, Share
+from deepreduce.cost.price import LINEAR_LAYERS, OTHER_LAYERS, RELU_LAYERS, Price, Share
 from deepreduce.errors import UserError
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import trace_network
@@ -47,8 +47,10 @@ def test_each_kind_of_layer_has_its_own_share() -> None:
     spec = resolve_spec("resnet20")
     network = trace_network(build_model(spec, device="meta"), (3, 64, 64), spec=spec)
     assert shares == {
-        RELUS: pytest.approx(1e-3 * network.relu_count), LINEAR: pytest.approx(1e-9 * network.macs), OTHER: 7.0
-    }  # fmt: skip
+        RELU_LAYERS: pytest.approx(1e-3 * network.relu_count),
+        LINEAR_LAYERS: pytest.approx(1e-9 * network.macs),
+        OTHER_LAYERS: 7.0,
+    }
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -64,7 +66,10 @@ def test_what_is_no_price_is_refused(value: object) -> None:
 
 
 def test_parts_of_one_kind_become_one() -> None:
-    parts = [Share(kind=LINEAR, compute_seconds=1.0), Share(kind=LINEAR, compute_seconds=2.0, rounds=1.0)]
+    parts = [
+        Share(kind=LINEAR_LAYERS, compute_seconds=1.0),
+        Share(kind=LINEAR_LAYERS, compute_seconds=2.0, rounds=1.0),
+    ]
     found = {share.kind: share for share in Price.of(parts).shares}
-    assert found[LINEAR] == Share(kind=LINEAR, compute_seconds=3.0, rounds=1.0)
-    assert found[RELUS] == Share(kind=RELUS)
+    assert found[LINEAR_LAYERS] == Share(kind=LINEAR_LAYERS, compute_seconds=3.0, rounds=1.0)
+    assert found[RELU_LAYERS] == Share(kind=RELU_LAYERS)
