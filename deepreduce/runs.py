@@ -164,12 +164,16 @@ class NetworkFolder:
     path: Path
 
     def finished(self) -> dict[str, Any] | None:
-        """Its metrics where it is done; None where it is not. Raises `CheckpointError` for a corrupt file."""
+        """Its metrics where it is done; None where it is not. Raises `CheckpointError` for a corrupt file.
+
+        The state of its training goes, which a process that was killed right after writing the metrics has left.
+        """
         if not (self.path / METRICS).exists():
             return None
         metrics = read_json(self.path / METRICS)
         if not isinstance(metrics, dict):
             raise CheckpointError(f"{self.path / METRICS} can't be read: it holds no metrics")
+        self._drop_state()
         return metrics
 
     def weights(self) -> dict[str, Tensor]:
@@ -190,6 +194,9 @@ class NetworkFolder:
         if weights is not None:
             write_tensors(self.path / WEIGHTS, weights, {})
         write_json(self.path / METRICS, dict(metrics))
+        self._drop_state()
+
+    def _drop_state(self) -> None:
         with suppress(OSError):
             (self.path / STATE).unlink(missing_ok=True)
 

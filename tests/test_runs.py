@@ -305,6 +305,21 @@ def test_metrics_are_written_last(entry: NetworkFolder, monkeypatch: pytest.Monk
     assert written == ["plan.json", "history.csv", "model.safetensors", "metrics.json"]
 
 
+def test_a_state_left_by_a_kill_right_after_the_metrics_goes(
+    entry: NetworkFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    entry.save_snapshot(Snapshot(tensors={"w": torch.ones(2)}, values={"step": 3}))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", killed)
+        entry.finish(weights={"w": torch.zeros(2)}, description={}, metrics={"a": 1}, history=())
+    assert entry.snapshot() is not None
+    assert entry.finished() == {"a": 1}
+    assert entry.snapshot() is None
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff", b"null"])
 def test_corrupt_metrics_are_named(entry: NetworkFolder, content: bytes) -> None:
     (entry.path / "metrics.json").write_bytes(content)
