@@ -1,97 +1,86 @@
-"""One run from its first network to its last: the teacher, criticality, drafts, candidates, in that order."""
+"""One run from its first network to its last: the teacher, criticality, candidates, in that order."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
-from deepreduce.arrangement import Arrangement
 from deepreduce.config import OptimizeConfig
-from deepreduce.crew import Crew, CrewError
-from deepreduce.errors import CheckpointError, RunError
-from deepreduce.estimate import Work
-from deepreduce.jobs import Job, Outcome, SharedJob, Start, Workshop
-from deepreduce.loggers import LoggedNetwork, RunLoggers
+from deepreduce.errors import RunError
+from deepreduce.foreman import TEACHER_FOLDER, Foreman
+from deepreduce.jobs import Job, Outcome, SharedJob, Start
+from deepreduce.loggers import RunLoggers
 from deepreduce.methods import Proposal
-from deepreduce.methods.budget import beaten, turns_for
+from deepreduce.methods.budget import Rival, Standing, beaten, turns_for
 from deepreduce.methods.deepreduce import measured_cull_order
 from deepreduce.methods.levers import stage_costs
 from deepreduce.network import Network, without_weights
 from deepreduce.outputs import objective_of, overlay_of, title_of, write_plots, write_tables
 from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
 from deepreduce.pricing import Preset
-from deepreduce.progress import Watcher
 from deepreduce.randomness import derived_seed
 from deepreduce.results import ReducedNetwork, Result
 from deepreduce.runs import ANSWERS, CRITICALITY, RunCosts, RunFolder
-from deepreduce.schedule import Family, Schedule, SharedBudget, TrainingCosts, own_epochs
+from deepreduce.schedule import Family, Schedule, SharedBudget, TrainingCosts
 from deepreduce.storage import write_json
-from deepreduce.training import EpochRecord, Lesson, Monitor, Recipe, Stopped, Views
+from deepreduce.training import Lesson, Recipe, Views
 from deepreduce.transforms import can_inherit
 from deepreduce.wiring import (
     pricing_under,
     remembered_logits,
     run_recipe,
     run_schedule,
-    student_batch_size,
     teacher_epochs,
     training_recipe,
-    using_threads,
 )
 
 log = logging.getLogger(__name__)
 
-K = TypeVar("K", bound=Hashable)
-
-TEACHER_FOLDER = "teacher"
-
 _STATISTICS_BATCHES = 20
 """Batches that give a network its batch-norm statistics after a short training."""
+
+_VALIDATIONS = 3
+"""Times that a student is validated at most while it is trained."""
 
 _ROUNDS = 4
 """Turns of the network that is drafted for the fewest epochs, before all turns begin again."""
 
 
 class Conductor:
-    """Runs the networks of a schedule, and tells the watcher."""
+    """Decides which networks are trained, in which order and for how long, and keeps what becomes of them."""
 
     def __init__(
         self,
         config: OptimizeConfig,
         folder: RunFolder,
-        workshop: Workshop,
+        foreman: Foreman,
         schedule: Schedule,
-        watcher: Watcher,
         loggers: RunLoggers,
         model: nn.Module | None,
         *,
-        arrangement: Arrangement,
         presets: Sequence[Preset] = (),
     ) -> None:
-        self.config, self.folder, self.workshop, self.schedule = config, folder, workshop, schedule
-        self.watcher, self.loggers, self.model = watcher, loggers, model
-        self.arrangement, self.presets = arrangement, presets
+        self.config, self.folder, self.foreman, self.schedule = config, folder, foreman, schedule
+        self.loggers, self.model, self.presets = loggers, model, presets
         self.price, self.objective = pricing_under(presets), objective_of(config)
-        self.original, self.recipe = workshop.original, run_recipe(config)
-        self.started = 0
+        self.original, self.facts = foreman.workshop.original, foreman.workshop.data.facts
+        self.recipe = run_recipe(config)
+        self.costs = TrainingCosts(load=self.original.load, facts=self.facts, recipe=self.recipe)
         self.candidates: dict[str, Candidate] = {}
 
     def conduct(self) -> Result:
+        self._announce()
         self._train_teacher()
         criticality = self._settle_cull_order()
         self._record_costs()
+        self._train_alone(self.schedule.alone)
         if isinstance(self.recipe, SharedBudget):
-            accuracies = self._draft()
-            self._finish_drafts(self.recipe, accuracies)
-        else:
-            jobs = {p: self._student(p, "candidates", epochs=self.recipe.epochs) for p in self.schedule.candidates}
-            self._train_candidates(jobs)
+            self._train_others(self.recipe)
         self._finish()
         networks = [
             ReducedNetwork(candidate=c, folder=self.folder.path / c.folder, original=self.model)
@@ -105,6 +94,13 @@ class Conductor:
             objective=self.objective,
         )
 
+    def _announce(self) -> None:
+        """Tell how many networks will be trained, as far as is known."""
+        schedule = self.schedule
+        families = len(schedule.division.families)
+        self.foreman.count = 1 + len(schedule.probe_works) + families + len(schedule.candidates)
+        self.foreman.total = schedule.total_work
+
     # -- teacher, probes ------------------------------------------------------------------------------------
 
     def _train_teacher(self) -> None:
@@ -116,8 +112,7 @@ class Conductor:
             recipe=training_recipe(self.config.training, epochs=epochs),
             seed=derived_seed(self.config.seed, TEACHER_ID),
         )
-        self._begin(job.name, self.schedule.teacher_work)
-        outcome = self._train_here(job)
+        outcome = self.foreman.teacher(job, self.schedule.teacher_work.total)
         if outcome.failure is not None:
             raise RunError(f"the teacher could not be trained: {outcome.failure}; lower training.learning_rate")
         self.teacher_start = Start(folder=job.folder, plan=job.plan)
@@ -130,20 +125,32 @@ class Conductor:
             measurement=outcome.measurement(),
             prices=self.price(self.original),
         )
-        self._teach(self.workshop.load(job))
+        self.standing = self._standing_of_teacher(outcome.val_accuracy or 0.0)
+        self._teach(self.foreman.workshop.load(job))
+
+    def _standing_of_teacher(self, accuracy: float) -> Standing:
+        return Standing(
+            whole=self.objective.cost(self.candidates[TEACHER_ID]),
+            full=accuracy,
+            error=math.sqrt(accuracy * (1 - accuracy) / max(self.facts.val_images, 1)),
+            chance=1 / self.facts.num_classes,
+        )
 
     def _teach(self, teacher: Network) -> None:
         """Let all trainings from here on learn from the teacher."""
-        shop = self.workshop
+        shop, recipe = self.foreman.workshop, self.recipe
         test = shop.teacher_test or shop.predict_test(teacher.module)  # known where it was trained just now
-        epochs = self.recipe.views if isinstance(self.recipe, SharedBudget) else round(self.recipe.epochs)
+        epochs = recipe.views if isinstance(recipe, SharedBudget) else round(recipe.epochs)
+        batch_size = recipe.student_batch_size
         lesson = Lesson(
             teacher.module.requires_grad_(False).to(memory_format=shop.precision.memory_format),
             precision=shop.precision,
-            remembered=remembered_logits(self.folder.path / ANSWERS, shop.data, self.config, epochs=epochs),
+            remembered=remembered_logits(
+                self.folder.path / ANSWERS, shop.data, self.config, epochs=epochs, batch_size=batch_size
+            ),
         )
-        views = Views(seed=derived_seed(self.config.seed, "views"), epochs=epochs)
-        self.workshop = replace(shop, lesson=lesson, teacher_test=test, views=views)
+        views = Views(seed=derived_seed(self.config.seed, "views"), epochs=epochs, batch_size=batch_size)
+        self.foreman.workshop = replace(shop, lesson=lesson, teacher_test=test, views=views)
 
     def _settle_cull_order(self) -> dict[str, float]:
         """Measure the criticality of the stages, where the order is not given, and schedule by it."""
@@ -153,10 +160,11 @@ class Conductor:
         method = self.config.method
         order, worth = measured_cull_order(
             self.original,
-            lambda probe: accuracies[probe.stage],
+            accuracies.__getitem__,
             form=method.criticality_form,
             exponent=method.criticality_exponent,
             costs=stage_costs(without_weights(self.original), self.objective, self.price),
+            images=self.facts.val_images,
         )
         if order:
             log.info("stages to cull, least critical first: %s", ", ".join(order))
@@ -164,10 +172,11 @@ class Conductor:
             self.folder.path / CRITICALITY,
             {"cull_order": list(order), "criticality": worth, "val_accuracy": {s: accuracies[s] for s in worth}},
         )
-        facts = self.workshop.data.facts
         self.schedule = run_schedule(
-            self.original, facts, self.config, cull_order=order, measured=True, presets=self.presets
-        )
+            self.original, self.facts, self.config, cull_order=order, measured=True, standing=self.standing,
+            trained=set(self.candidates), presets=self.presets,
+        )  # fmt: skip
+        self._announce()
         return worth
 
     def _record_costs(self) -> None:
@@ -179,120 +188,192 @@ class Conductor:
     def _probe(self) -> dict[str, float]:
         """The validation accuracy with ReLUs in one stage only, for every stage."""
         schedule = self.schedule
-        stages = {p.proposal: p.stage for p in schedule.probes}
-        works = dict(zip(stages, schedule.probe_works, strict=True))
-        jobs = {p: self._student(p, "probes", epochs=work.epochs, test=False) for p, work in works.items()}
-        outcomes = {p: outcome for p, _, outcome in self._train_all(jobs, works)}
+        works = {p.proposal: work for p, work in zip(schedule.probes, schedule.probe_works, strict=True)}
+        full = {p for p, work in works.items() if self._is_candidate(p, work.epochs)}
+        jobs = {
+            p: self._alone(p, "probes", epochs=work.epochs, number=number, test=p in full)
+            for number, (p, work) in enumerate(works.items())
+        }
+        outcomes = dict(self.foreman.students(jobs, {p: work.total for p, work in works.items()}))
         for proposal, outcome in outcomes.items():
             if outcome.val_accuracy is None:
                 log.warning("%s could not be trained, so its stage counts as least critical", proposal.label)
-        return {stage: outcomes[p].val_accuracy or 0.0 for p, stage in stages.items()}
+            elif proposal in full:
+                self._keep_trained(proposal, "probes", outcome)
+        return {p.stage: outcomes[p.proposal].val_accuracy or 0.0 for p in schedule.probes}
+
+    def _is_candidate(self, probe: Proposal, epochs: float) -> bool:
+        """Whether a probe is one more network to choose from: by recipe `fast`, if it is trained well enough."""
+        limit = self.config.max_relus
+        return (
+            isinstance(self.recipe, SharedBudget)
+            and self.recipe.is_enough(epochs)
+            and (limit is None or probe.relu_count <= limit)
+        )
+
+    def _rival(self, proposal: Proposal, outcome: Outcome) -> Rival | None:
+        if outcome.val_accuracy is None:
+            return None
+        return Rival(label=proposal.label, cost=self.objective.cost(proposal), accuracy=outcome.val_accuracy)
+
+    # -- networks that share no weights ---------------------------------------------------------------------
+
+    def _train_alone(self, epochs: Mapping[Proposal, float]) -> None:
+        jobs = {
+            p: self._alone(p, "candidates", epochs=e, number=number) for number, (p, e) in enumerate(epochs.items())
+        }
+        works = {p: self.costs.alone_work(p, e, tested=True).total for p, e in epochs.items()}
+        self._train_candidates(jobs, works)
+
+    def _alone(self, proposal: Proposal, kind: str, *, epochs: float, number: int, test: bool = True) -> Job:
+        """The `number`th of some networks that may be trained side by side."""
+        recipe = self._student_recipe(epochs, batch_size=self.costs.alone_batch_size)
+        job = self._student(proposal, kind, recipe, test=test)
+        if not isinstance(self.recipe, SharedBudget):
+            return job
+        views = self.recipe.views
+        return replace(job, first_view=(number * (views // 2) + number // 2) % views)
 
     # -- networks that share weights ------------------------------------------------------------------------
 
-    def _train_family(self, family: Family, work: Work, start: Start) -> dict[Proposal, Outcome]:
-        jobs = {p: self._student(p, "drafts", epochs=0, test=False, start=start) for p in family.members}
-        shared = SharedJob(
+    def _train_others(self, recipe: SharedBudget) -> None:
+        """Draft those that are too dear for the full recipe, and go on with those drafts that no other beats."""
+        schedule = self.schedule
+        costs = {p: self.objective.cost(p) for p in schedule.candidates if p.plan_id not in self.candidates}
+        division = self.costs.division(costs, self.standing, budget=schedule.left)
+        for proposal, rival in division.needless.items():
+            self._leave_out(proposal, rival)
+        self._train_alone(division.alone)
+        drafts = self._draft(division.families)
+        going_on = self._undropped(recipe, drafts)
+        epochs = self.costs.own_epochs(going_on, division.budget, costs, self.standing)
+        jobs = {
+            p: self._student(
+                p, "candidates", self._student_recipe(e, rate=self.config.fast.rate),
+                start=Start(folder=self.folder.entry("drafts", p.plan_id), plan=p.plan),
+            )
+            for p, e in zip(going_on, epochs, strict=True)
+        }  # fmt: skip
+        works = {p: self.costs.own_work(p, job.recipe.epochs).total for p, job in jobs.items()}
+        self._train_candidates(jobs, works)
+
+    def _leave_out(self, proposal: Proposal, rival: Rival) -> None:
+        """Drop a network that is not trained at all."""
+        reason = (
+            f"{rival.label} ({self.objective.text(rival.cost)}) has {100 * rival.accuracy:.2f} % validation accuracy"
+            f" already, the full network {100 * self.standing.full:.2f} %; what the price leaves for it is too"
+            " little to do better"
+        )
+        job = self._student(proposal, "drafts", self._student_recipe(0.0), test=False)
+        self.foreman.workshop.leave_untrained(job, reason)
+        self._drop(proposal, reason)
+
+    def _draft(self, families: Sequence[Family]) -> dict[Proposal, Outcome]:
+        """Train all networks of the families for a while, those of one size together, and judge them."""
+        first, others = families[:1], families[1:]
+        outcomes = self._draft_together({family: self.teacher_start for family in first})
+        widest = self._widest_draft(first[0], outcomes) if first else self.teacher_start
+        # under a limit on ReLUs, the widest draft may lack ReLUs or resolution that smaller networks have
+        starts = {
+            family: widest if all(can_inherit(p.plan, widest.plan) for p in family.members) else self.teacher_start
+            for family in others
+        }
+        return outcomes | self._draft_together(starts)
+
+    def _draft_together(self, starts: Mapping[Family, Start]) -> dict[Proposal, Outcome]:
+        jobs = {family: self._shared(family, start) for family, start in starts.items()}
+        works = {family: self.costs.family_work(family) for family in jobs}
+        outcomes: dict[Proposal, Outcome] = {}
+        for family, of in self.foreman.students(jobs, works):
+            outcomes |= {p: of[p.label] for p in family.members}
+        return outcomes
+
+    def _shared(self, family: Family, start: Start) -> SharedJob:
+        recipe = self._student_recipe(0.0)
+        return SharedJob(
             name=family.name,
-            jobs=tuple(jobs.values()),
+            jobs=tuple(self._student(p, "drafts", recipe, test=False, start=start) for p in family.members),
             turns=tuple(turns_for(family.epochs, rounds=_ROUNDS)),
             folder=self.folder.entry("drafts", family.folder),
             recipe=self._student_recipe(sum(family.epochs)),
             seed=derived_seed(self.config.seed, family.name),
         )
-        self._begin(shared.name, work)
-        begun: list[Sequence[EpochRecord]] = []  # stays empty where all of them are done
-        told_of = Monitor(on_start=begun.append, on_step=partial(self.watcher.step, shared.name))
-        of = self.workshop.run_shared(shared, told_of)
-        outcomes = {p: of[job.name] for p, job in jobs.items()}
-        told = ", ".join(f"{p.label} {100 * (o.val_accuracy or 0):.1f} %" for p, o in outcomes.items())
-        self.watcher.end(shared.name, result=f"val {told}", was_done=not begun)
-        return outcomes
 
-    def _draft(self) -> dict[Proposal, Outcome]:
-        """Train all candidates for a while, those of one size together, and judge them."""
-        outcomes: dict[Proposal, Outcome] = {}
-        start = self.teacher_start
-        for family, work in zip(self.schedule.families, self.schedule.draft_works, strict=True):
-            # under a limit on ReLUs, the widest draft may lack ReLUs or resolution that smaller networks have
-            able = all(can_inherit(p.plan, start.plan) for p in family.members)
-            outcomes |= self._train_family(family, work, start if able else self.teacher_start)
-            if family is self.schedule.families[0]:
-                start = self._widest_draft(family, outcomes) or start
-        return outcomes
-
-    def _widest_draft(self, family: Family, outcomes: Mapping[Proposal, Outcome]) -> Start | None:
-        """The draft that narrower families inherit from: of all channels, and of most ReLUs."""
+    def _widest_draft(self, family: Family, outcomes: Mapping[Proposal, Outcome]) -> Start:
+        """The draft that smaller families inherit from: of all channels, and of most ReLUs; else the teacher."""
         able = [
             p for p in family.members if p.plan.alpha == 1 and p.plan.depth is None and outcomes[p].failure is None
         ]
         if not able:
-            return None
+            return self.teacher_start
         widest = max(able, key=lambda p: p.relu_count)
         return Start(folder=self.folder.entry("drafts", widest.plan_id), plan=widest.plan)
 
-    def _finish_drafts(self, recipe: SharedBudget, drafts: Mapping[Proposal, Outcome]) -> None:
-        """Drop the drafts that others beat, and train the others on their own."""
-        by_id, cost = {p.plan_id: p for p in drafts}, self.objective.cost
-        accuracies = {p.plan_id: o.val_accuracy for p, o in drafts.items() if o.val_accuracy is not None}
-        better = beaten({p.plan_id: cost(p) for p in drafts}, accuracies, margin=recipe.margin)
+    def _undropped(self, recipe: SharedBudget, drafts: Mapping[Proposal, Outcome]) -> list[Proposal]:
+        """Drop the drafts that other networks beat; the rest."""
+        known = {p.plan_id: r for p, o in drafts.items() if (r := self._rival(p, o)) is not None}
+        known |= {f"{number}": rival for number, rival in enumerate(self.standing.rivals)}
+        better = beaten(
+            {name: rival.cost for name, rival in known.items()},
+            {name: rival.accuracy for name, rival in known.items()},
+            margin=recipe.margin,
+        )
+        going_on = []
         for proposal, outcome in drafts.items():
             name = proposal.plan_id
-            if outcome.val_accuracy is None:
+            if name not in known:
                 self._keep(proposal, "drafts", failure=outcome.failure)
             elif name in better:
-                winner = by_id[better[name]]
-                reason = (
-                    f"its draft has {100 * accuracies[name]:.2f} % validation accuracy, that of {winner.label}"
-                    f" ({self.objective.text(cost(winner))}) {100 * accuracies[winner.plan_id]:.2f} %"
+                winner = known[better[name]]
+                self._drop(
+                    proposal,
+                    f"its draft has {100 * known[name].accuracy:.2f} % validation accuracy, {winner.label}"
+                    f" ({self.objective.text(winner.cost)}) {100 * winner.accuracy:.2f} %",
                 )
-                log.info("%s is dropped: %s", proposal.label, reason)
-                self._keep(proposal, "drafts", failure=reason, is_dropped=True)
-        going_on = [p for p in drafts if p.plan_id in accuracies and p.plan_id not in better]
-        epochs = own_epochs(recipe, self.schedule, self.original, self.workshop.data.facts, going_on)
-        jobs = {
-            p: self._student(
-                p, "candidates", epochs=e, rate=self.config.fast.rate,
-                start=Start(folder=self.folder.entry("drafts", p.plan_id), plan=p.plan),
-            )
-            for p, e in zip(going_on, epochs, strict=True)
-        }  # fmt: skip
-        self._train_candidates(jobs)
+            else:
+                going_on.append(proposal)
+        return going_on
+
+    def _drop(self, proposal: Proposal, reason: str) -> None:
+        log.info("%s is dropped: %s", proposal.label, reason)
+        self._keep(proposal, "drafts", failure=reason, is_dropped=True)
 
     # -- candidates -----------------------------------------------------------------------------------------
 
     def _student(
-        self,
-        proposal: Proposal,
-        kind: str,
-        *,
-        epochs: float,
-        rate: float = 1.0,
-        start: Start | None = None,
-        test: bool = True,
+        self, proposal: Proposal, kind: str, recipe: Recipe, *, start: Start | None = None, test: bool = True
     ) -> Job:
         fast = isinstance(self.recipe, SharedBudget)
         return Job(
             name=proposal.label,
             plan=proposal.plan,
             folder=self.folder.entry(kind, proposal.plan_id),
-            recipe=self._student_recipe(epochs, rate),
+            recipe=recipe,
             seed=derived_seed(self.config.seed, proposal.plan_id),
             start=(start or self.teacher_start) if fast else None,
             statistics_batches=_STATISTICS_BATCHES if fast else 0,
             test=test,
         )
 
-    def _student_recipe(self, epochs: float, rate: float = 1.0) -> Recipe:
-        batch_size = student_batch_size(self.config)
-        return training_recipe(self.config.training, epochs=epochs, rate=rate, batch_size=batch_size)
+    def _student_recipe(self, epochs: float, *, rate: float = 1.0, batch_size: int | None = None) -> Recipe:
+        batch_size = batch_size or self.recipe.student_batch_size
+        recipe = training_recipe(self.config.training, epochs=epochs, rate=rate, batch_size=batch_size)
+        if isinstance(self.recipe, SharedBudget):  # the price has no room for more
+            return replace(recipe, validate_every=max(recipe.validate_every, math.ceil(epochs / _VALIDATIONS)))
+        return recipe
 
-    def _train_candidates(self, jobs: Mapping[Proposal, Job]) -> None:
-        costs = TrainingCosts(network=self.original, facts=self.workshop.data.facts)
-        works = {p: costs.work(p.padded_macs, job.recipe.epochs, tested=True) for p, job in jobs.items()}
-        for proposal, _, outcome in self._train_all(jobs, works):
-            self._keep(proposal, "candidates", measurement=outcome.measurement(), failure=outcome.failure)
+    def _train_candidates(self, jobs: Mapping[Proposal, Job], works: Mapping[Proposal, float]) -> None:
+        for proposal, outcome in self.foreman.students(jobs, works):
+            self._keep_trained(proposal, "candidates", outcome)
             write_tables(self.folder.path, self._in_order(), stages=self.original.stages, complete=False)
+
+    def _keep_trained(self, proposal: Proposal, kind: str, outcome: Outcome) -> None:
+        """Take a network among the candidates that others must beat, unless it failed."""
+        rival = self._rival(proposal, outcome)
+        if rival is not None:
+            rivals = sorted((*self.standing.rivals, rival), key=lambda r: (r.cost, r.label))
+            self.standing = replace(self.standing, rivals=tuple(rivals))
+        self._keep(proposal, kind, measurement=outcome.measurement(), failure=outcome.failure)
 
     def _keep(self, proposal: Proposal, kind: str, **became: Any) -> None:
         """Take a network among the candidates; `became` is what `Candidate` says of its fate."""
@@ -308,82 +389,7 @@ class Conductor:
 
     def _in_order(self) -> list[Candidate]:
         """The teacher, then the candidates that are done, most ReLUs first."""
-        order = [TEACHER_ID, *(p.plan_id for p in self.schedule.candidates)]
-        return [self.candidates[name] for name in order if name in self.candidates]
-
-    # -- training -------------------------------------------------------------------------------------------
-
-    def _train_all(self, jobs: Mapping[K, Job], works: Mapping[K, Work]) -> Iterator[tuple[K, Job, Outcome]]:
-        """Every job with its outcome as it ends, several side by side where that is faster."""
-        keys = {job.folder.path: key for key, job in jobs.items()}
-        todo = []
-        for key, job in jobs.items():
-            done = self.workshop.finished(job)
-            if done is None:
-                todo.append(job)
-                continue
-            self._begin(job.name, works[key])
-            self._log_begin(job, _history(job))
-            self._end(job, done, was_done=True)
-            yield key, job, done
-        for job, outcome in self._trained_beside(
-            todo, {job.folder.path: works[keys[job.folder.path]] for job in todo}
-        ):
-            yield keys[job.folder.path], job, outcome
-
-    def _trained_beside(self, todo: Sequence[Job], works: Mapping[Path, Work]) -> Iterator[tuple[Job, Outcome]]:
-        """Every job with its outcome: side by side where that is faster and possible, else one after the other."""
-        size = min(self.arrangement.side_by_side, len(todo))
-        left = list(todo)
-        if size > 1:
-            try:
-                with Crew(self.workshop, size=size, scratch=self.folder.path) as crew:
-                    for job, outcome in crew.run(todo, lambda job: self._told_from_afar(job, works[job.folder.path])):
-                        left.remove(job)
-                        self._log_begin(job, _history(job))
-                        self._end(job, outcome)
-                        yield job, outcome
-            except CrewError as error:
-                log.warning("networks are trained one after the other: %s", error)
-        with using_threads(self.arrangement.student_threads):
-            for job in left:
-                self._begin(job.name, works[job.folder.path])
-                yield job, self._train_here(job)
-
-    def _train_here(self, job: Job) -> Outcome:
-        finished = self.workshop.finished(job)
-        if finished is not None:
-            self._log_begin(job, _history(job))
-        told = Monitor(
-            on_start=partial(self._log_begin, job),
-            on_step=partial(self.watcher.step, job.name),
-            on_epoch=self.loggers.epoch,
-        )
-        outcome = finished or self.workshop.run(job, told)
-        self._end(job, outcome, was_done=finished is not None)
-        return outcome
-
-    def _told_from_afar(self, job: Job, work: Work) -> Monitor:
-        """Loggers take one network at a time, so they are told of this one when it is done."""
-        self._begin(job.name, work)
-        return Monitor(on_step=partial(self.watcher.step, job.name))
-
-    def _begin(self, name: str, work: Work) -> None:
-        if self.workshop.stop():
-            raise Stopped
-        self.started += 1
-        schedule = self.schedule
-        count = 1 + len(schedule.probe_works) + len(schedule.families) + len(schedule.candidates)
-        self.watcher.begin(name, number=self.started, count=count, work=work.total, total=schedule.total_work)
-
-    def _end(self, job: Job, outcome: Outcome, *, was_done: bool = False) -> None:
-        self.loggers.end(outcome)
-        self.watcher.end(job.name, result=outcome.told(), was_done=was_done)
-
-    def _log_begin(self, job: Job, epochs: Sequence[EpochRecord]) -> None:
-        folder = job.folder.path.relative_to(self.folder.path).as_posix()
-        plan_id = TEACHER_ID if folder == TEACHER_FOLDER else job.plan.plan_id
-        self.loggers.begin(LoggedNetwork(label=job.name, plan_id=plan_id, folder=folder), epochs)
+        return sorted(self.candidates.values(), key=lambda c: (not c.is_teacher, -c.relu_count, c.label))
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -397,12 +403,3 @@ class Conductor:
         write_plots(path, title=title_of(self.config), overlay=overlay_of(self.config), objective=self.objective)
         self.loggers.finish(candidates, self.objective)
         (path / ANSWERS).unlink(missing_ok=True)
-
-
-def _history(job: Job) -> tuple[EpochRecord, ...]:
-    """The epochs of a network that is done, none where their file can't be read: no result depends on it."""
-    try:
-        return job.folder.history()
-    except CheckpointError as error:
-        log.warning("%s", error)
-        return ()

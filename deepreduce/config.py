@@ -149,7 +149,7 @@ class FastConfig(_Section):
 
     price: Positive = 1.0
     """Training of all students and probes together, in trainings of the original by `training.epochs`."""
-    probe_share: Fraction = 0.16
+    probe_share: Fraction = 0.2
     """Of the price, for the probes that measure criticality; given to the others where the cull order is given."""
     draft_share: Fraction = 0.8
     """Of the rest, for drafts: a training of all networks together, with shared weights; it decides which go on."""

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from deepreduce.errors import DeepReduceError, RunError
-from deepreduce.jobs import Job, Outcome, Workshop
+from deepreduce.jobs import Job, SharedJob, Workshop
 from deepreduce.storage import TEMPORARY
 from deepreduce.training import Monitor, Stopped
 
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 0.2  # seconds between looks at a request to stop
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+
+J = TypeVar("J", Job, SharedJob)
 
 
 class CrewError(Exception):
@@ -45,7 +47,7 @@ class _Member:
 
     process: subprocess.Popen[bytes]
     connection: Connection
-    job: Job | None = None
+    job: Job | SharedJob | None = None
     monitor: Monitor = field(default_factory=Monitor)
 
 
@@ -90,8 +92,8 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def run(self, jobs: Sequence[Job], told: Callable[[Job], Monitor]) -> Iterator[tuple[Job, Outcome]]:
-        """Every job with its outcome, as they end; none may start from another one of `jobs`.
+    def run(self, jobs: Sequence[J], told: Callable[[J], Monitor]) -> Iterator[tuple[J, Any]]:
+        """Every job with what `run_in` makes of it, as they end; none may start from another one of `jobs`.
 
         Raises as `Workshop.run` does, and `RunError` where a process dies; at a stop every process saves what it has
         before `Stopped` is raised.
@@ -114,7 +116,7 @@ class Crew:
                     left -= 1
                     yield ended
 
-    def _hand_out(self, waiting: list[Job], told: Callable[[Job], Monitor]) -> None:
+    def _hand_out(self, waiting: list[J], told: Callable[[J], Monitor]) -> None:
         for member in (m for m in self._members if m.job is None):
             if not waiting or self._workshop.stop():
                 return  # the others are to save what they have first
@@ -127,7 +129,7 @@ class Crew:
             if member.job is not None:
                 member.process.send_signal(signal.SIGUSR1)
 
-    def _hear(self, member: _Member) -> tuple[Job, Outcome] | None:
+    def _hear(self, member: _Member) -> tuple[Any, Any] | None:
         """Take one message; the job and its outcome where that is what it says."""
         job = member.job
         assert job is not None
@@ -208,13 +210,13 @@ def work() -> None:
             connection.send(_answer(workshop, connection.recv(), connection))
 
 
-def _answer(workshop: Workshop, job: Job, connection: Connection) -> tuple[str, Any]:
+def _answer(workshop: Workshop, job: Job | SharedJob, connection: Connection) -> tuple[str, Any]:
     def teller(kind: str) -> Callable[[Any], None]:
         return lambda value: connection.send((kind, value))
 
     try:
         monitor = Monitor(on_start=teller("start"), on_step=teller("step"), on_epoch=teller("epoch"))
-        return "done", workshop.run(job, monitor)
+        return "done", job.run_in(workshop, monitor)
     except Stopped:
         return "stopped", None
     except DeepReduceError as error:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from deepreduce.network import Network
+from deepreduce.network import Load, Network
 from deepreduce.training import Precision
 
 BACKWARD = 2  # a backward pass computes about twice what the forward pass does
 ANSWER = 1 / (1 + BACKWARD)
 """What an answer to an image costs, in training steps of it."""
+
+JUDGED_BATCH = 256
+"""Images that are validated or tested at a time."""
 
 _TIMED_STEPS = 3
 _MACS_PER_STEP = 1e10  # enough to see the machine's speed, not enough to wait for
@@ -23,9 +26,10 @@ _MACS_PER_STEP = 1e10  # enough to see the machine's speed, not enough to wait f
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A training's arithmetic in multiply-accumulates: `macs` are those of one image, as hardware sees them."""
+    """Training one network, in batches of `batch_size`, with a validation after every epoch and one test."""
 
-    macs: int
+    load: Load
+    batch_size: int
     epochs: float
     train_images: int
     val_images: int
@@ -33,9 +37,9 @@ class Work:
 
     @property
     def total(self) -> float:
-        """All passes of training, validation and test."""
-        step = (1 + BACKWARD) * self.macs
-        return self.epochs * (self.train_images * step + self.val_images * self.macs) + self.test_images * self.macs
+        """Multiply-accumulates of all passes."""
+        step, judged = (1 + BACKWARD) * self.load.per_image(self.batch_size), self.load.per_image(JUDGED_BATCH)
+        return self.epochs * (self.train_images * step + self.val_images * judged) + self.test_images * judged
 
 
 def seconds_per_mac(network: Network, *, batch_size: int, precision: Precision, device: torch.device) -> float:
@@ -43,7 +47,8 @@ def seconds_per_mac(network: Network, *, batch_size: int, precision: Precision, 
     step = TimedStep(network, batch_size=batch_size, precision=precision, device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws too
         times = [step() for _ in range(1 + _TIMED_STEPS)]  # the first step also allocates
-    return statistics.median(times[1:]) / (step.batch * (1 + BACKWARD) * max(network.padded_macs, 1))
+    macs = step.batch * (1 + BACKWARD) * network.load.per_image(step.batch)
+    return statistics.median(times[1:]) / max(macs, 1)
 
 
 class TimedStep:

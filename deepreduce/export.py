@@ -60,6 +60,7 @@ class SavedNetwork:
     def read(cls, folder: str | Path) -> SavedNetwork:
         """Raises `UserError` where the folder holds no saved network, `CheckpointError` for a corrupt plan.json."""
         path = Path(folder)
+        _check_trained(path)
         if not (path / "plan.json").is_file() or not (path / "model.safetensors").is_file():
             raise UserError(
                 f"{path} holds no saved network (plan.json and model.safetensors); give a folder such as"
@@ -100,6 +101,15 @@ class SavedNetwork:
         load_weights(reduced.module, weights, source=self.path)
         reduced.module.eval()
         return reduced
+
+
+def _check_trained(path: Path) -> None:
+    """Raise `UserError` for a network of a run that has no weights, since its training failed or was not worth it."""
+    if (path / "model.safetensors").is_file() or not (path / "metrics.json").is_file():
+        return
+    metrics = read_json(path / "metrics.json")
+    if isinstance(metrics, dict) and metrics.get("failure"):
+        raise UserError(f"{path} holds no weights: {metrics['failure']}")
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path) -> None:

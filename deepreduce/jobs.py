@@ -15,6 +15,7 @@ from torch import nn
 
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, NonFiniteLossError, RunError, UserError
+from deepreduce.estimate import JUDGED_BATCH
 from deepreduce.export import describe_network, load_weights
 from deepreduce.network import Network
 from deepreduce.plan import Measurement, ReductionPlan
@@ -40,8 +41,6 @@ from deepreduce.transforms import apply_plan, inherit
 
 log = logging.getLogger(__name__)
 
-EVAL_BATCH = 256
-
 # torch has no errors of its own for these
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 _TOO_FEW_TO_NORMALISE = "Expected more than 1 value per channel"
@@ -61,7 +60,8 @@ class Job:
 
     Without a `start` it has the original's initial weights. `statistics_batches` batches give it new batch-norm
     statistics after the training (0: it keeps those of the training). `test` says whether its test accuracy is
-    wanted; what only helps to choose is judged by validation accuracy alone.
+    wanted; what only helps to choose is judged by validation accuracy alone. `first_view` is the epoch of the views
+    that it is shown first: networks side by side that begin apart need not ask the teacher the same at once.
     """
 
     name: str
@@ -72,6 +72,15 @@ class Job:
     start: Start | None = None
     statistics_batches: int = 0
     test: bool = True
+    first_view: int = 0
+
+    def done_in(self, workshop: Workshop) -> Outcome | None:
+        """Its outcome where it is trained already."""
+        return workshop.finished(self)
+
+    def run_in(self, workshop: Workshop, told: Monitor) -> Outcome:
+        """Train it; raises as `Workshop.run` does."""
+        return workshop.run(self, told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +98,15 @@ class SharedJob:
     folder: NetworkFolder
     recipe: Recipe
     seed: int
+    first_view: int = 0
+
+    def done_in(self, workshop: Workshop) -> dict[str, Outcome] | None:
+        """The outcome of each of the networks by its name, where all are trained already."""
+        return workshop.finished_shared(self)
+
+    def run_in(self, workshop: Workshop, told: Monitor) -> dict[str, Outcome]:
+        """Train them; raises as `Workshop.run` does."""
+        return workshop.run_shared(self, told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +183,14 @@ class Workshop:
         `train_seconds` of each is its share of the steps. Raises as `run` does.
         """
         with _one_line(shared, self.device):
-            done = {job.name: self._done(job) for job in shared.jobs}
-            known = {name: outcome for name, outcome in done.items() if outcome is not None}
-            outcomes = known if len(known) == len(shared.jobs) else self._train_shared(shared, told)
+            outcomes = self._done_shared(shared) or self._train_shared(shared, told)
         shared.folder.discard()
         return outcomes
+
+    def _done_shared(self, shared: SharedJob) -> dict[str, Outcome] | None:
+        done = {job.name: self._done(job) for job in shared.jobs}
+        known = {name: outcome for name, outcome in done.items() if outcome is not None}
+        return known if len(known) == len(shared.jobs) else None
 
     def _train_shared(self, shared: SharedJob, told: Monitor) -> dict[str, Outcome]:
         networks = self._untrained_family(shared.jobs)
@@ -194,6 +215,19 @@ class Workshop:
         """The job's outcome where its folder holds it, whole; a corrupt file is named in the log and cleared away."""
         with _one_line(job, self.device):
             return self._done(job)
+
+    def finished_shared(self, shared: SharedJob) -> dict[str, Outcome] | None:
+        """The outcomes of the networks by their names, where the folders of all hold them, whole."""
+        with _one_line(shared, self.device):
+            outcomes = self._done_shared(shared)
+        if outcomes is not None:
+            shared.folder.discard()
+        return outcomes
+
+    def leave_untrained(self, job: Job, reason: str) -> None:
+        """Write down what network it would be, and why it is not trained."""
+        if self.finished(job) is None:
+            self._keep_failure(self._reduced(job), job, reason)
 
     def load(self, job: Job) -> Network:
         """The job's trained network, in evaluation mode on the device."""
@@ -300,7 +334,7 @@ class Workshop:
             return train(
                 module, self.data, job.recipe, seed=job.seed, precision=self.precision, device=self.device,
                 turns=turns, lesson=self.lesson, distillation=self.distillation, resume=snapshot, monitor=monitor,
-                views=None if self.lesson is None else self.views,
+                views=self._views_from(job.first_view),
             )  # fmt: skip
         except CheckpointError as error:
             if untrained is None:
@@ -309,6 +343,10 @@ class Workshop:
             job.folder.clear()
             module.load_state_dict(untrained)
             return self._fit(module, job, told, turns=turns)
+
+    def _views_from(self, first: int) -> Views | None:
+        """Those of students; a training without a lesson has its own."""
+        return replace(self.views, first=first) if self.views is not None and self.lesson is not None else None
 
     def _measure(self, network: Network, trained: Trained, job: Job) -> Outcome:
         # in the plain layout of a network that is loaded back, so that its accuracies are those measured here
@@ -327,7 +365,7 @@ class Workshop:
         )  # fmt: skip
 
     def _predict(self, module: nn.Module, split: Any) -> Predictions:
-        return predict(module, split, batch_size=EVAL_BATCH, device=self.device)
+        return predict(module, split, batch_size=JUDGED_BATCH, device=self.device)
 
 
 def _seed(job: Job) -> int:

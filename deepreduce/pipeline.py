@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from deepreduce.arrangement import Arrangement
 from deepreduce.conductor import Conductor
 from deepreduce.config import OptimizeConfig
 from deepreduce.errors import RunInterrupted
+from deepreduce.foreman import Foreman
 from deepreduce.inputs import choose_device, fingerprint, load_data, original_network, versions
 from deepreduce.interrupt import StopRequest
 from deepreduce.jobs import Workshop
@@ -133,6 +134,7 @@ def run(
             StopRequest() as stop,
             _log_file(folder),
             open_loggers(config.log, folder.path) as loggers,
+            closing(watcher or NoWatcher()) as watching,
         ):
             log.info("run in %s, with %s", folder.path, arrangement.told())
             for note in schedule.notes:
@@ -146,16 +148,12 @@ def run(
                 checkpoint_seconds=config.training.checkpoint_seconds,
                 stop=stop,
             )
-            conductor = Conductor(
-                config, folder, workshop, schedule, watcher or NoWatcher(), loggers, model,
-                arrangement=arrangement, presets=presets,
-            )  # fmt: skip
+            foreman = Foreman(workshop, arrangement=arrangement, watcher=watching, loggers=loggers, root=folder.path)
             try:
-                return conductor.conduct()
+                with foreman:
+                    return Conductor(config, folder, foreman, schedule, loggers, model, presets=presets).conduct()
             except Stopped:
                 raise RunInterrupted(f"stopped; all is saved in {folder.path}", folder=folder.path) from None
-            finally:
-                conductor.watcher.close()
 
 
 # -- surroundings -------------------------------------------------------------------------------------------

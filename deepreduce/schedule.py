@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from deepreduce.data import DataFacts
-from deepreduce.errors import PlanError
-from deepreduce.estimate import ANSWER, Work
+from deepreduce.errors import ModelError, PlanError
+from deepreduce.estimate import ANSWER, JUDGED_BATCH, Work
 from deepreduce.methods import (
     DeepReduceMethod,
     LeverSearch,
@@ -18,12 +18,25 @@ from deepreduce.methods import (
     propose,
     propose_by_levers,
 )
-from deepreduce.methods.budget import share_epochs
+from deepreduce.methods.budget import Rival, Standing, share_epochs, worths
 from deepreduce.methods.deepreduce import check_cull_order, probes, provisional_cull_order
 from deepreduce.methods.levers import stage_costs
 from deepreduce.methods.proposal import unpriced
-from deepreduce.network import Network, without_weights
+from deepreduce.network import Load, Network, without_weights
+from deepreduce.objective import COUNT_OF_RELUS, Costs
 from deepreduce.transforms import apply_plan
+
+_PROBE_ALPHAS = (1.0, 0.5, 0.25, 0.125)
+"""Widths of the probes of recipe `fast`: the first that can be trained in full for the probes' share.
+
+Long trainings of narrow networks rank the stages as full ones do, short ones of wide networks don't.
+"""
+
+_NARROWING_PAYS = 0.6
+"""A width must cost so much less than the one before: hardware computes 16 channels as fast as one."""
+
+_ENOUGH = 0.5
+"""So much of the full recipe makes a network worth having: it need not be drafted with others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,24 +44,44 @@ class FullRecipe:
     """Every network is trained from scratch, for as many epochs as the teacher: the paper's way."""
 
     epochs: float
+    batch_size: int
+
+    @property
+    def student_batch_size(self) -> int:
+        """The teacher's."""
+        return self.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedBudget:
     """All students and probes together cost `price` times `epochs` epochs of the full network.
 
-    `probe_share` of it goes to the probes, where there are any. `draft_share` of the rest pays for drafts: networks
-    of one size share their weights and are trained together. Those that another draft does not beat by more than
-    `margin` are then trained on their own. No network is trained for more than `epochs`.
-    The teacher answers `views` epochs of augmented images, which all students are shown over and over.
+    `probe_share` of it goes to the probes, where there are any. Of the rest every network is given what its accuracy
+    is worth to the frontier (`deepreduce.methods.budget.worths`), none more than `epochs`. Those to which that gives
+    half the full recipe or more are trained alone by it. Of what is left, `draft_share` pays for drafts: networks of
+    one size share their weights and are trained together. Those that another network does not beat by more than
+    `margin` are then trained on their own.
+    The teacher answers `views` epochs of augmented images, which all students are shown over and over, in batches of
+    `student_batch_size`, or of a multiple of that where they are trained alone.
     """
 
     epochs: float
+    batch_size: int
+    student_batch_size: int
     price: float = 1.0
-    probe_share: float = 0.16
+    probe_share: float = 0.2
     draft_share: float = 0.8
     margin: float = 0.02
     views: int = 4
+
+    @property
+    def alone_batch_size(self) -> int:
+        """Of networks that are trained alone: the teacher's, in whole batches of the others."""
+        return max(self.batch_size // self.student_batch_size, 1) * self.student_batch_size
+
+    def is_enough(self, epochs: float) -> bool:
+        """Whether a network that is trained alone for so many epochs is as good as by the full recipe, or nearly."""
+        return epochs >= _ENOUGH * self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,33 +97,60 @@ class Family:
         """For the training while it goes on."""
         return "shared-" + "-".join(p.plan_id for p in self.members[:1])
 
+    def shortened(self, share: float) -> Family:
+        """The same with so much of the epochs."""
+        return replace(self, epochs=tuple(share * e for e in self.epochs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How networks that don't get the full recipe share what there is.
+
+    `families` are drafted; drafts, and then the own training of those that go on, cost `budget` epochs of the full
+    network. Those `alone` have no family: their epochs follow each other. `needless` would not be better than a
+    network that is trained already, which stands with each.
+    """
+
+    alone: Mapping[Proposal, float] = field(default_factory=dict)
+    families: tuple[Family, ...] = ()
+    budget: float = 0.0
+    needless: Mapping[Proposal, Rival] = field(default_factory=dict)
+
+    @property
+    def drafted(self) -> tuple[Proposal, ...]:
+        """Those in families."""
+        return tuple(p for family in self.families for p in family.members)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """The networks of a run. `is_provisional` says that the cull order, and so the candidates, will be measured.
 
     `left_out` tells why networks that were asked for are not among them, `notes` what their edits could not do.
-    `families` are the drafts of recipe `fast`, none with `paper`.
-    `candidate_works` are an estimate with recipe `fast`: what the budget leaves, were all of them to go on.
+    `alone` are the candidates that get the full recipe, or nearly, with their epochs; the others share `left`, in
+    epochs of the full network: by `division`, as far as is known before a candidate is trained. `candidate_works` are
+    an estimate with recipe `fast`: what the budget leaves, were all of them to go on.
     """
 
     cull_order: tuple[str, ...]
     is_provisional: bool
     probes: tuple[Probe, ...]
+    probe_works: tuple[Work, ...]
     candidates: tuple[Proposal, ...]
-    families: tuple[Family, ...]
+    alone: Mapping[Proposal, float]
+    left: float
+    division: Division
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
     teacher_work: Work
-    probe_works: tuple[Work, ...]
-    draft_works: tuple[Work, ...]
+    draft_works: tuple[float, ...]
     candidate_works: tuple[Work, ...]
 
     @property
     def total_work(self) -> float:
         """Multiply-accumulates of all trainings."""
-        works = (self.teacher_work, *self.probe_works, *self.draft_works, *self.candidate_works)
-        return sum(work.total for work in works)
+        works = (self.teacher_work, *self.probe_works, *self.candidate_works)
+        return sum(work.total for work in works) + sum(self.draft_works)
 
 
 def make_schedule(
@@ -105,13 +165,16 @@ def make_schedule(
     measured: bool = False,
     search: LeverSearch | None = None,
     price: Pricing = unpriced,
+    standing: Standing | None = None,
+    trained: Collection[str] = (),
 ) -> Schedule:
     """The networks that `method` trains on such data.
 
     `cull_order` None means that it will be measured by probes: until then the stages that cost most stand first.
     `measured` says that the given order comes from probes, which then remain part of the run. `search` None: the
-    networks of the paper, for few ReLUs. `price` tells what each costs under secure computation. Raises `PlanError`
-    where nothing is left to train.
+    networks of the paper, for few ReLUs. `price` tells what each costs under secure computation. `standing` is what
+    is known of the frontier (None: nothing), `trained` the ids of plans whose networks are trained already. Raises
+    `PlanError` where nothing is left to train.
     """
     is_probed = cull_order is None or measured
     network = without_weights(network)  # hundreds of networks may be weighed up
@@ -134,140 +197,219 @@ def make_schedule(
             f"no network has at most {max_relus:,} ReLUs; the smallest, {smallest.label}, has"
             f" {smallest.relu_count:,}: raise max_relus, or give smaller method.alphas or method.rhos"
         )
-    probed = tuple(probes(network)) if is_probed else ()
-    costs = TrainingCosts(network=network, facts=facts)
-    shares = _shares(recipe, costs, [p.proposal for p in probed], kept)
+    objective = COUNT_OF_RELUS if search is None else search.objective
+    if standing is None:
+        whole = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
+        standing = Standing(whole=whole, full=1.0, error=0.0, chance=1 / facts.num_classes)
+    costs = TrainingCosts(load=network.load, facts=facts, recipe=recipe)
+    probed, probe_epochs = _probing(network, costs, price) if is_probed else ((), ())
+    frontier_costs = {p: objective.cost(p) for p in kept if p.plan_id not in trained}
+    probing = costs.probing([p.proposal for p in probed], probe_epochs)
+    alone, left = costs.alone(frontier_costs, standing, probing=probing)
+    others = {p: cost for p, cost in frontier_costs.items() if p not in alone}
+    division = costs.division(others, standing, budget=left)
     return Schedule(
         cull_order=order,
         is_provisional=cull_order is None and bool(probed),
         probes=probed,
+        probe_works=tuple(
+            costs.alone_work(p.proposal, epochs, tested=False) for p, epochs in zip(probed, probe_epochs, strict=True)
+        ),
         candidates=tuple(kept),
-        families=shares.families,
+        alone=alone,
+        left=left,
+        division=division,
         left_out=proposals.left_out,
         notes=proposals.notes,
-        teacher_work=costs.work(network.padded_macs, teacher_epochs, tested=True),
-        probe_works=tuple(
-            costs.work(p.proposal.padded_macs, epochs, tested=False)
-            for p, epochs in zip(probed, shares.probe_epochs, strict=True)
-        ),
-        draft_works=tuple(costs.family_work(family) for family in shares.families),
-        candidate_works=tuple(
-            costs.work(p.padded_macs, e, tested=True) for p, e in zip(kept, shares.candidate_epochs, strict=True)
-        ),
+        teacher_work=costs.work(network.load, teacher_epochs, batch_size=recipe.batch_size, tested=True),
+        draft_works=tuple(costs.family_work(family) for family in division.families),
+        candidate_works=tuple(costs.candidate_works(kept, frontier_costs, alone, division, standing)),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCosts:
-    """What trainings on some data cost, in epochs of the full network's training."""
+    """What trainings on some data cost, in epochs of the full network's training by a recipe; `load` is its load."""
 
-    network: Network
+    load: Load
     facts: DataFacts
+    recipe: FullRecipe | SharedBudget
 
-    def epoch_costs(self, networks: Sequence[Proposal]) -> list[float]:
+    def epoch_costs(self, networks: Sequence[Proposal], *, batch_size: int) -> list[float]:
         """Of one epoch of each."""
-        return [p.padded_macs / max(self.network.padded_macs, 1) for p in networks]
+        whole = self.load.per_image(self.recipe.batch_size)
+        return [p.load.per_image(batch_size) / max(whole, 1) for p in networks]
+
+    def probing(self, networks: Sequence[Proposal], epochs: Sequence[float]) -> float:
+        """Of training probes for so many epochs."""
+        each = self.epoch_costs(networks, batch_size=self.alone_batch_size)
+        return sum(cost * e for cost, e in zip(each, epochs, strict=True))
 
     def judging(self, networks: Sequence[Proposal], *, tested: bool) -> float:
         """Of validating, and testing, each once."""
         images = self.facts.val_images + (self.facts.test_images if tested else 0)
-        return sum(self.epoch_costs(networks)) * images * ANSWER / max(self.facts.train_images, 1)
+        each = self.epoch_costs(networks, batch_size=JUDGED_BATCH)
+        return sum(each) * images * ANSWER / max(self.facts.train_images, 1)
 
-    def work(self, padded_macs: int, epochs: float, *, tested: bool) -> Work:
+    @property
+    def alone_batch_size(self) -> int:
+        """Of networks that share no weights with others."""
+        recipe = self.recipe
+        return recipe.alone_batch_size if isinstance(recipe, SharedBudget) else recipe.batch_size
+
+    # -- work, for those who wait ---------------------------------------------------------------------------
+
+    def work(self, load: Load, epochs: float, *, batch_size: int, tested: bool) -> Work:
         """Of one network, its validation after every epoch included."""
         return Work(
-            macs=padded_macs,
+            load=load,
+            batch_size=batch_size,
             epochs=epochs,
             train_images=self.facts.train_images,
             val_images=self.facts.val_images,
             test_images=self.facts.test_images if tested else 0,
         )
 
-    def family_work(self, family: Family) -> Work:
-        """Of one network that is as much work as the family."""
-        costs = self.epoch_costs(family.members)
-        epochs = sum(cost * e for cost, e in zip(costs, family.epochs, strict=True))
-        return self.work(self.network.padded_macs, epochs, tested=False)
+    def alone_work(self, proposal: Proposal, epochs: float, *, tested: bool) -> Work:
+        """Of a network that shares no weights."""
+        return self.work(proposal.load, epochs, batch_size=self.alone_batch_size, tested=tested)
 
+    def own_work(self, proposal: Proposal, epochs: float) -> Work:
+        """Of a network that goes on after its draft."""
+        return self.work(proposal.load, epochs, batch_size=self.recipe.student_batch_size, tested=True)
 
-@dataclass(frozen=True, kw_only=True)
-class _Shares:
-    probe_epochs: Sequence[float]
-    families: tuple[Family, ...]
-    candidate_epochs: Sequence[float]
-
-
-def _shares(
-    recipe: FullRecipe | SharedBudget, costs: TrainingCosts, probed: Sequence[Proposal], kept: Sequence[Proposal]
-) -> _Shares:
-    if isinstance(recipe, FullRecipe):
-        return _Shares(
-            probe_epochs=[recipe.epochs] * len(probed),
-            families=(),
-            candidate_epochs=[recipe.epochs] * len(kept),
+    def family_work(self, family: Family) -> float:
+        """Of drafting a family, in multiply-accumulates."""
+        batch_size = self.recipe.student_batch_size
+        return sum(
+            self.work(p.load, epochs, batch_size=batch_size, tested=False).total
+            for p, epochs in zip(family.members, family.epochs, strict=True)
         )
-    budget = _Budget(recipe=recipe, costs=costs, probed=bool(probed), candidates=kept)
-    probe_epochs = share_epochs(costs.epoch_costs(probed), budget=budget.probes, limit=recipe.epochs)
-    drafts = share_epochs(costs.epoch_costs(kept), budget=budget.drafts, limit=recipe.epochs)
-    return _Shares(
-        probe_epochs=probe_epochs,
-        families=_families(kept, drafts),
-        candidate_epochs=share_epochs(costs.epoch_costs(kept), budget=budget.own, limit=recipe.epochs),
-    )
 
+    def candidate_works(
+        self,
+        candidates: Sequence[Proposal],
+        costs: Mapping[Proposal, float],
+        alone: Mapping[Proposal, float],
+        division: Division,
+        standing: Standing,
+    ) -> list[Work]:
+        """Of all candidates, drafts apart, were none of them dropped."""
+        own_epochs = self.own_epochs(division.drafted, division.budget, costs, standing)
+        own = dict(zip(division.drafted, own_epochs, strict=True))
+        alone = {**alone, **division.alone}
+        return [
+            self.own_work(p, own[p]) if p in own else self.alone_work(p, alone.get(p, 0.0), tested=True)
+            for p in costs
+        ]
 
-@dataclass(frozen=True, kw_only=True)
-class _Budget:
-    """A price, shared out: in epochs of the full network."""
+    # -- a budget, shared out -------------------------------------------------------------------------------
 
-    recipe: SharedBudget
-    costs: TrainingCosts
-    probed: bool
-    candidates: Sequence[Proposal]
+    def alone(
+        self, costs: Mapping[Proposal, float], standing: Standing, *, probing: float
+    ) -> tuple[dict[Proposal, float], float]:
+        """The networks that get the full recipe, or nearly, with their epochs; and what that leaves for the others.
 
-    @property
-    def _whole(self) -> float:
-        return self.recipe.price * self.recipe.epochs
+        `costs` are those of the candidates on the frontier, `probing` is what the probes have cost.
+        """
+        recipe = self.recipe
+        if isinstance(recipe, FullRecipe):
+            return dict.fromkeys(costs, recipe.epochs), 0.0
+        left = self._to_train_with(costs, probing=probing)
+        shares = self._shares(costs, standing, budget=left, batch_size=recipe.alone_batch_size)
+        left = self._to_train_with(shares, probing=probing)
+        gaining = {p: costs[p] for p in shares}
+        shares = self._shares(gaining, standing, budget=left, batch_size=recipe.alone_batch_size)
+        alone = {p: e for p, e in shares.items() if recipe.is_enough(e)}
+        return alone, max(left - self.probing(list(alone), list(alone.values())), 0.0)
 
-    @property
-    def probes(self) -> float:
-        return self.recipe.probe_share * self._whole if self.probed else 0.0
-
-    @property
-    def _networks(self) -> float:
-        """What the teacher's answers, and judging every candidate as a draft and in the end, leave to train with."""
-        judging = sum(self.costs.judging(self.candidates, tested=tested) for tested in (False, True))
-        left = self._whole - self.probes - self.recipe.views * ANSWER - judging
+    def _to_train_with(self, networks: Iterable[Proposal], *, probing: float) -> float:
+        """What probes, the teacher's answers, and judging every network twice, leave of the price."""
+        recipe = self.recipe
+        assert isinstance(recipe, SharedBudget)
+        whole = recipe.price * recipe.epochs
+        judging = sum(self.judging(list(networks), tested=tested) for tested in (False, True))
         # where the images to train with are few, judging must not eat up everything
-        return max(left, 0.5 * self._whole)
+        return max(whole - probing - recipe.views * ANSWER - judging, 0.5 * whole)
 
-    @property
-    def drafts(self) -> float:
-        return self.recipe.draft_share * self._networks
+    def division(self, costs: Mapping[Proposal, float], standing: Standing, *, budget: float) -> Division:
+        """How networks are trained that are too dear for the full recipe."""
+        recipe = self.recipe
+        if not isinstance(recipe, SharedBudget):
+            return Division()
+        shares = self._shares(costs, standing, budget=budget, batch_size=recipe.student_batch_size)
+        families = _families(shares)
+        # who shares weights with nobody needs no draft
+        alone = {p: shares[p] for family in families if len(family.members) == 1 for p in family.members}
+        return Division(
+            alone=alone,
+            families=tuple(family.shortened(recipe.draft_share) for family in families if len(family.members) > 1),
+            budget=max(budget - self.probing(list(alone), list(alone.values())), 0.0),
+            needless={p: r for p, c in costs.items() if p not in shares and (r := standing.best(c)) is not None},
+        )
 
-    @property
-    def own(self) -> float:
-        """For those that go on after their drafts."""
-        return self._networks - self.drafts
+    def _shares(
+        self, costs: Mapping[Proposal, float], standing: Standing, *, budget: float, batch_size: int
+    ) -> dict[Proposal, float]:
+        """The epochs of each of the networks that can gain something by them."""
+        wanted = list(costs)
+        while wanted:
+            each = self.epoch_costs(wanted, batch_size=batch_size)
+            worth = worths([costs[p] for p in wanted], standing)
+            shares = share_epochs(each, budget=budget, limit=self.recipe.epochs, worths=worth)
+            gains = [standing.gain(costs[p], e) for p, e in zip(wanted, shares, strict=True)]
+            if min(gains) > 0:
+                return dict(zip(wanted, shares, strict=True))
+            wanted.pop(gains.index(min(gains)))
+        return {}
+
+    def own_epochs(
+        self, going_on: Sequence[Proposal], budget: float, costs: Mapping[Proposal, float], standing: Standing
+    ) -> list[float]:
+        """Epochs that each of the networks that go on is trained for on its own after its draft.
+
+        `budget` is that of the division, of which the drafts have had their share.
+        """
+        recipe = self.recipe
+        if not isinstance(recipe, SharedBudget):
+            return [0.0] * len(going_on)
+        each = self.epoch_costs(going_on, batch_size=recipe.student_batch_size)
+        worth = worths([costs[p] for p in going_on], standing)
+        own = (1 - recipe.draft_share) * budget
+        return share_epochs(each, budget=own, limit=recipe.epochs, worths=worth)
 
 
-def own_epochs(
-    recipe: SharedBudget, schedule: Schedule, network: Network, facts: DataFacts, going_on: Sequence[Proposal]
-) -> list[float]:
-    """Epochs that each of the networks that go on is trained for on its own after its draft."""
-    costs = TrainingCosts(network=network, facts=facts)
-    budget = _Budget(recipe=recipe, costs=costs, probed=bool(schedule.probes), candidates=schedule.candidates)
-    return share_epochs(costs.epoch_costs(going_on), budget=budget.own, limit=recipe.epochs)
+def _probing(network: Network, costs: TrainingCosts, price: Pricing) -> tuple[tuple[Probe, ...], Sequence[float]]:
+    """The probes, and for how many epochs each is trained."""
+    recipe = costs.recipe
+    if isinstance(recipe, FullRecipe):
+        probed = tuple(probes(network, price=price))
+        return probed, [recipe.epochs] * len(probed)
+    budget = recipe.probe_share * recipe.price * recipe.epochs
+    found: tuple[Probe, ...] = ()
+    each: list[float] = []
+    for alpha in _PROBE_ALPHAS:
+        try:
+            narrower = tuple(probes(network, alpha=alpha, price=price))
+        except (ModelError, PlanError):  # it can't be as narrow
+            break
+        costs_narrower = costs.epoch_costs([p.proposal for p in narrower], batch_size=costs.alone_batch_size)
+        if found and sum(costs_narrower) > _NARROWING_PAYS * sum(each):
+            break
+        found, each = narrower, costs_narrower
+        if sum(each) * recipe.epochs <= budget:
+            break
+    return found, share_epochs(each, budget=budget, limit=recipe.epochs)
 
 
-def _families(kept: Sequence[Proposal], epochs: Sequence[float]) -> tuple[Family, ...]:
+def _families(shares: Mapping[Proposal, float]) -> tuple[Family, ...]:
     """By width, resolution and depth, the largest first: the next ones inherit from it.
 
     Networks of another resolution would get most of the steps, being cheap, and pull the shared weights their way.
     """
-    by_size: dict[tuple[float, float, tuple[int, ...] | None, bool], list[int]] = {}
-    for i, p in enumerate(kept):
-        by_size.setdefault((p.plan.alpha, p.plan.rho, p.plan.depth, p.plan.pad_once), []).append(i)
+    by_size: dict[tuple[float, float, tuple[int, ...] | None, bool], list[Proposal]] = {}
+    for p in shares:
+        by_size.setdefault((p.plan.alpha, p.plan.rho, p.plan.depth, p.plan.pad_once), []).append(p)
 
     def size(shape: tuple[float, float, tuple[int, ...] | None, bool]) -> tuple[float, float, bool, str]:
         alpha, rho, depth, _ = shape
@@ -276,8 +418,8 @@ def _families(kept: Sequence[Proposal], epochs: Sequence[float]) -> tuple[Family
     return tuple(
         Family(
             name=_family_name(*shape),
-            members=tuple(kept[i] for i in by_size[shape]),
-            epochs=tuple(epochs[i] for i in by_size[shape]),
+            members=tuple(by_size[shape]),
+            epochs=tuple(shares[p] for p in by_size[shape]),
         )
         for shape in sorted(by_size, key=size)
     )

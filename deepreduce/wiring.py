@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from deepreduce.data import DataFacts, ImageData
 from deepreduce.estimate import TimedStep
 from deepreduce.inputs import FROM_PYTHON
 from deepreduce.methods import DeepReduceMethod, LeverSearch, Pricing
+from deepreduce.methods.budget import Standing
 from deepreduce.network import Network
 from deepreduce.objective import RELUS
 from deepreduce.outputs import config_of_network, objective_of
@@ -74,9 +75,14 @@ def run_schedule(
     *,
     cull_order: Sequence[str] | None,
     measured: bool = False,
+    standing: Standing | None = None,
+    trained: Collection[str] = (),
     presets: Sequence[Preset],
 ) -> Schedule:
-    """The networks of a run; `measured` says that the order comes from probes."""
+    """The networks of a run; `measured` says that the order comes from probes, `standing` what they have found.
+
+    `trained` are the ids of plans whose networks are trained already.
+    """
     method, training = config.method, config.training
     return make_schedule(
         network,
@@ -97,6 +103,8 @@ def run_schedule(
         measured=measured,
         search=lever_search(config, presets),
         price=pricing_under(presets),
+        standing=standing,
+        trained=trained,
     )
 
 
@@ -127,11 +135,13 @@ def pricing_under(presets: Sequence[Preset]) -> Pricing:
 
 def run_recipe(config: OptimizeConfig) -> FullRecipe | SharedBudget:
     """How long students are trained, and from which weights."""
-    epochs, fast = config.training.epochs, config.fast
+    epochs, batch_size, fast = config.training.epochs, config.training.batch_size, config.fast
     if config.recipe == "paper":
-        return FullRecipe(epochs=epochs)
+        return FullRecipe(epochs=epochs, batch_size=batch_size)
     return SharedBudget(
         epochs=epochs,
+        batch_size=batch_size,
+        student_batch_size=max(round(fast.batch * batch_size), 1),
         price=fast.price,
         probe_share=fast.probe_share,
         draft_share=fast.draft_share,
@@ -148,12 +158,6 @@ def teacher_epochs(training: TrainingConfig) -> int:
 def model_seed(config: OptimizeConfig) -> int:
     """What initialises the original network."""
     return derived_seed(config.seed, "model") % 2**31
-
-
-def student_batch_size(config: OptimizeConfig) -> int:
-    """Images in each step of a student."""
-    whole = config.training.batch_size
-    return whole if config.recipe == "paper" else max(round(config.fast.batch * whole), 1)
 
 
 def training_recipe(
@@ -178,12 +182,15 @@ def training_recipe(
     )
 
 
-def remembered_logits(path: Path, data: ImageData, config: OptimizeConfig, *, epochs: int) -> RememberedLogits | None:
+def remembered_logits(
+    path: Path, data: ImageData, config: OptimizeConfig, *, epochs: int, batch_size: int
+) -> RememberedLogits | None:
     """Room on the disk for the teacher's answers to so many epochs of views, or to as many as it may hold.
+
+    They are asked for, and kept, in batches of `batch_size`.
 
     None where it may hold none, or the disk has no room.
     """
-    batch_size = student_batch_size(config)
     sizes = {
         "steps": data.train.num_steps(batch_size),
         "batch_size": batch_size,

@@ -18,7 +18,7 @@ TINY: dict[str, Any] = {
     "data": {"name": "digits", "train_limit": 300, "test_limit": 100},
     "training": {"epochs": 2, "batch_size": 32, "learning_rate": 0.1, "precision": "fp32"},
     "method": {"rhos": [1.0]},
-    "fast": {"margin": 1.0},  # drops no network
+    "fast": {"margin": 1.0, "price": 3.0, "probe_share": 0.3},  # drops no network, and gives each some steps
     "threads": 1,
     "side_by_side": 1,
 }
@@ -31,6 +31,10 @@ NUM_FAMILIES = 2
 """Of drafts: alpha 1 and 0.5."""
 NUM_CANDIDATES = 2 * 3
 """Two levels of culling, each as it is, thinned, and thinned at alpha 0.5."""
+
+
+RICH = {**TINY, "fast": {"margin": 1.0, "price": 5.0, "probe_share": 0.3}}
+"""So much to spend that every network is trained alone, and the probes are candidates too."""
 
 
 def tiny_config(path: Path, **sections: Any) -> Path:

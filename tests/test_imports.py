@@ -55,6 +55,7 @@ FLOW = (
     "wiring",
     "api",
     "dryrun",
+    "foreman",
     "conductor",
     "pipeline",
     "private_cli",

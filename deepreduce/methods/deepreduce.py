@@ -14,6 +14,7 @@ ways to thin (1, or 2 with `thin_keep` both): linear in D.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,18 +58,21 @@ class Probe:
 # -- 1. criticality -----------------------------------------------------------------------------------------
 
 
-def probes(network: Network) -> list[Probe]:
-    """One network per stage that has ReLUs, with all other stages culled."""
+def probes(network: Network, *, alpha: float = 1.0, price: Pricing = unpriced) -> list[Probe]:
+    """One network per stage that has ReLUs, with all other stages culled, and channels scaled by `alpha`.
+
+    Narrow ones rank the stages as those of full width do, at a fraction of their cost (docs/performance.md). Raises
+    `PlanError` or `ModelError` where the network can't be as narrow.
+    """
     stages = live_stages(network)
-    return [
-        Probe(
-            stage=stage,
-            proposal=ReducedByPlan.of(
-                network, cull_plan(network, [s for s in stages if s != stage]), f"only {stage}"
-            ).proposal,
-        )
-        for stage in (stages if len(stages) > 1 else [])
-    ]
+    width = ReductionPlan(alpha=alpha)
+    words = reshape_label(alpha, 1)
+    found = []
+    for stage in stages if len(stages) > 1 else []:
+        plan = cull_plan(network, [s for s in stages if s != stage]).merge(width)
+        label = ", ".join([f"only {stage}", *([words] if words else [])])
+        found.append(Probe(stage=stage, proposal=ReducedByPlan.of(network, plan, label, price).proposal))
+    return found
 
 
 def criticality(
@@ -89,25 +93,47 @@ def criticality(
 
 def measured_cull_order(
     network: Network,
-    score: Callable[[Probe], float],
+    score: Callable[[str], float],
     *,
     form: str,
     exponent: float,
     costs: Mapping[str, float] | None = None,
+    images: int | None = None,
 ) -> tuple[tuple[str, ...], dict[str, float]]:
     """Stages to cull, least critical first, without the most critical; and every stage's criticality.
 
-    `score` trains a probe and returns its validation accuracy. `costs` are what each stage's ReLUs cost (None: their
-    number).
+    `score` gives the validation accuracy of the stage's probe. `costs` are what each stage's ReLUs cost (None: their
+    number). `images` are those that accuracies were measured on: of stages whose criticality differs by less than
+    the standard error that follows (None: 0), the one that costs more goes first, since that saves more.
     """
     costs = costs or network.stage_relu_counts
-    accuracies = {probe.stage: score(probe) for probe in probes(network)}
+    stages = live_stages(network)
+    accuracies = {stage: score(stage) for stage in stages} if len(stages) > 1 else {}
     if not accuracies:
         return (), {}
-    worth = criticality(accuracies, {k: costs[k] for k in accuracies}, form=form, exponent=exponent)
-    # of equally critical stages the dearer one goes first: that saves more
-    ranked = sorted(worth, key=lambda stage: (worth[stage], -costs[stage]))
+    of_stages = {k: costs[k] for k in accuracies}
+    worth = criticality(accuracies, of_stages, form=form, exponent=exponent)
+    errors = {
+        k: criticality_error(a, costs[k], sum(of_stages.values()), form=form, exponent=exponent, images=images)
+        for k, a in accuracies.items()
+    }
+    ranked: list[str] = []
+    while left := [k for k in accuracies if k not in ranked]:
+        least = min(left, key=lambda k: worth[k])
+        alike = [k for k in left if worth[k] - worth[least] <= math.hypot(errors[k], errors[least])]
+        ranked.append(max(alike, key=lambda k: costs[k]))
     return tuple(ranked[:-1]), worth
+
+
+def criticality_error(
+    accuracy: float, cost: float, total: float, *, form: str, exponent: float, images: int | None
+) -> float:
+    """The standard error of a stage's criticality, whose accuracy was measured on so many images (None: on all)."""
+    if images is None:
+        return 0.0
+    error = math.sqrt(max(accuracy * (1 - accuracy), 0.0) / max(images, 1))
+    share = cost / total if form == "ratio" else cost
+    return float(error * share**-exponent)
 
 
 def provisional_cull_order(network: Network, costs: Mapping[str, float] | None = None) -> tuple[str, ...]:

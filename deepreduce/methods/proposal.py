@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from deepreduce.cost.price import Price
 from deepreduce.errors import ModelError, PlanError
 from deepreduce.network.analyze import check_input_size
+from deepreduce.network.load import Load
 from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, normalise_plan, pad_once
@@ -28,15 +29,15 @@ def unpriced(network: Network) -> Mapping[str, Price]:
 class Proposal:
     """A reduced network to train: its plan in normal form, in a reader's words, and what it costs.
 
-    `relu_count` and `macs` are exact, for one image; `padded_macs` tell how long training takes
-    (`Network.padded_macs`). `prices` are what an image costs it under secure computation, by the name of a preset.
+    `relu_count` and `macs` are exact, for one image; `load` tells how long training takes. `prices` are what an image
+    costs it under secure computation, by the name of a preset.
     """
 
     plan: ReductionPlan
     label: str
     relu_count: int
     macs: int
-    padded_macs: int
+    load: Load
     prices: Mapping[str, Price] = field(default_factory=dict, hash=False)
 
     @property
@@ -91,7 +92,7 @@ def _proposal(plan: ReductionPlan, label: str, reduced: Network, price: Pricing)
         label=label,
         relu_count=reduced.relu_count,
         macs=reduced.macs,
-        padded_macs=reduced.padded_macs,
+        load=reduced.load,
         prices=price(reduced),
     )
 

@@ -2,12 +2,14 @@
 
 from deepreduce.network.analyze import AnalysisReport, analyze_network
 from deepreduce.network.exported import trace_for_analysis
+from deepreduce.network.load import Load
 from deepreduce.network.network import LinearLayer, Network, ReluSite
 from deepreduce.network.trace import trace_network, without_weights
 
 __all__ = [
     "AnalysisReport",
     "LinearLayer",
+    "Load",
     "Network",
     "ReluSite",
     "analyze_network",

@@ -15,6 +15,7 @@ from deepreduce.errors import PlanError, unknown_name
 from deepreduce.models.spec import ModelSpec
 from deepreduce.network.channels import Channels
 from deepreduce.network.follow import follow_channels
+from deepreduce.network.load import Load
 
 SITE = "deepreduce_site"
 """Key of a graph node's meta: (site name, stage, block), set once when the original is traced."""
@@ -91,9 +92,13 @@ class Network:
         return sum(layer.macs for layer in self.linear_layers)
 
     @property
-    def padded_macs(self) -> int:
-        """Multiply-accumulates with channels rounded up to what hardware takes at once: how long training takes."""
-        return sum(round(layer.macs * self._padding(layer)) for layer in self.linear_layers)
+    def load(self) -> Load:
+        """How long it takes to compute."""
+        calls = (node for node in self.module.graph.nodes if node.op.startswith("call_"))
+        return Load(
+            macs=sum(round(layer.macs * self._padding(layer)) for layer in self.linear_layers),
+            operations=sum(1 for _ in calls),
+        )
 
     def _padding(self, layer: LinearLayer) -> float:
         module = dict(self.module.named_modules()).get(layer.name)

@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -78,13 +78,20 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """The augmented images that trainings share: what draws them; after how many epochs they repeat (0: never)."""
+    """The augmented images that trainings share: what draws them; after how many epochs they repeat (0: never).
+
+    They are drawn in batches of `batch_size` (None: a training's own), several of which may make one of a training's.
+    A training begins with the epoch `first` of them.
+    """
 
     seed: int
     epochs: int = 0
+    batch_size: int | None = None
+    first: int = 0
 
     def epoch(self, number: int) -> int:
         """Which epoch of views is shown in a training's epoch of that number, counted from 0."""
+        number += self.first
         return number % self.epochs if self.epochs else number
 
 
@@ -137,7 +144,8 @@ def train(
     `turns` are networks inside `module` that share weights: each step trains one of them, all of them in a random
     order before any comes again. Then nothing is validated, since `module` itself answers nothing.
 
-    Raises `NonFiniteLossError` when that has happened more than twice, `Stopped` when the monitor asks for it,
+    Raises `ValueError` for a batch size that is no multiple of that of the views,
+    `NonFiniteLossError` when that has happened more than twice, `Stopped` when the monitor asks for it,
     `CheckpointError` for a snapshot that is not of this training, `DataError` where the images fill no batch.
     """
     session = _Session(
@@ -179,8 +187,11 @@ class _Session:
 
     def __post_init__(self) -> None:
         self.data.check_batch_size(self.recipe.batch_size)
+        self.drawn = self.views.batch_size or self.recipe.batch_size
+        if self.recipe.batch_size % self.drawn:
+            raise ValueError(f"batches of {self.recipe.batch_size} images are no whole batches of {self.drawn}")
         self.module.to(self.device, memory_format=self.precision.memory_format)  # type: ignore[call-overload]
-        self.steps_per_epoch = self.data.train.num_steps(self.recipe.batch_size)
+        self.steps_per_epoch = self.data.train.num_steps(self.drawn) // (self.recipe.batch_size // self.drawn)
         self.total_steps = self.recipe.num_steps(self.steps_per_epoch)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         parameters = [p for p in self.module.parameters() if p.requires_grad]
@@ -219,13 +230,9 @@ class _Session:
                 self._roll_back()
 
     def _run_epoch(self) -> None:
-        batches = self.data.train.train_batches(
-            batch_size=self.recipe.batch_size, seed=self.views.seed, epoch=self.views.epoch(self.epoch),
-            device=self.device, start_step=self.step,
-        )  # fmt: skip
         steps = self.steps
         running = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.device)
-        for images, labels, _ in itertools.islice(batches, steps - self.step):
+        for images, labels in itertools.islice(self._batches(), steps - self.step):
             running += self._take_step(images, labels)
             self.step += 1
             if self.step % _CHECK_EVERY == 0 or self.step == steps:
@@ -236,6 +243,25 @@ class _Session:
                 self._check(running)
                 self._save()
         self._end_epoch()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of the steps that this epoch has left, and of the epoch's steps after those."""
+        several = self.recipe.batch_size // self.drawn
+        batches = self.data.train.train_batches(
+            batch_size=self.drawn, seed=self.views.seed, epoch=self.views.epoch(self.epoch),
+            device=self.device, start_step=self.step * several,
+        )  # fmt: skip
+        if several == 1:
+            yield from ((images, labels) for images, labels, _ in batches)
+            return
+        while len(drawn := list(itertools.islice(batches, several))) == several:
+            yield torch.cat([images for images, *_ in drawn]), torch.cat([labels for _, labels, _ in drawn])
+
+    def _taught(self, lesson: Lesson, images: Tensor) -> Tensor:
+        """The teacher's logits (batch, classes) of this step's images."""
+        parts = torch.split(images, self.drawn)
+        epoch, first = self.views.epoch(self.epoch), self.step * len(parts)
+        return torch.cat([lesson.logits(part, epoch=epoch, step=first + i) for i, part in enumerate(parts)])
 
     def _take_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update; returns the loss, made NaN where the gradient is not finite."""
@@ -257,9 +283,12 @@ class _Session:
         smoothing = self.recipe.label_smoothing
         if self.lesson is None:
             return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-        taught = self.lesson.logits(images, epoch=self.views.epoch(self.epoch), step=self.step)  # (batch, classes)
         return distillation_loss(
-            logits.float(), taught, labels, distillation=self.distillation, label_smoothing=smoothing
+            logits.float(),
+            self._taught(self.lesson, images),
+            labels,
+            distillation=self.distillation,
+            label_smoothing=smoothing,
         )
 
     def _clip(self) -> Tensor:

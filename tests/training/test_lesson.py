@@ -255,7 +255,7 @@ def test_without_room_on_the_disk_nothing_is_remembered_and_nothing_left_behind(
     config = load_config(settings=[f"training.batch_size={BATCH}", "fast.batch=1"])
     monkeypatch.setattr(os, "posix_fallocate", full)
     with caplog.at_level(logging.WARNING):
-        assert remembered_logits(tmp_path / "answers.bin", data, config, epochs=2) is None
+        assert remembered_logits(tmp_path / "answers.bin", data, config, epochs=2, batch_size=BATCH) is None
     assert [r.message for r in caplog.records] == [
         "the teacher's answers are not remembered: No space left on device"
     ]
@@ -267,7 +267,9 @@ def test_a_place_that_can_not_be_written_is_told_and_nothing_remembered(
 ) -> None:
     config = load_config(settings=[f"training.batch_size={BATCH}", "fast.batch=1"])
     with caplog.at_level(logging.WARNING):
-        assert remembered_logits(tmp_path / "nowhere" / "answers.bin", data, config, epochs=2) is None
+        assert (
+            remembered_logits(tmp_path / "nowhere" / "answers.bin", data, config, epochs=2, batch_size=BATCH) is None
+        )
     assert "not remembered: No such file or directory" in caplog.text
 
 
