@@ -232,7 +232,7 @@ class Conductor:
         if not isinstance(self.recipe, SharedBudget):
             return job
         views = self.recipe.views
-        return replace(job, first_view=(number * (views // 2) + number // 2) % views)
+        return replace(job, first_view=(number * (views // 2) + number // 2) % views, ease=self.config.fast.ease)
 
     # -- networks that share weights ------------------------------------------------------------------------
 
@@ -297,6 +297,7 @@ class Conductor:
             folder=self.folder.entry("drafts", family.folder),
             recipe=self._student_recipe(sum(family.epochs)),
             seed=derived_seed(self.config.seed, family.name),
+            ease=self.config.fast.ease,
         )
 
     def _widest_draft(self, family: Family, outcomes: Mapping[Proposal, Outcome]) -> Start:

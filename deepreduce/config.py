@@ -159,6 +159,8 @@ class FastConfig(_Section):
     """Batch size of students, and with it their learning rate, in units of the teacher's: few epochs need steps."""
     views: Count = 4
     """Epochs of augmented images that the teacher answers; students are shown them over and over."""
+    ease: Fraction = 0.0
+    """Share of a student's training over which the ReLUs that it loses go gradually; 0: they are gone at once."""
     rate: Positive = 0.25
     """Highest learning rate of a network trained on its own after its draft, in units of `training.learning_rate`."""
 

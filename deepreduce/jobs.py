@@ -37,7 +37,7 @@ from deepreduce.training import (
     recompute_statistics,
     train,
 )
-from deepreduce.transforms import apply_plan, inherit
+from deepreduce.transforms import FadingNetwork, apply_plan, fading, inherit
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ class Job:
     Without a `start` it has the original's initial weights. `statistics_batches` batches give it new batch-norm
     statistics after the training (0: it keeps those of the training). `test` says whether its test accuracy is
     wanted; what only helps to choose is judged by validation accuracy alone. `first_view` is the epoch of the views
-    that it is shown first: networks side by side that begin apart need not ask the teacher the same at once.
+    that it is shown first: networks side by side that begin apart need not ask the teacher the same at once. Over the
+    first `ease` of the training, the ReLUs that the plan drops go gradually (0: at once).
     """
 
     name: str
@@ -73,6 +74,7 @@ class Job:
     statistics_batches: int = 0
     test: bool = True
     first_view: int = 0
+    ease: float = 0.0
 
     def done_in(self, workshop: Workshop) -> Outcome | None:
         """Its outcome where it is trained already."""
@@ -99,6 +101,7 @@ class SharedJob:
     recipe: Recipe
     seed: int
     first_view: int = 0
+    ease: float = 0.0
 
     def done_in(self, workshop: Workshop) -> dict[str, Outcome] | None:
         """The outcome of each of the networks by its name, where all are trained already."""
@@ -107,6 +110,38 @@ class SharedJob:
     def run_in(self, workshop: Workshop, told: Monitor) -> dict[str, Outcome]:
         """Train them; raises as `Workshop.run` does."""
         return workshop.run_shared(self, told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pupil:
+    """What is trained for a network: itself, or one whose ReLUs go gradually until it is that network."""
+
+    network: Network
+    faded: FadingNetwork | None
+    ease: float
+
+    @property
+    def module(self) -> nn.Module:
+        return self.network.module if self.faded is None else self.faded.module
+
+    def advance(self, done: float) -> None:
+        """`done` is the share of the training."""
+        if self.faded is not None:
+            self.faded.fade(done / self.ease)
+
+    def settle(self) -> None:
+        """Give the network the weights that were trained for it."""
+        if self.faded is not None:
+            self.network.module.to(next(self.faded.module.parameters()).device)
+            self.network.module.load_state_dict(self.faded.module.state_dict())
+
+
+def _all(pupils: Sequence[_Pupil]) -> Callable[[float], None]:
+    def advance(done: float) -> None:
+        for pupil in pupils:
+            pupil.advance(done)
+
+    return advance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +229,13 @@ class Workshop:
 
     def _train_shared(self, shared: SharedJob, told: Monitor) -> dict[str, Outcome]:
         networks = self._untrained_family(shared.jobs)
-        family = Family([network.module for network in networks])
+        pupils = [
+            self._pupil(network, job, ease=shared.ease) for job, network in zip(shared.jobs, networks, strict=True)
+        ]
+        family = Family([pupil.module for pupil in pupils])
+        turns = [family.members[i] for i in shared.turns]
         try:
-            trained = self._fit(family, shared, told, turns=[family.members[i] for i in shared.turns])
+            trained = self._fit(family, shared, told, turns=turns, fading=pupils)
         except NonFiniteLossError as error:
             log.warning("%s failed: %s", shared.name, error)
             trained = None
@@ -206,6 +245,7 @@ class Workshop:
             if trained is None:
                 outcomes[job.name] = self._keep_failure(network, job, failure)
                 continue
+            pupils[number].settle()
             share = shared.turns.count(number) / len(shared.turns)
             own = Trained(history=(), seconds=trained.seconds * share)
             outcomes[job.name] = self._keep(network, job, own)
@@ -277,12 +317,20 @@ class Workshop:
 
     def _train(self, job: Job, told: Monitor) -> Outcome:
         network = self._untrained(job)
+        pupil = self._pupil(network, job, ease=job.ease)
         try:
-            trained = self._fit(network.module, job, told)
+            trained = self._fit(pupil.module, job, told, fading=[pupil])
         except NonFiniteLossError as error:
             log.warning("%s failed: %s", job.name, error)
             return self._keep_failure(network, job, str(error))
+        pupil.settle()
         return self._keep(network, job, trained)
+
+    def _pupil(self, network: Network, job: Job, *, ease: float) -> _Pupil:
+        faded = fading(self.original, job.plan, seed=_seed(job)) if ease and job.start is not None else None
+        if faded is not None:
+            faded.module.load_state_dict(network.module.state_dict())
+        return _Pupil(network=network, faded=faded, ease=ease)
 
     def _keep_failure(self, network: Network, job: Job, failure: str) -> Outcome:
         outcome = _counted(network, failure=failure)
@@ -321,7 +369,13 @@ class Workshop:
             return None
 
     def _fit(
-        self, module: nn.Module, job: Job | SharedJob, told: Monitor, *, turns: Sequence[nn.Module] = ()
+        self,
+        module: nn.Module,
+        job: Job | SharedJob,
+        told: Monitor,
+        *,
+        fading: Sequence[_Pupil],
+        turns: Sequence[nn.Module] = (),
     ) -> Trained:
         if job.recipe.epochs == 0:
             module.to(self.device)
@@ -334,7 +388,7 @@ class Workshop:
             return train(
                 module, self.data, job.recipe, seed=job.seed, precision=self.precision, device=self.device,
                 turns=turns, lesson=self.lesson, distillation=self.distillation, resume=snapshot, monitor=monitor,
-                views=self._views_from(job.first_view),
+                views=self._views_from(job.first_view), before_step=_all(fading),
             )  # fmt: skip
         except CheckpointError as error:
             if untrained is None:
@@ -342,7 +396,7 @@ class Workshop:
             log.warning("%s: %s; training %s again from the start", job.folder.path, error, job.name)
             job.folder.clear()
             module.load_state_dict(untrained)
-            return self._fit(module, job, told, turns=turns)
+            return self._fit(module, job, told, turns=turns, fading=fading)
 
     def _views_from(self, first: int) -> Views | None:
         """Those of students; a training without a lesson has its own."""

@@ -131,6 +131,7 @@ def train(
     distillation: Distillation | None = None,
     views: Views | None = None,
     turns: Sequence[nn.Module] = (),
+    before_step: Callable[[float], None] | None = None,
     resume: Snapshot | None = None,
     monitor: Monitor | None = None,
 ) -> Trained:
@@ -144,6 +145,9 @@ def train(
     `turns` are networks inside `module` that share weights: each step trains one of them, all of them in a random
     order before any comes again. Then nothing is validated, since `module` itself answers nothing.
 
+    `before_step` is told before every step which share of all steps is done, and at the end 1: it may change what
+    `module` computes, but not its weights.
+
     Raises `ValueError` for a batch size that is no multiple of that of the views,
     `NonFiniteLossError` when that has happened more than twice, `Stopped` when the monitor asks for it,
     `CheckpointError` for a snapshot that is not of this training, `DataError` where the images fill no batch.
@@ -151,7 +155,8 @@ def train(
     session = _Session(
         module=module, data=data, recipe=recipe, seed=seed, precision=precision, device=device,
         views=views or Views(seed=seed), turns=tuple(turns) or (module,), lesson=lesson,
-        distillation=distillation or Distillation(), monitor=monitor or Monitor(),
+        distillation=distillation or Distillation(), before_step=before_step or _nothing,
+        monitor=monitor or Monitor(),
     )  # fmt: skip
     if resume is not None:
         session.restore(resume)
@@ -175,6 +180,7 @@ class _Session:
     device: torch.device
     lesson: Lesson | None
     distillation: Distillation
+    before_step: Callable[[float], None]
     monitor: Monitor
 
     epoch: int = 0
@@ -269,6 +275,7 @@ class _Session:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * ROLLBACK_RATE**self.rollbacks
         torch.manual_seed(derived_seed(self.seed, self.epoch, self.step))  # dropout resumes like all else
+        self.before_step(self.steps_done / self.total_steps)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(images.contiguous(memory_format=self.precision.memory_format), labels)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -319,6 +326,8 @@ class _Session:
         steps = self.steps
         self.epoch += 1
         last = self.epoch == self.epochs
+        if last:
+            self.before_step(1.0)
         accuracy = None
         if self.turns == (self.module,) and (last or self.epoch % self.recipe.validate_every == 0):
             validation = predict(
@@ -426,6 +435,10 @@ class _Session:
                 # the layout of the weight, so that the arithmetic is the same as without an interruption
                 momentum = torch.empty_like(parameter, requires_grad=False).copy_(momenta[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
+
+
+def _nothing(done: float) -> None:
+    pass
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

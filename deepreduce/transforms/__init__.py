@@ -3,18 +3,21 @@
 from deepreduce.transforms.apply import apply_plan, normalise_plan
 from deepreduce.transforms.collapse import Collapsed, RegionReport, collapse
 from deepreduce.transforms.edits import THIN_KEEP, cull, cull_plan, reshape, reshape_plan, thin, thin_plan
+from deepreduce.transforms.fading import FadingNetwork, fading
 from deepreduce.transforms.inherit import can_inherit, inherit
 from deepreduce.transforms.padding import pad_once
 
 __all__ = [
     "THIN_KEEP",
     "Collapsed",
+    "FadingNetwork",
     "RegionReport",
     "apply_plan",
     "can_inherit",
     "collapse",
     "cull",
     "cull_plan",
+    "fading",
     "inherit",
     "normalise_plan",
     "pad_once",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepreduce.methods.budget import beaten, share_epochs, turns_for
+from deepreduce.methods.budget import Rival, Standing, beaten, share_epochs, turns_for, worths
 
 costs = st.lists(st.floats(1e-3, 10), min_size=1, max_size=8)
 budgets = st.floats(1e-2, 100)
@@ -142,3 +142,70 @@ def test_a_margin_is_exceeded_not_reached_and_equal_counts_compare() -> None:
 
 def test_networks_without_an_accuracy_neither_beat_nor_are_beaten() -> None:
     assert beaten({"a": 1, "b": 2, "failed": 3}, {"a": 0.5, "b": 0.9}, margin=0.0) == {}
+
+
+# -- what is worth training -----------------------------------------------------------------------------------
+
+points = st.lists(st.tuples(st.floats(1, 1e6), st.floats(0, 1)), max_size=6)
+
+
+def standing(rivals: list[tuple[float, float]] = [], **changes: float) -> Standing:  # noqa: B006
+    values = {"whole": 1e6, "full": 0.9, "error": 0.01, "chance": 0.1}
+    return Standing(**(values | changes), rivals=tuple(Rival(label="x", cost=c, accuracy=a) for c, a in rivals))
+
+
+@given(points, st.floats(1, 1e6))
+def test_the_room_above_a_network_is_what_the_best_of_no_more_cost_leaves(
+    rivals: list[tuple[float, float]], cost: float
+) -> None:
+    known = standing(rivals)
+    had = max([a for c, a in rivals if c <= cost], default=0.1)
+    best_of_all = max([a for _, a in rivals], default=0.0)
+    assert known.room(cost) == pytest.approx(max((1.0 if best_of_all > 0.91 else 0.9) - max(had, 0.1), 0))
+    # and dearer networks have no more of it
+    assert known.room(2 * cost) <= known.room(cost)
+
+
+@given(points, st.floats(1, 1e6), st.floats(0.01, 100), st.floats(1.01, 10))
+def test_more_epochs_gain_no_less_and_nothing_is_given_up_without_a_rival(
+    rivals: list[tuple[float, float]], cost: float, epochs: float, factor: float
+) -> None:
+    known = standing(rivals)
+    assert known.gain(cost, epochs * factor) >= known.gain(cost, epochs)
+    assert (known.gain(cost, 1e-9) == math.inf) == all(c > cost for c, _ in rivals)
+    if known.best(cost) is not None:
+        assert known.gain(cost, epochs) <= known.room(cost) - known.error
+
+
+def test_what_a_network_gains_by_hand() -> None:
+    known = standing([(100, 0.8)])
+    # room 0.1; after an epoch 0.05 of 0.8 is lacking, after four a quarter of that, and no gain is below the error
+    assert known.gain(100, 1) == pytest.approx(0.1 - 0.04)
+    assert known.gain(1e5, 4) == pytest.approx(0.1 - 0.01)
+    assert known.gain(1e5, 1e9) == pytest.approx(0.1 - 0.01)
+    assert known.gain(1e5, 0.1) == pytest.approx(0.1 - 0.4)
+    assert known.gain(1e5, 0) == -math.inf
+    assert known.gain(99, 0) == math.inf
+    assert standing([(100, 0.895)]).gain(1e5, 1e9) < 0  # it could not be told from its rival
+
+
+def test_worth_is_the_part_of_the_frontier_times_the_root_of_the_room_by_hand() -> None:
+    # decades from 10 to 1,000,000: 10 has one on one side, 100 one and two, 10,000 two and two
+    assert worths([10, 100, 1e4], standing()) == pytest.approx([1 * 0.8**0.5, 1.5 * 0.8**0.5, 2 * 0.8**0.5])
+    # a rival stands between, and leaves less room above it
+    assert worths([10, 1e4], standing([(1e3, 0.65)])) == pytest.approx([2 * 0.8**0.5, 1.5 * 0.25**0.5])
+    assert worths([], standing()) == []
+    assert worths([0.0], standing()) > [0.0]
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=6), points)
+def test_every_worth_is_a_positive_number(costs: list[float], rivals: list[tuple[float, float]]) -> None:
+    assert all(0 < worth < math.inf for worth in worths(costs, standing(rivals)))
+
+
+@given(costs, budgets, st.lists(st.floats(1e-3, 10), min_size=8, max_size=8))
+def test_epochs_go_with_the_root_of_the_worth(costs: list[float], budget: float, worth: list[float]) -> None:
+    epochs = share_epochs(costs, budget=budget, limit=math.inf, worths=worth[: len(costs)])
+    assert sum(c * e for c, e in zip(costs, epochs, strict=True)) == pytest.approx(budget)
+    rates = [e / math.sqrt(w / c) for c, e, w in zip(costs, epochs, worth, strict=False)]
+    assert rates == pytest.approx([rates[0]] * len(rates))
