@@ -246,7 +246,7 @@ class Conductor:
         self._train_alone(division.alone)
         drafts = self._draft(division.families)
         going_on = self._undropped(recipe, drafts)
-        epochs = self.costs.own_epochs(going_on, division.budget, costs, self.standing)
+        epochs = self.costs.own_epochs(going_on, division.own, costs, self.standing)
         jobs = {
             p: self._student(
                 p, "candidates", self._student_recipe(e, rate=self.config.fast.rate),

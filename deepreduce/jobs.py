@@ -327,7 +327,7 @@ class Workshop:
         return self._keep(network, job, trained)
 
     def _pupil(self, network: Network, job: Job, *, ease: float) -> _Pupil:
-        faded = fading(self.original, job.plan, seed=_seed(job)) if ease and job.start is not None else None
+        faded = fading(self.original, job.plan, seed=_seed(job)) if ease else None
         if faded is not None:
             faded.module.load_state_dict(network.module.state_dict())
         return _Pupil(network=network, faded=faded, ease=ease)

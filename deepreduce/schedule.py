@@ -26,6 +26,9 @@ from deepreduce.network import Load, Network, without_weights
 from deepreduce.objective import COUNT_OF_RELUS, Costs
 from deepreduce.transforms import apply_plan
 
+_SHORTEST = 0.5
+"""Epochs of own training, on average, below which it does harm after a draft."""
+
 _PROBE_ALPHAS = (1.0, 0.5, 0.25, 0.125)
 """Widths of the probes of recipe `fast`: the first that can be trained in full for the probes' share.
 
@@ -60,7 +63,7 @@ class SharedBudget:
     is worth to the frontier (`deepreduce.methods.budget.worths`), none more than `epochs`. Those to which that gives
     half the full recipe or more are trained alone by it. Of what is left, `draft_share` pays for drafts: networks of
     one size share their weights and are trained together. Those that another network does not beat by more than
-    `margin` are then trained on their own.
+    `margin` are then trained on their own, unless that is less than half an epoch for each: then all is for drafts.
     The teacher answers `views` epochs of augmented images, which all students are shown over and over, in batches of
     `student_batch_size`, or of a multiple of that where they are trained alone.
     """
@@ -106,14 +109,14 @@ class Family:
 class Division:
     """How networks that don't get the full recipe share what there is.
 
-    `families` are drafted; drafts, and then the own training of those that go on, cost `budget` epochs of the full
-    network. Those `alone` have no family: their epochs follow each other. `needless` would not be better than a
-    network that is trained already, which stands with each.
+    `families` are drafted; then those of them that go on share `own` epochs of the full network. Those `alone` have
+    no family and need no draft. `needless` would not be better than a network that is trained already, which stands
+    with each.
     """
 
     alone: Mapping[Proposal, float] = field(default_factory=dict)
     families: tuple[Family, ...] = ()
-    budget: float = 0.0
+    own: float = 0.0
     needless: Mapping[Proposal, Rival] = field(default_factory=dict)
 
     @property
@@ -295,7 +298,7 @@ class TrainingCosts:
         standing: Standing,
     ) -> list[Work]:
         """Of all candidates, drafts apart, were none of them dropped."""
-        own_epochs = self.own_epochs(division.drafted, division.budget, costs, standing)
+        own_epochs = self.own_epochs(division.drafted, division.own, costs, standing)
         own = dict(zip(division.drafted, own_epochs, strict=True))
         alone = {**alone, **division.alone}
         return [
@@ -341,10 +344,18 @@ class TrainingCosts:
         families = _families(shares)
         # who shares weights with nobody needs no draft
         alone = {p: shares[p] for family in families if len(family.members) == 1 for p in family.members}
+        drafted = [p for p in shares if p not in alone]
+        left = max(budget - self.probing(list(alone), list(alone.values())), 0.0)
+        own = (1 - recipe.draft_share) * left
+        is_enough = own >= _SHORTEST * sum(self.epoch_costs(drafted, batch_size=recipe.student_batch_size))
         return Division(
             alone=alone,
-            families=tuple(family.shortened(recipe.draft_share) for family in families if len(family.members) > 1),
-            budget=max(budget - self.probing(list(alone), list(alone.values())), 0.0),
+            families=tuple(
+                family.shortened(recipe.draft_share if is_enough else 1.0)
+                for family in families
+                if len(family.members) > 1
+            ),
+            own=own if is_enough else 0.0,
             needless={p: r for p, c in costs.items() if p not in shares and (r := standing.best(c)) is not None},
         )
 
@@ -366,17 +377,10 @@ class TrainingCosts:
     def own_epochs(
         self, going_on: Sequence[Proposal], budget: float, costs: Mapping[Proposal, float], standing: Standing
     ) -> list[float]:
-        """Epochs that each of the networks that go on is trained for on its own after its draft.
-
-        `budget` is that of the division, of which the drafts have had their share.
-        """
-        recipe = self.recipe
-        if not isinstance(recipe, SharedBudget):
-            return [0.0] * len(going_on)
-        each = self.epoch_costs(going_on, batch_size=recipe.student_batch_size)
+        """Epochs that each of the networks that go on is trained for on its own after its draft."""
+        each = self.epoch_costs(going_on, batch_size=self.recipe.student_batch_size)
         worth = worths([costs[p] for p in going_on], standing)
-        own = (1 - recipe.draft_share) * budget
-        return share_epochs(each, budget=own, limit=recipe.epochs, worths=worth)
+        return share_epochs(each, budget=budget, limit=self.recipe.epochs, worths=worth)
 
 
 def _probing(network: Network, costs: TrainingCosts, price: Pricing) -> tuple[tuple[Probe, ...], Sequence[float]]:

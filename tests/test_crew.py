@@ -24,7 +24,7 @@ from deepreduce import crew as subject
 from deepreduce.crew import Crew, CrewError
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, RunError, UserError
-from deepreduce.jobs import Job, Outcome, Start, Workshop
+from deepreduce.jobs import Job, Outcome, SharedJob, Start, Workshop
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.runs import NetworkFolder
@@ -135,7 +135,35 @@ def test_networks_side_by_side_are_bit_equal_to_those_trained_one_after_the_othe
     assert not list((tmp_path / "two").glob("crew*"))
 
 
-@pytest.mark.slow
+def test_families_are_trained_side_by_side_as_they_would_be_one_after_the_other(
+    original: Network, data: ImageData, tmp_path: Path
+) -> None:
+    def families(folder: Path) -> list[SharedJob]:
+        found = []
+        for number in range(2):
+            place = folder / f"family{number}"
+            jobs = tuple(jobs_in(place, original, count=2, test=False))
+            (place / "together").mkdir()
+            together = NetworkFolder(path=place / "together")
+            found.append(
+                SharedJob(
+                    name=f"family {number}", jobs=jobs, turns=(0, 1, 1), folder=together, recipe=RECIPE, seed=number
+                )
+            )
+        return found
+
+    shops = [workshop(original, data, tmp_path / name) for name in ("one", "two")]
+    alone, beside = families(tmp_path / "one"), families(tmp_path / "two")
+    expected = {shared.name: plain(shops[0].run_shared(shared, Monitor())) for shared in alone}
+    with Crew(shops[1], size=2, scratch=tmp_path) as crew:
+        found = {shared.name: plain(outcomes) for shared, outcomes in crew.run(beside, lambda shared: Monitor())}
+    assert found == expected
+    for one, other in zip(alone, beside, strict=True):
+        for mine, theirs in zip(one.jobs, other.jobs, strict=True):
+            weights, others = mine.folder.weights(), theirs.folder.weights()
+            assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
 @pytest.mark.slow
 def test_fewer_jobs_than_processes_will_do(original: Network, data: ImageData, tmp_path: Path) -> None:
     shop = workshop(original, data, tmp_path)

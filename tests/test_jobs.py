@@ -418,6 +418,53 @@ def test_statistics_are_computed_anew_only_where_wanted(original: Network, data:
     assert outcome is not None and outcome.val_accuracy == predict(module, data.val, batch_size=256).accuracy
 
 
+# -- ReLUs that go gradually ----------------------------------------------------------------------------------
+
+
+def test_eased_out_relus_leave_the_network_that_the_plan_names(
+    original: Network, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+    fade = subject.FadingNetwork.fade
+
+    def noted(self: subject.FadingNetwork, share: float) -> None:
+        shares.append(share)
+        fade(self, share)
+
+    monkeypatch.setattr(subject.FadingNetwork, "fade", noted)
+    eased, sudden = job(original, tmp_path / "eased", ease=0.5), job(original, tmp_path / "sudden")
+    outcomes = [workshop(original, data).run(each, silent) for each in (eased, sudden)]
+    # eight steps: half of the way is over after four
+    assert shares == [0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
+    one, other = eased.folder.weights(), sudden.folder.weights()
+    assert one.keys() == other.keys() and not torch.equal(one["conv.weight"], other["conv.weight"])
+    module = load_reduced(eased.folder.path, model=tiny())
+    assert outcomes[0].val_accuracy == predict(module, data.val, batch_size=256).accuracy
+    assert outcomes[0].relu_count == outcomes[1].relu_count
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6])
+def test_easing_goes_on_where_it_was_stopped(original: Network, data: ImageData, tmp_path: Path, steps: int) -> None:
+    undisturbed, stopped = (job(original, tmp_path / name, ease=0.7) for name in ("undisturbed", "stopped"))
+    expected = workshop(original, data).run(undisturbed, silent)
+    with pytest.raises(Stopped):
+        workshop(original, data, stop=stopping_after(steps)).run(stopped, silent)
+    assert plain(workshop(original, data).run(stopped, silent)) == plain(expected)
+    one, other = (j.folder.weights() for j in (undisturbed, stopped))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_networks_that_share_weights_are_eased_together(original: Network, data: ImageData, tmp_path: Path) -> None:
+    eased, sudden = (shared_job(original, tmp_path / name, ease=ease) for name, ease in (("a", 0.5), ("b", 0.0)))
+    for shared in (eased, sudden):
+        workshop(original, data).run_shared(shared, silent)
+    first, second = weights_of(eased)
+    assert torch.equal(first["conv.weight"], second["conv.weight"])
+    assert not torch.equal(first["conv.weight"], weights_of(sudden)[0]["conv.weight"])
+    for own in eased.jobs:
+        load_reduced(own.folder.path, model=tiny())
+
+
 # -- networks that are trained together -----------------------------------------------------------------------
 
 TURNS = (0, 0, 1)

@@ -364,7 +364,7 @@ def test_all_training_of_students_together_costs_no_more_than_the_price(
     """Counted apart from the schedule: images that each network is trained on, times its multiplications."""
     fit, spent, jobs_trained = Workshop._fit, [], 0
 
-    def counting(self: Workshop, module: nn.Module, job: Job | SharedJob, told: Any, *, turns: Any = ()) -> Any:
+    def counting(self: Workshop, module: nn.Module, job: Job | SharedJob, told: Any, **options: Any) -> Any:
         nonlocal jobs_trained
         steps = job.recipe.num_steps(self.data.train.num_steps(job.recipe.batch_size))
         plans = [job.jobs[i].plan for i in job.turns] if isinstance(job, SharedJob) else [job.plan]
@@ -373,7 +373,7 @@ def test_all_training_of_students_together_costs_no_more_than_the_price(
         if self.lesson is not None:
             jobs_trained += 1
             spent.append(steps * batch_size * each)
-        return fit(self, module, job, told, turns=turns)
+        return fit(self, module, job, told, **options)
 
     monkeypatch.setattr(Workshop, "_fit", counting)
     settings = ["training.epochs=6", "fast.price=0.8"]

@@ -115,20 +115,35 @@ def test_judging_leaves_half_of_a_small_budget_to_train_with(network: Network) -
 
 
 def test_shares_are_those_of_the_recipe(network: Network) -> None:
-    recipe = replace(BUDGET, price=0.5, probe_share=0.2, draft_share=0.7, views=0, student_batch_size=64)
+    recipe = replace(BUDGET, epochs=60.0, price=0.2, probe_share=0.2, draft_share=0.6, views=0, student_batch_size=64)
     parts = spent(schedule(network, recipe), network, recipe)
-    assert parts["probes"] == pytest.approx(0.2 * 5)
-    assert parts["drafts"] / (parts["drafts"] + parts["own"]) == pytest.approx(0.7)
+    assert parts["probes"] == pytest.approx(0.2 * 12)
+    assert parts["drafts"] / (parts["drafts"] + parts["own"]) == pytest.approx(0.6)
+
+
+def test_too_little_for_an_own_training_is_spent_on_drafts(network: Network) -> None:
+    """Half an epoch each is the least."""
+    for draft_share in (0.0, 0.3, 0.6, 0.8, 0.9, 0.99, 1.0):
+        recipe = replace(
+            BUDGET, epochs=60.0, price=0.2, probe_share=0.2, draft_share=draft_share, views=0, student_batch_size=64
+        )
+        found = schedule(network, recipe)
+        parts = spent(found, network, recipe)
+        drafted = parts["drafts"] + parts["own"]
+        least = 0.5 * sum(seconds(p, 64) for p in found.division.drafted) / seconds(network, 64)
+        expected = (1 - draft_share) * drafted
+        assert parts["own"] == pytest.approx(expected if expected >= least else 0)
 
 
 def test_what_is_dropped_leaves_its_epochs_to_those_that_go_on(network: Network) -> None:
-    recipe = replace(BUDGET, price=0.3)
+    recipe = replace(BUDGET, epochs=60.0, price=0.2, draft_share=0.5)
     found = schedule(network, recipe)
+    assert found.division.own
     costs, standing = costs_of(network, recipe), nothing_known(network)
     own = spent(found, network, recipe)["own"]
     everybody = list(found.division.drafted)
     for going_on in (everybody, everybody[:2], everybody[-3:]):
-        epochs = costs.own_epochs(going_on, found.division.budget, relus(everybody), standing)
+        epochs = costs.own_epochs(going_on, found.division.own, relus(everybody), standing)
         each = [seconds(p, recipe.student_batch_size) / seconds(network, recipe.batch_size) for p in going_on]
         assert sum(c * e for c, e in zip(each, epochs, strict=True)) == pytest.approx(own)
 

@@ -290,7 +290,7 @@ def test_as_many_epochs_are_remembered_as_the_disk_is_allowed_to_hold(
     one = RememberedLogits.size(epochs=1, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
     sizes = {"training.batch_size": BATCH, "fast.batch": 1, "distill.remember_gb": (share * one + 0.5) / 1e9}
     config = load_config(values=sizes)
-    found = remembered_logits(tmp_path / "answers.bin", data, config, epochs=3)
+    found = remembered_logits(tmp_path / "answers.bin", data, config, epochs=3, batch_size=BATCH)
     if epochs is None:
         assert found is None and not any(tmp_path.iterdir())
     else:

@@ -57,6 +57,81 @@ def test_real_digits_are_learned_far_above_chance() -> None:
     assert predict(module, digits.test, batch_size=256).accuracy > 0.5
 
 
+# -- views ----------------------------------------------------------------------------------------------------
+
+
+class Watched(nn.Module):
+    """Keeps the images that it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.seen = tiny(dropout=0.0), []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(images.clone())
+        return self.inner(images)
+
+
+class Remembering:
+    """A lesson that keeps which views it was asked for; it answers by the images alone."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, int]] = []
+
+    def logits(self, images: Tensor, *, epoch: int, step: int) -> Tensor:
+        self.asked.append((epoch, step, len(images)))
+        return images.mean(dim=(2, 3))
+
+
+def test_a_training_may_take_several_batches_of_the_views_at_once(data: ImageData) -> None:
+    views = Views(seed=3, epochs=2, batch_size=9)
+    small, large = Watched(), Watched()
+    fit(small, data, replace(RECIPE, batch_size=9), views=views)
+    lesson = Remembering()
+    fit(large, data, replace(RECIPE, batch_size=27), views=views, lesson=lesson)
+    # 72 images: eight batches of 9, of which two steps of three fill 27 and two are left over
+    assert [len(batch) for batch in large.seen] == [27] * 4 and len(small.seen) == 16
+    for step, batch in enumerate(large.seen):
+        first = 8 * (step // 2) + 3 * (step % 2)
+        assert torch.equal(batch, torch.cat(small.seen[first : first + 3]))
+    assert lesson.asked == [(epoch, step, 9) for epoch in (0, 1) for step in range(6)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_it_goes_on_with_the_batches_that_are_left(data: ImageData, steps: int) -> None:
+    options: dict[str, Any] = {"views": Views(seed=3, epochs=2, batch_size=6)}
+    recipe = replace(RECIPE, batch_size=18)
+    undisturbed, stopped, stopper = tiny(), tiny(), StopAfter(steps)
+    expected = fit(undisturbed, data, recipe, **options)
+    with pytest.raises(Stopped):
+        fit(stopped, data, recipe, monitor=stopper.monitor(), **options)
+    again = tiny(seed=5)
+    assert told(fit(again, data, recipe, resume=stopper.snapshot, **options)) == told(expected)
+    assert same_weights(again, undisturbed)
+
+
+def test_a_training_may_begin_with_another_epoch_of_the_views(data: ImageData) -> None:
+    seen = []
+    for first in (0, 1):
+        module = Watched()
+        fit(module, data, RECIPE, views=Views(seed=3, epochs=2, first=first))
+        seen.append(module.seen)
+    half = len(seen[0]) // 2
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1][half:] + seen[1][:half], strict=True))
+
+
+def test_batches_that_the_views_do_not_fill_are_refused(data: ImageData) -> None:
+    with pytest.raises(ValueError, match="batches of 18 images are no whole batches of 4"):
+        fit(tiny(), data, RECIPE, views=Views(seed=3, batch_size=4))
+
+
+def test_who_changes_the_network_is_told_how_far_it_is(data: ImageData) -> None:
+    shares: list[float] = []
+    fit(tiny(), data, RECIPE, before_step=shares.append)
+    assert shares == [step / 8 for step in range(9)]
+
+
 def test_a_student_learns_from_its_teacher_alone(data: ImageData) -> None:
     taught = tiny(dropout=0.0)
     fit(taught, data, replace(RECIPE, epochs=12))
