@@ -12,8 +12,8 @@ _LACKING = 0.05
 3 to 5 points of accuracy on digits and CIFAR-100 (docs/performance.md).
 """
 
-_NO_COST, _LEAST_ROOM = 1e-9, 1e-3
-"""A cost that has a logarithm, and a worth for networks that have no room above them."""
+_NO_COST, _LEAST_ROOM, _LEAST_DISTANCE = 1e-9, 1e-3, 0.1
+"""A cost that has a logarithm; a worth for networks without room above them, and for those as dear as the full."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +65,20 @@ class Standing:
 
 
 def worths(costs: Sequence[float], standing: Standing) -> list[float]:
-    """What training is worth to each of some networks: its part of the frontier, times the root of the room above it.
+    """What an epoch is worth to each of some networks, in any one unit.
 
-    `costs` are those of the frontier. A network's part is half the way to the next network on either side, in the
-    logarithm of the cost: by that times what the network gains grows the area under the frontier.
+    `costs` are those of the frontier. The area under the frontier grows by a network's part of it, half the way to
+    the next network on either side in the logarithm of the cost, times what its accuracy gains. That is taken as the
+    root of the room above it times the logarithm of how much less it costs than the full network: the more is
+    removed, the more the network has to learn anew.
     """
     known = {*costs, *(rival.cost for rival in standing.rivals), standing.whole}
     places = sorted({math.log10(max(cost, _NO_COST)) for cost in known})
     return [
-        _part(math.log10(max(cost, _NO_COST)), places) * math.sqrt(max(standing.room(cost), _LEAST_ROOM))
-        for cost in costs
+        _part(place, places)
+        * math.sqrt(max(standing.room(cost), _LEAST_ROOM))
+        * max(places[-1] - place, _LEAST_DISTANCE)
+        for cost, place in ((cost, math.log10(max(cost, _NO_COST))) for cost in costs)
     ]
 
 

@@ -189,11 +189,12 @@ def test_what_a_network_gains_by_hand() -> None:
     assert standing([(100, 0.895)]).gain(1e5, 1e9) < 0  # it could not be told from its rival
 
 
-def test_worth_is_the_part_of_the_frontier_times_the_root_of_the_room_by_hand() -> None:
+def test_worth_is_part_of_the_frontier_times_root_of_room_times_distance_by_hand() -> None:
     # decades from 10 to 1,000,000: 10 has one on one side, 100 one and two, 10,000 two and two
-    assert worths([10, 100, 1e4], standing()) == pytest.approx([1 * 0.8**0.5, 1.5 * 0.8**0.5, 2 * 0.8**0.5])
+    expected = [1 * 0.8**0.5 * 5, 1.5 * 0.8**0.5 * 4, 2 * 0.8**0.5 * 2]
+    assert worths([10, 100, 1e4], standing()) == pytest.approx(expected)
     # a rival stands between, and leaves less room above it
-    assert worths([10, 1e4], standing([(1e3, 0.65)])) == pytest.approx([2 * 0.8**0.5, 1.5 * 0.25**0.5])
+    assert worths([10, 1e4], standing([(1e3, 0.65)])) == pytest.approx([2 * 0.8**0.5 * 5, 1.5 * 0.25**0.5 * 2])
     assert worths([], standing()) == []
     assert worths([0.0], standing()) > [0.0]
 
