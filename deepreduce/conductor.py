@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from deepreduce.config import OptimizeConfig
+from deepreduce.division import Family, SharedBudget, TrainingCosts
 from deepreduce.errors import RunError
 from deepreduce.foreman import TEACHER_FOLDER, Foreman
 from deepreduce.jobs import Job, Outcome, SharedJob, Start
@@ -26,7 +27,7 @@ from deepreduce.pricing import Preset
 from deepreduce.randomness import derived_seed
 from deepreduce.results import ReducedNetwork, Result
 from deepreduce.runs import ANSWERS, CRITICALITY, RunCosts, RunFolder
-from deepreduce.schedule import Family, Schedule, SharedBudget, TrainingCosts
+from deepreduce.schedule import Schedule
 from deepreduce.storage import write_json
 from deepreduce.training import Lesson, Recipe, Views
 from deepreduce.transforms import can_inherit

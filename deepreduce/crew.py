@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import pickle
@@ -65,6 +66,7 @@ class Crew:
     def __enter__(self) -> Crew:
         if os.name != "posix":
             raise CrewError("side by side works on Linux and macOS only")
+        give_memory_back()  # what the teacher's training took, the others may have
         file = None
         try:
             descriptor, name = tempfile.mkstemp(dir=self._scratch, prefix="crew-", suffix=TEMPORARY)
@@ -167,6 +169,13 @@ class Crew:
         self._members = []
 
 
+def give_memory_back() -> None:
+    """Let the system have what this process freed: glibc keeps it for the process's own next use otherwise."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 # -- in the other process -------------------------------------------------------------------------------------
 
 
@@ -214,6 +223,7 @@ def _answer(workshop: Workshop, job: Job | SharedJob, connection: Connection) ->
     def teller(kind: str) -> Callable[[Any], None]:
         return lambda value: connection.send((kind, value))
 
+    give_memory_back()
     try:
         monitor = Monitor(on_start=teller("start"), on_step=teller("step"), on_epoch=teller("epoch"))
         return "done", job.run_in(workshop, monitor)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from deepreduce.data import DataFacts
+from deepreduce.division import Division, FullRecipe, SharedBudget, TrainingCosts
 from deepreduce.errors import ModelError, PlanError
-from deepreduce.estimate import ANSWER, JUDGED_BATCH, Work
+from deepreduce.estimate import Work
 from deepreduce.methods import (
     DeepReduceMethod,
     LeverSearch,
@@ -18,16 +19,13 @@ from deepreduce.methods import (
     propose,
     propose_by_levers,
 )
-from deepreduce.methods.budget import Rival, Standing, share_epochs, worths
+from deepreduce.methods.budget import Standing, share_epochs
 from deepreduce.methods.deepreduce import check_cull_order, probes, provisional_cull_order
 from deepreduce.methods.levers import stage_costs
 from deepreduce.methods.proposal import unpriced
-from deepreduce.network import Load, Network, without_weights
+from deepreduce.network import Network, without_weights
 from deepreduce.objective import COUNT_OF_RELUS, Costs
 from deepreduce.transforms import apply_plan
-
-_SHORTEST = 0.5
-"""Epochs of own training, on average, below which it does harm after a draft."""
 
 _PROBE_ALPHAS = (1.0, 0.5, 0.25, 0.125)
 """Widths of the probes of recipe `fast`: the first that can be trained in full for the probes' share.
@@ -37,92 +35,6 @@ Long trainings of narrow networks rank the stages as full ones do, short ones of
 
 _NARROWING_PAYS = 0.6
 """A width must cost so much less than the one before: hardware computes 16 channels as fast as one."""
-
-_ENOUGH = 0.5
-"""So much of the full recipe makes a network worth having: it need not be drafted with others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FullRecipe:
-    """Every network is trained from scratch, for as many epochs as the teacher: the paper's way."""
-
-    epochs: float
-    batch_size: int
-
-    @property
-    def student_batch_size(self) -> int:
-        """The teacher's."""
-        return self.batch_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharedBudget:
-    """All students and probes together cost `price` times `epochs` epochs of the full network.
-
-    `probe_share` of it goes to the probes, where there are any. Of the rest every network is given what its accuracy
-    is worth to the frontier (`deepreduce.methods.budget.worths`), none more than `epochs`. Those to which that gives
-    half the full recipe or more are trained alone by it. Of what is left, `draft_share` pays for drafts: networks of
-    one size share their weights and are trained together. Those that another network does not beat by more than
-    `margin` are then trained on their own, unless that is less than half an epoch for each: then all is for drafts.
-    The teacher answers `views` epochs of augmented images, which all students are shown over and over, in batches of
-    `student_batch_size`, or of a multiple of that where they are trained alone.
-    """
-
-    epochs: float
-    batch_size: int
-    student_batch_size: int
-    price: float = 1.0
-    probe_share: float = 0.2
-    draft_share: float = 0.8
-    margin: float = 0.02
-    views: int = 4
-
-    @property
-    def alone_batch_size(self) -> int:
-        """Of networks that are trained alone: the teacher's, in whole batches of the others."""
-        return max(self.batch_size // self.student_batch_size, 1) * self.student_batch_size
-
-    def is_enough(self, epochs: float) -> bool:
-        """Whether a network that is trained alone for so many epochs is as good as by the full recipe, or nearly."""
-        return epochs >= _ENOUGH * self.epochs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """Networks of one size, which can share weights, with the epochs that each is drafted for."""
-
-    name: str
-    members: tuple[Proposal, ...]
-    epochs: tuple[float, ...]
-
-    @property
-    def folder(self) -> str:
-        """For the training while it goes on."""
-        return "shared-" + "-".join(p.plan_id for p in self.members[:1])
-
-    def shortened(self, share: float) -> Family:
-        """The same with so much of the epochs."""
-        return replace(self, epochs=tuple(share * e for e in self.epochs))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Division:
-    """How networks that don't get the full recipe share what there is.
-
-    `families` are drafted; then those of them that go on share `own` epochs of the full network. Those `alone` have
-    no family and need no draft. `needless` would not be better than a network that is trained already, which stands
-    with each.
-    """
-
-    alone: Mapping[Proposal, float] = field(default_factory=dict)
-    families: tuple[Family, ...] = ()
-    own: float = 0.0
-    needless: Mapping[Proposal, Rival] = field(default_factory=dict)
-
-    @property
-    def drafted(self) -> tuple[Proposal, ...]:
-        """Those in families."""
-        return tuple(p for family in self.families for p in family.members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +119,7 @@ def make_schedule(
     costs = TrainingCosts(load=network.load, facts=facts, recipe=recipe)
     probed, probe_epochs = _probing(network, costs, price) if is_probed else ((), ())
     frontier_costs = {p: objective.cost(p) for p in kept if p.plan_id not in trained}
-    probing = costs.probing([p.proposal for p in probed], probe_epochs)
+    probing = costs.training_alone([p.proposal for p in probed], probe_epochs)
     alone, left = costs.alone(frontier_costs, standing, probing=probing)
     others = {p: cost for p, cost in frontier_costs.items() if p not in alone}
     division = costs.division(others, standing, budget=left)
@@ -228,159 +140,6 @@ def make_schedule(
         draft_works=tuple(costs.family_work(family) for family in division.families),
         candidate_works=tuple(costs.candidate_works(kept, frontier_costs, alone, division, standing)),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingCosts:
-    """What trainings on some data cost, in epochs of the full network's training by a recipe; `load` is its load."""
-
-    load: Load
-    facts: DataFacts
-    recipe: FullRecipe | SharedBudget
-
-    def epoch_costs(self, networks: Sequence[Proposal], *, batch_size: int) -> list[float]:
-        """Of one epoch of each."""
-        whole = self.load.per_image(self.recipe.batch_size)
-        return [p.load.per_image(batch_size) / max(whole, 1) for p in networks]
-
-    def probing(self, networks: Sequence[Proposal], epochs: Sequence[float]) -> float:
-        """Of training probes for so many epochs."""
-        each = self.epoch_costs(networks, batch_size=self.alone_batch_size)
-        return sum(cost * e for cost, e in zip(each, epochs, strict=True))
-
-    def judging(self, networks: Sequence[Proposal], *, tested: bool) -> float:
-        """Of validating, and testing, each once."""
-        images = self.facts.val_images + (self.facts.test_images if tested else 0)
-        each = self.epoch_costs(networks, batch_size=JUDGED_BATCH)
-        return sum(each) * images * ANSWER / max(self.facts.train_images, 1)
-
-    @property
-    def alone_batch_size(self) -> int:
-        """Of networks that share no weights with others."""
-        recipe = self.recipe
-        return recipe.alone_batch_size if isinstance(recipe, SharedBudget) else recipe.batch_size
-
-    # -- work, for those who wait ---------------------------------------------------------------------------
-
-    def work(self, load: Load, epochs: float, *, batch_size: int, tested: bool) -> Work:
-        """Of one network, its validation after every epoch included."""
-        return Work(
-            load=load,
-            batch_size=batch_size,
-            epochs=epochs,
-            train_images=self.facts.train_images,
-            val_images=self.facts.val_images,
-            test_images=self.facts.test_images if tested else 0,
-        )
-
-    def alone_work(self, proposal: Proposal, epochs: float, *, tested: bool) -> Work:
-        """Of a network that shares no weights."""
-        return self.work(proposal.load, epochs, batch_size=self.alone_batch_size, tested=tested)
-
-    def own_work(self, proposal: Proposal, epochs: float) -> Work:
-        """Of a network that goes on after its draft."""
-        return self.work(proposal.load, epochs, batch_size=self.recipe.student_batch_size, tested=True)
-
-    def family_work(self, family: Family) -> float:
-        """Of drafting a family, in multiply-accumulates."""
-        batch_size = self.recipe.student_batch_size
-        return sum(
-            self.work(p.load, epochs, batch_size=batch_size, tested=False).total
-            for p, epochs in zip(family.members, family.epochs, strict=True)
-        )
-
-    def candidate_works(
-        self,
-        candidates: Sequence[Proposal],
-        costs: Mapping[Proposal, float],
-        alone: Mapping[Proposal, float],
-        division: Division,
-        standing: Standing,
-    ) -> list[Work]:
-        """Of all candidates, drafts apart, were none of them dropped."""
-        own_epochs = self.own_epochs(division.drafted, division.own, costs, standing)
-        own = dict(zip(division.drafted, own_epochs, strict=True))
-        alone = {**alone, **division.alone}
-        return [
-            self.own_work(p, own[p]) if p in own else self.alone_work(p, alone.get(p, 0.0), tested=True)
-            for p in costs
-        ]
-
-    # -- a budget, shared out -------------------------------------------------------------------------------
-
-    def alone(
-        self, costs: Mapping[Proposal, float], standing: Standing, *, probing: float
-    ) -> tuple[dict[Proposal, float], float]:
-        """The networks that get the full recipe, or nearly, with their epochs; and what that leaves for the others.
-
-        `costs` are those of the candidates on the frontier, `probing` is what the probes have cost.
-        """
-        recipe = self.recipe
-        if isinstance(recipe, FullRecipe):
-            return dict.fromkeys(costs, recipe.epochs), 0.0
-        left = self._to_train_with(costs, probing=probing)
-        shares = self._shares(costs, standing, budget=left, batch_size=recipe.alone_batch_size)
-        left = self._to_train_with(shares, probing=probing)
-        gaining = {p: costs[p] for p in shares}
-        shares = self._shares(gaining, standing, budget=left, batch_size=recipe.alone_batch_size)
-        alone = {p: e for p, e in shares.items() if recipe.is_enough(e)}
-        return alone, max(left - self.probing(list(alone), list(alone.values())), 0.0)
-
-    def _to_train_with(self, networks: Iterable[Proposal], *, probing: float) -> float:
-        """What probes, the teacher's answers, and judging every network twice, leave of the price."""
-        recipe = self.recipe
-        assert isinstance(recipe, SharedBudget)
-        whole = recipe.price * recipe.epochs
-        judging = sum(self.judging(list(networks), tested=tested) for tested in (False, True))
-        # where the images to train with are few, judging must not eat up everything
-        return max(whole - probing - recipe.views * ANSWER - judging, 0.5 * whole)
-
-    def division(self, costs: Mapping[Proposal, float], standing: Standing, *, budget: float) -> Division:
-        """How networks are trained that are too dear for the full recipe."""
-        recipe = self.recipe
-        if not isinstance(recipe, SharedBudget):
-            return Division()
-        shares = self._shares(costs, standing, budget=budget, batch_size=recipe.student_batch_size)
-        families = _families(shares)
-        # who shares weights with nobody needs no draft
-        alone = {p: shares[p] for family in families if len(family.members) == 1 for p in family.members}
-        drafted = [p for p in shares if p not in alone]
-        left = max(budget - self.probing(list(alone), list(alone.values())), 0.0)
-        own = (1 - recipe.draft_share) * left
-        is_enough = own >= _SHORTEST * sum(self.epoch_costs(drafted, batch_size=recipe.student_batch_size))
-        return Division(
-            alone=alone,
-            families=tuple(
-                family.shortened(recipe.draft_share if is_enough else 1.0)
-                for family in families
-                if len(family.members) > 1
-            ),
-            own=own if is_enough else 0.0,
-            needless={p: r for p, c in costs.items() if p not in shares and (r := standing.best(c)) is not None},
-        )
-
-    def _shares(
-        self, costs: Mapping[Proposal, float], standing: Standing, *, budget: float, batch_size: int
-    ) -> dict[Proposal, float]:
-        """The epochs of each of the networks that can gain something by them."""
-        wanted = list(costs)
-        while wanted:
-            each = self.epoch_costs(wanted, batch_size=batch_size)
-            worth = worths([costs[p] for p in wanted], standing)
-            shares = share_epochs(each, budget=budget, limit=self.recipe.epochs, worths=worth)
-            gains = [standing.gain(costs[p], e) for p, e in zip(wanted, shares, strict=True)]
-            if min(gains) > 0:
-                return dict(zip(wanted, shares, strict=True))
-            wanted.pop(gains.index(min(gains)))
-        return {}
-
-    def own_epochs(
-        self, going_on: Sequence[Proposal], budget: float, costs: Mapping[Proposal, float], standing: Standing
-    ) -> list[float]:
-        """Epochs that each of the networks that go on is trained for on its own after its draft."""
-        each = self.epoch_costs(going_on, batch_size=self.recipe.student_batch_size)
-        worth = worths([costs[p] for p in going_on], standing)
-        return share_epochs(each, budget=budget, limit=self.recipe.epochs, worths=worth)
 
 
 def _probing(network: Network, costs: TrainingCosts, price: Pricing) -> tuple[tuple[Probe, ...], Sequence[float]]:
@@ -404,33 +163,3 @@ def _probing(network: Network, costs: TrainingCosts, price: Pricing) -> tuple[tu
         if sum(each) * recipe.epochs <= budget:
             break
     return found, share_epochs(each, budget=budget, limit=recipe.epochs)
-
-
-def _families(shares: Mapping[Proposal, float]) -> tuple[Family, ...]:
-    """By width, resolution and depth, the largest first: the next ones inherit from it.
-
-    Networks of another resolution would get most of the steps, being cheap, and pull the shared weights their way.
-    """
-    by_size: dict[tuple[float, float, tuple[int, ...] | None, bool], list[Proposal]] = {}
-    for p in shares:
-        by_size.setdefault((p.plan.alpha, p.plan.rho, p.plan.depth, p.plan.pad_once), []).append(p)
-
-    def size(shape: tuple[float, float, tuple[int, ...] | None, bool]) -> tuple[float, float, bool, str]:
-        alpha, rho, depth, _ = shape
-        return -alpha, -rho, depth is not None, repr(shape)
-
-    return tuple(
-        Family(
-            name=_family_name(*shape),
-            members=tuple(by_size[shape]),
-            epochs=tuple(shares[p] for p in by_size[shape]),
-        )
-        for shape in sorted(by_size, key=size)
-    )
-
-
-def _family_name(alpha: float, rho: float, depth: tuple[int, ...] | None, pad_once: bool) -> str:
-    parts = [f"alpha {alpha:g}"] * (alpha != 1) + [f"rho {rho:g}"] * (rho != 1)
-    parts += [f"depth {'-'.join(str(n) for n in depth or ())}"] * (depth is not None)
-    parts += ["padded once"] * pad_once
-    return " ".join(["drafts", *parts])

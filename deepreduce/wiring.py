@@ -16,6 +16,7 @@ from deepreduce.arrangement import Arrangement, Variant, arrange, remembered_arr
 from deepreduce.config import OptimizeConfig, TrainingConfig, load_config
 from deepreduce.cost.model import CostModel
 from deepreduce.data import DataFacts, ImageData
+from deepreduce.division import FullRecipe, SharedBudget
 from deepreduce.estimate import TimedStep
 from deepreduce.inputs import FROM_PYTHON
 from deepreduce.methods import DeepReduceMethod, LeverSearch, Pricing
@@ -25,7 +26,7 @@ from deepreduce.objective import RELUS
 from deepreduce.outputs import config_of_network, objective_of
 from deepreduce.pricing import Preset, preset_named, prices_of
 from deepreduce.randomness import derived_seed
-from deepreduce.schedule import FullRecipe, Schedule, SharedBudget, make_schedule
+from deepreduce.schedule import Schedule, make_schedule
 from deepreduce.training import Precision, Recipe, RememberedLogits, choose_precision
 
 log = logging.getLogger(__name__)

@@ -474,3 +474,14 @@ def test_no_process_outlives_the_one_that_runs_the_whole_when_that_is_killed(tmp
     while any(is_alive(pid) for pid in members) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(is_alive(pid) for pid in members)
+
+
+def test_memory_is_given_back_where_the_system_knows_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject.give_memory_back()
+
+    class Without:
+        def __init__(self, name: None) -> None:
+            pass
+
+    monkeypatch.setattr(subject.ctypes, "CDLL", Without)
+    subject.give_memory_back()

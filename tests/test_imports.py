@@ -39,6 +39,7 @@ FLOW = (
     "private",
     "estimate",
     "arrangement",
+    "division",
     "schedule",
     # what is asked for, and the folder that it goes to
     "config",

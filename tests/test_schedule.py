@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepreduce.data import DataFacts
+from deepreduce.division import Division, FullRecipe, SharedBudget, TrainingCosts
 from deepreduce.errors import PlanError
 from deepreduce.estimate import ANSWER, JUDGED_BATCH
 from deepreduce.methods import DeepReduceMethod, Proposal
 from deepreduce.methods.budget import Rival, Standing
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network, without_weights
-from deepreduce.schedule import Division, FullRecipe, Schedule, SharedBudget, TrainingCosts, make_schedule
+from deepreduce.schedule import Schedule, make_schedule
 from deepreduce.training import Family
 from deepreduce.transforms import apply_plan
 from tests.zoo import TOYS
@@ -261,6 +262,17 @@ def test_the_works_add_up_to_the_total(network: Network) -> None:
     works = [found.teacher_work, *found.probe_works, *found.candidate_works]
     assert len(found.draft_works) == len(found.division.families)
     assert found.total_work == pytest.approx(sum(w.total for w in works) + sum(found.draft_works))
+
+
+def test_what_is_trained_already_takes_no_share(wide: Network) -> None:
+    everything = schedule(wide, cull_order=["S1", "S2", "S4"])
+    done = {p.plan_id for p in everything.candidates[::2]}
+    found = schedule(wide, cull_order=["S1", "S2", "S4"], trained=done)
+    assert found.candidates == everything.candidates
+    places = [*found.alone, *found.division.alone, *found.division.drafted]
+    assert {p.plan_id for p in places} == {p.plan_id for p in found.candidates} - done
+    works = dict(zip(found.candidates, found.candidate_works, strict=True))
+    assert all(works[p].epochs == 0 for p in found.candidates if p.plan_id in done)
 
 
 # -- probes -----------------------------------------------------------------------------------------------------
