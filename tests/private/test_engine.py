@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -124,12 +125,8 @@ _CHUNK = 2**26
 def found_in_memory(pid: int, patterns: set[bytes]) -> set[bytes]:
     """Those of the patterns that a process holds anywhere in memory that it can write."""
     overlap, found = max(map(len, patterns)) - 1, set[bytes]()
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        for line in maps:
-            span, rights = line.split()[:2]
-            if "w" not in rights or "[v" in line:
-                continue
-            place, end = (int(part, 16) for part in span.split("-"))
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for place, end in touched(pid):
             tail = b""
             while place < end:
                 memory.seek(place)
@@ -140,13 +137,26 @@ def found_in_memory(pid: int, patterns: set[bytes]) -> set[bytes]:
                 if not chunk:
                     break
                 place += len(chunk)
-                if chunk.count(0) == len(chunk):
-                    tail = b""
-                    continue
                 content = tail + chunk
                 found |= {pattern for pattern in patterns - found if pattern in content}
                 tail = content[-overlap:]
     return found
+
+
+def touched(pid: int) -> Iterator[tuple[int, int]]:
+    """Spans of the writable memory that the process has touched: of much that it reserved there is nothing yet."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pages:
+        for line in maps:
+            span, rights = line.split()[:2]
+            if "w" not in rights or "[v" in line:
+                continue
+            begin, end = (int(part, 16) for part in span.split("-"))
+            pages.seek(begin // page * 8)
+            entries = np.frombuffer(pages.read((end - begin) // page * 8), dtype=np.uint64)
+            there = np.flatnonzero(np.diff((entries >> np.uint64(62) != 0).astype(np.int8), prepend=0, append=0))
+            for first, last in there.reshape(-1, 2):
+                yield begin + int(first) * page, begin + int(last) * page
 
 
 def held_as(values: Array) -> set[bytes]:
