@@ -242,6 +242,8 @@ class Conductor:
         schedule = self.schedule
         costs = {p: self.objective.cost(p) for p in schedule.candidates if p.plan_id not in self.candidates}
         division = self.costs.division(costs, self.standing, budget=schedule.left)
+        coming = len(division.alone) + len(division.families) + len(division.drafted)
+        self.foreman.count = self.foreman.started + coming
         for proposal, rival in division.needless.items():
             self._leave_out(proposal, rival)
         self._train_alone(division.alone)

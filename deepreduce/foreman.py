@@ -31,7 +31,8 @@ class Foreman:
     """Has jobs done in a workshop: several side by side where that is faster. Use as a context manager.
 
     `workshop` may be exchanged until the first students are trained. `root` is the run's folder. Whoever watches is
-    told of `count` networks and of `total` multiply-accumulates, which may change while a run finds out.
+    told of `count` networks, of which `started` have begun, and of `total` multiply-accumulates; `count` and `total`
+    may change while a run finds out.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Foreman:
         self.workshop = workshop
         self.count, self.total = 0, 0.0
         self._arrangement, self._watcher, self._loggers, self._root = arrangement, watcher, loggers, root
-        self._started = 0
+        self.started = 0
         self._crew: Crew | None = None
         self._alone = arrangement.side_by_side == 1
 
@@ -127,8 +128,8 @@ class Foreman:
     def _begin(self, name: str, work: float) -> None:
         if self.workshop.stop():
             raise Stopped
-        self._started += 1
-        self._watcher.begin(name, number=self._started, count=self.count, work=work, total=self.total)
+        self.started += 1
+        self._watcher.begin(name, number=self.started, count=self.count, work=work, total=self.total)
 
     def _end(self, job: Job | SharedJob, outcome: Any, *, was_done: bool = False) -> None:
         if isinstance(job, Job):
