@@ -12,7 +12,7 @@ from torch import nn
 
 from deepreduce.config import OptimizeConfig
 from deepreduce.division import Family, SharedBudget, TrainingCosts
-from deepreduce.errors import RunError
+from deepreduce.errors import PlanError, RunError
 from deepreduce.foreman import TEACHER_FOLDER, Foreman
 from deepreduce.jobs import Job, Outcome, SharedJob, Start
 from deepreduce.loggers import RunLoggers
@@ -41,12 +41,6 @@ from deepreduce.wiring import (
 )
 
 log = logging.getLogger(__name__)
-
-_STATISTICS_BATCHES = 20
-"""Batches that give a network its batch-norm statistics after a short training."""
-
-_VALIDATIONS = 3
-"""Times that a student is validated at most while it is trained."""
 
 _ROUNDS = 4
 """Turns of the network that is drafted for the fewest epochs, before all turns begin again."""
@@ -97,10 +91,7 @@ class Conductor:
 
     def _announce(self) -> None:
         """Tell how many networks will be trained, as far as is known."""
-        schedule = self.schedule
-        families = len(schedule.division.families)
-        self.foreman.count = 1 + len(schedule.probe_works) + families + len(schedule.candidates)
-        self.foreman.total = schedule.total_work
+        self.foreman.count, self.foreman.total = self.schedule.count, self.schedule.total_work
 
     # -- teacher, probes ------------------------------------------------------------------------------------
 
@@ -169,21 +160,40 @@ class Conductor:
         )
         if order:
             log.info("stages to cull, least critical first: %s", ", ".join(order))
+        order = self._schedule_by(order)
         write_json(
             self.folder.path / CRITICALITY,
             {"cull_order": list(order), "criticality": worth, "val_accuracy": {s: accuracies[s] for s in worth}},
         )
-        self.schedule = run_schedule(
-            self.original, self.facts, self.config, cull_order=order, measured=True, standing=self.standing,
-            trained=set(self.candidates), presets=self.presets,
-        )  # fmt: skip
         self._announce()
         return worth
+
+    def _schedule_by(self, order: Sequence[str]) -> tuple[str, ...]:
+        """Schedule the candidates by a measured order, or by that of the stages' costs; which of them it is.
+
+        That is where no network of the measured one has as few ReLUs as the config allows.
+        """
+
+        def scheduled(order: Sequence[str]) -> Schedule:
+            return run_schedule(
+                self.original, self.facts, self.config, cull_order=order, measured=True, standing=self.standing,
+                trained=set(self.candidates), presets=self.presets,
+            )  # fmt: skip
+
+        try:
+            self.schedule = scheduled(order)
+        except PlanError as error:
+            if self.config.max_relus is None:
+                raise
+            provisional = self.schedule.cull_order
+            log.warning("%s; culling %s instead, the stages that cost most first", error, ", ".join(provisional))
+            self.schedule = scheduled(provisional)
+        return self.schedule.cull_order
 
     def _record_costs(self) -> None:
         if self.presets:
             prices = {p.plan_id: p.prices for p in self.schedule.candidates}
-            prices[TEACHER_ID] = self.candidates[TEACHER_ID].prices
+            prices |= {plan_id: c.prices for plan_id, c in self.candidates.items()}  # teacher, probes
             RunCosts(models={p.model.name: p.model for p in self.presets}, prices=prices).write(self.folder.path)
 
     def _probe(self) -> dict[str, float]:
@@ -199,7 +209,7 @@ class Conductor:
         for proposal, outcome in outcomes.items():
             if outcome.val_accuracy is None:
                 log.warning("%s could not be trained, so its stage counts as least critical", proposal.label)
-            elif proposal in full:
+            if proposal in full:
                 self._keep_trained(proposal, "probes", outcome)
         return {p.stage: outcomes[p.proposal].val_accuracy or 0.0 for p in schedule.probes}
 
@@ -242,8 +252,7 @@ class Conductor:
         schedule = self.schedule
         costs = {p: self.objective.cost(p) for p in schedule.candidates if p.plan_id not in self.candidates}
         division = self.costs.division(costs, self.standing, budget=schedule.left)
-        coming = len(division.alone) + len(division.families) + len(division.drafted)
-        self.foreman.count = self.foreman.started + coming
+        self.foreman.expect(division.count, self.costs.division_work(division, costs, self.standing))
         for proposal, rival in division.needless.items():
             self._leave_out(proposal, rival)
         self._train_alone(division.alone)
@@ -258,7 +267,8 @@ class Conductor:
             for p, e in zip(going_on, epochs, strict=True)
         }  # fmt: skip
         works = {p: self.costs.own_work(p, job.recipe.epochs).total for p, job in jobs.items()}
-        self._train_candidates(jobs, works)
+        self.foreman.expect(len(jobs), sum(works.values()))
+        self._train_candidates(jobs, works, drafts)
 
     def _leave_out(self, proposal: Proposal, rival: Rival) -> None:
         """Drop a network that is not trained at all."""
@@ -286,10 +296,8 @@ class Conductor:
     def _draft_together(self, starts: Mapping[Family, Start]) -> dict[Proposal, Outcome]:
         jobs = {family: self._shared(family, start) for family, start in starts.items()}
         works = {family: self.costs.family_work(family) for family in jobs}
-        outcomes: dict[Proposal, Outcome] = {}
-        for family, of in self.foreman.students(jobs, works):
-            outcomes |= {p: of[p.label] for p in family.members}
-        return outcomes
+        outcomes = dict(self.foreman.students(jobs, works))  # in the order in which they ended
+        return {p: outcomes[family][p.label] for family in starts for p in family.members}
 
     def _shared(self, family: Family, start: Start) -> SharedJob:
         recipe = self._student_recipe(0.0)
@@ -347,28 +355,35 @@ class Conductor:
     def _student(
         self, proposal: Proposal, kind: str, recipe: Recipe, *, start: Start | None = None, test: bool = True
     ) -> Job:
-        fast = isinstance(self.recipe, SharedBudget)
         return Job(
             name=proposal.label,
             plan=proposal.plan,
             folder=self.folder.entry(kind, proposal.plan_id),
             recipe=recipe,
             seed=derived_seed(self.config.seed, proposal.plan_id),
-            start=(start or self.teacher_start) if fast else None,
-            statistics_batches=_STATISTICS_BATCHES if fast else 0,
+            start=(start or self.teacher_start) if isinstance(self.recipe, SharedBudget) else None,
+            statistics_batches=self.recipe.statistics_batches if isinstance(self.recipe, SharedBudget) else 0,
             test=test,
         )
 
     def _student_recipe(self, epochs: float, *, rate: float = 1.0, batch_size: int | None = None) -> Recipe:
         batch_size = batch_size or self.recipe.student_batch_size
         recipe = training_recipe(self.config.training, epochs=epochs, rate=rate, batch_size=batch_size)
-        if isinstance(self.recipe, SharedBudget):  # the price has no room for more
-            return replace(recipe, validate_every=max(recipe.validate_every, math.ceil(epochs / _VALIDATIONS)))
+        if isinstance(self.recipe, SharedBudget):  # the price has room for a validation at the end
+            return replace(recipe, validate_every=max(math.ceil(epochs), 1))
         return recipe
 
-    def _train_candidates(self, jobs: Mapping[Proposal, Job], works: Mapping[Proposal, float]) -> None:
+    def _train_candidates(
+        self,
+        jobs: Mapping[Proposal, Job],
+        works: Mapping[Proposal, float],
+        drafts: Mapping[Proposal, Outcome] | None = None,
+    ) -> None:
+        """Train them and keep what becomes of them; the seconds of their `drafts` are theirs too."""
         for proposal, outcome in self.foreman.students(jobs, works):
-            self._keep_trained(proposal, "candidates", outcome)
+            drafted = drafts[proposal].train_seconds if drafts else 0.0
+            whole = replace(outcome, train_seconds=drafted + outcome.train_seconds)
+            self._keep_trained(proposal, "candidates", whole)
             write_tables(self.folder.path, self._in_order(), stages=self.original.stages, complete=False)
 
     def _keep_trained(self, proposal: Proposal, kind: str, outcome: Outcome) -> None:

@@ -124,7 +124,10 @@ class Crew:
                 return  # the others are to save what they have first
             job = waiting.pop(0)
             member.job, member.monitor = job, told(job)
-            member.connection.send(job)
+            try:
+                member.connection.send(job)
+            except OSError:  # it died while it waited
+                raise _ended(member, job.name) from None
 
     def _ask_to_stop(self) -> None:
         for member in self._members:
@@ -138,11 +141,7 @@ class Crew:
         try:
             kind, value = member.connection.recv()
         except (EOFError, OSError):
-            code = member.process.wait()
-            raise RunError(
-                f"{job.name}: the process that trained it was ended ({_told(code)}); lower side_by_side, or"
-                " training.batch_size, if memory ran out"
-            ) from None
+            raise _ended(member, job.name) from None
         if kind == "start":
             member.monitor.on_start(value)
         elif kind == "step":
@@ -167,6 +166,13 @@ class Crew:
             member.process.kill()
             member.process.wait()
         self._members = []
+
+
+def _ended(member: _Member, name: str) -> RunError:
+    return RunError(
+        f"{name}: the process that trained it was ended ({_told(member.process.wait())}); lower side_by_side, or"
+        " training.batch_size, if memory ran out"
+    )
 
 
 def give_memory_back() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from deepreduce.data import DataFacts
@@ -41,6 +41,7 @@ class SharedBudget:
     half the full recipe or more are trained alone by it. Of what is left, `draft_share` pays for drafts: networks of
     one size share their weights and are trained together. Those that another network does not beat by more than
     `margin` are then trained on their own, unless that is less than half an epoch for each: then all is for drafts.
+    Before a network is judged, `statistics_batches` batches give it its batch-norm statistics.
     The teacher answers `views` epochs of augmented images, which all students are shown over and over, in batches of
     `student_batch_size`, or of a multiple of that where they are trained alone.
     """
@@ -53,6 +54,7 @@ class SharedBudget:
     draft_share: float = 0.8
     margin: float = 0.02
     views: int = 4
+    statistics_batches: int = 20
 
     @property
     def alone_batch_size(self) -> int:
@@ -101,6 +103,11 @@ class Division:
         """Those in families."""
         return tuple(p for family in self.families for p in family.members)
 
+    @property
+    def count(self) -> int:
+        """Trainings, if no draft is dropped."""
+        return len(self.alone) + len(self.families) + len(self.drafted)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCosts:
@@ -121,10 +128,15 @@ class TrainingCosts:
         each = self.epoch_costs(networks, batch_size=self.alone_batch_size)
         return sum(cost * e for cost, e in zip(each, epochs, strict=True))
 
-    def judging(self, networks: Sequence[Proposal], *, tested: bool) -> float:
-        """Of validating, and testing, each once."""
-        images = self.facts.val_images + (self.facts.test_images if tested else 0)
-        each = self.epoch_costs(networks, batch_size=JUDGED_BATCH)
+    def judging(self, networks: Iterable[Proposal], *, trained: bool) -> float:
+        """Of its statistics and a validation for each; where it is `trained`, of one more validation and a test."""
+        recipe = self.recipe
+        images = self.facts.val_images
+        if isinstance(recipe, SharedBudget):
+            images += min(recipe.statistics_batches * recipe.student_batch_size, self.facts.train_images)
+        if trained:
+            images += self.facts.val_images + self.facts.test_images
+        each = self.epoch_costs(list(networks), batch_size=JUDGED_BATCH)
         return sum(each) * images * ANSWER / max(self.facts.train_images, 1)
 
     @property
@@ -162,6 +174,12 @@ class TrainingCosts:
             for p, epochs in zip(family.members, family.epochs, strict=True)
         )
 
+    def division_work(self, division: Division, costs: Mapping[Proposal, float], standing: Standing) -> float:
+        """Of all that is trained in a division, if no draft is dropped, in multiply-accumulates."""
+        drafts = sum(self.family_work(family) for family in division.families)
+        trained = [*division.alone, *division.drafted]
+        return drafts + sum(work.total for work in self.candidate_works(trained, costs, {}, division, standing))
+
     def candidate_works(
         self,
         candidates: Sequence[Proposal],
@@ -191,22 +209,22 @@ class TrainingCosts:
         recipe = self.recipe
         if isinstance(recipe, FullRecipe):
             return dict.fromkeys(costs, recipe.epochs), 0.0
-        left = self._to_train_with(costs, probing=probing)
+        left = self._to_train_with(costs.keys(), probing=probing)
         shares = self._shares(costs, standing, budget=left, batch_size=recipe.alone_batch_size)
-        left = self._to_train_with(shares, probing=probing)
+        left = self._to_train_with(shares.keys(), probing=probing)
         gaining = {p: costs[p] for p in shares}
         shares = self._shares(gaining, standing, budget=left, batch_size=recipe.alone_batch_size)
         alone = {p: e for p, e in shares.items() if recipe.is_enough(e)}
         return alone, max(left - self.training_alone(alone, alone.values()), 0.0)
 
-    def _to_train_with(self, networks: Iterable[Proposal], *, probing: float) -> float:
+    def _to_train_with(self, networks: Collection[Proposal], *, probing: float) -> float:
         """What probes, the teacher's answers, and judging every network twice, leave of the price."""
         recipe = self.recipe
         assert isinstance(recipe, SharedBudget)
         whole = recipe.price * recipe.epochs
-        judging = sum(self.judging(list(networks), tested=tested) for tested in (False, True))
+        judging = sum(self.judging(networks, trained=trained) for trained in (False, True))
         # where the images to train with are few, judging must not eat up everything
-        return max(whole - probing - recipe.views * ANSWER - judging, 0.5 * whole)
+        return max(whole - probing - recipe.views * ANSWER - judging, 0.5 * max(whole - probing, 0.0))
 
     def division(self, costs: Mapping[Proposal, float], standing: Standing, *, budget: float) -> Division:
         """How networks are trained that are too dear for the full recipe."""

@@ -31,8 +31,8 @@ class Foreman:
     """Has jobs done in a workshop: several side by side where that is faster. Use as a context manager.
 
     `workshop` may be exchanged until the first students are trained. `root` is the run's folder. Whoever watches is
-    told of `count` networks, of which `started` have begun, and of `total` multiply-accumulates; `count` and `total`
-    may change while a run finds out.
+    told of `count` networks, of which `started` have begun, and of `total` multiply-accumulates: `expect` says what
+    is still to come, as a run finds out.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Foreman:
         self.workshop = workshop
         self.count, self.total = 0, 0.0
         self._arrangement, self._watcher, self._loggers, self._root = arrangement, watcher, loggers, root
-        self.started = 0
+        self.started, self._begun = 0, 0.0
         self._crew: Crew | None = None
         self._alone = arrangement.side_by_side == 1
 
@@ -53,6 +53,10 @@ class Foreman:
     ) -> None:
         if self._crew is not None:
             self._crew.__exit__(kind, error, trace)
+
+    def expect(self, count: int, work: float) -> None:
+        """So many networks are still to come, and so much work."""
+        self.count, self.total = self.started + count, self._begun + work
 
     def teacher(self, job: Job, work: float) -> Outcome:
         """Have one network trained, with the threads of the teacher."""
@@ -129,6 +133,7 @@ class Foreman:
         if self.workshop.stop():
             raise Stopped
         self.started += 1
+        self._begun += work
         self._watcher.begin(name, number=self.started, count=self.count, work=work, total=self.total)
 
     def _end(self, job: Job | SharedJob, outcome: Any, *, was_done: bool = False) -> None:

@@ -246,7 +246,7 @@ class Workshop:
                 outcomes[job.name] = self._keep_failure(network, job, failure)
                 continue
             pupils[number].settle()
-            share = shared.turns.count(number) / len(shared.turns)
+            share = shared.turns.count(number) / max(len(shared.turns), 1)
             own = Trained(history=(), seconds=trained.seconds * share)
             outcomes[job.name] = self._keep(network, job, own)
         return outcomes

@@ -62,6 +62,11 @@ class Schedule:
     candidate_works: tuple[Work, ...]
 
     @property
+    def count(self) -> int:
+        """Trainings, as far as is known: teacher, probes, families, and candidates that are not needless."""
+        return 1 + len(self.probes) + len(self.alone) + self.division.count
+
+    @property
     def total_work(self) -> float:
         """Multiply-accumulates of all trainings."""
         works = (self.teacher_work, *self.probe_works, *self.candidate_works)
@@ -120,6 +125,7 @@ def make_schedule(
     probed, probe_epochs = _probing(network, costs, price) if is_probed else ((), ())
     frontier_costs = {p: objective.cost(p) for p in kept if p.plan_id not in trained}
     probing = costs.training_alone([p.proposal for p in probed], probe_epochs)
+    probing += costs.judging([p.proposal for p in probed], trained=False)
     alone, left = costs.alone(frontier_costs, standing, probing=probing)
     others = {p: cost for p, cost in frontier_costs.items() if p not in alone}
     division = costs.division(others, standing, budget=left)

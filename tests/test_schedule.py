@@ -104,21 +104,29 @@ def test_answers_and_judgements_are_paid_from_the_price(network: Network) -> Non
     found = schedule(network, recipe)
     assert not found.alone
     relative = sum(seconds(p, JUDGED_BATCH) for p in found.candidates) / seconds(network, recipe.batch_size)
-    judged = relative * (2 * FACTS.val_images + FACTS.test_images) * ANSWER / FACTS.train_images
+    # twice each: statistics over 1,000 images (there are no more) and a validation; then one more of it, and a test
+    images = 2 * (1000 + FACTS.val_images) + FACTS.val_images + FACTS.test_images
+    probes = sum(seconds(p.proposal, JUDGED_BATCH) for p in found.probes) / seconds(network, recipe.batch_size)
+    judged = (relative * images + probes * (1000 + FACTS.val_images)) * ANSWER / FACTS.train_images
     assert sum(spent(found, network, recipe).values()) + 2 * ANSWER + judged == pytest.approx(0.25 * 60)
 
 
 def test_judging_leaves_half_of_a_small_budget_to_train_with(network: Network) -> None:
     few = replace(FACTS, train_images=10)
     recipe = replace(BUDGET, price=0.1, student_batch_size=64)
-    parts = spent(schedule(network, recipe, facts=few), network, recipe)
+    parts = spent(schedule(network, recipe, facts=few, cull_order=["S1"]), network, recipe)
     assert parts["alone"] + parts["drafts"] + parts["own"] == pytest.approx(0.5 * 0.1 * 10)
 
 
+def test_no_price_is_spent_twice_on_probes(network: Network) -> None:
+    recipe = replace(BUDGET, price=0.5, probe_share=1.0, views=0)
+    assert sum(spent(schedule(network, recipe), network, recipe).values()) <= 5 * (1 + 1e-9)
+
+
 def test_shares_are_those_of_the_recipe(network: Network) -> None:
-    recipe = replace(BUDGET, epochs=60.0, price=0.2, probe_share=0.2, draft_share=0.6, views=0, student_batch_size=64)
+    recipe = replace(BUDGET, epochs=60.0, price=0.3, probe_share=0.2, draft_share=0.6, views=0, student_batch_size=64)
     parts = spent(schedule(network, recipe), network, recipe)
-    assert parts["probes"] == pytest.approx(0.2 * 12)
+    assert parts["probes"] == pytest.approx(0.2 * 18)
     assert parts["drafts"] / (parts["drafts"] + parts["own"]) == pytest.approx(0.6)
 
 
@@ -137,7 +145,7 @@ def test_too_little_for_an_own_training_is_spent_on_drafts(network: Network) -> 
 
 
 def test_what_is_dropped_leaves_its_epochs_to_those_that_go_on(network: Network) -> None:
-    recipe = replace(BUDGET, epochs=60.0, price=0.2, draft_share=0.5)
+    recipe = replace(BUDGET, epochs=60.0, price=0.3, draft_share=0.5)
     found = schedule(network, recipe)
     assert found.division.own
     costs, standing = costs_of(network, recipe), nothing_known(network)
