@@ -128,7 +128,7 @@ class TrainingConfig(_Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` is what a short trial finds faster here."""
     validate_every: Count = 1
-    """Epochs between validations; the last epoch is always validated."""
+    """Epochs between validations; the last epoch is always validated, and of recipe `fast`'s students no other."""
     checkpoint_seconds: NotNegative = 30.0
     """At most so much work is lost when a run is killed."""
 
@@ -152,9 +152,9 @@ class FastConfig(_Section):
     probe_share: Fraction = 0.2
     """Of the price, for the probes that measure criticality; given to the others where the cull order is given."""
     draft_share: Fraction = 0.8
-    """Of the rest, for drafts: a training of all networks together, with shared weights; it decides which go on."""
+    """For drafts, of what networks trained alone leave: those of one size share weights; it decides which go on."""
     margin: NotNegative = 0.02
-    """A network is dropped where the draft of one with no more ReLUs is better by this validation accuracy."""
+    """A draft is dropped where another network with no more ReLUs is better by this validation accuracy."""
     batch: Annotated[Fraction, Field(gt=0)] = 0.5
     """Batch size of students, and with it their learning rate, in units of the teacher's: few epochs need steps."""
     views: Count = 4

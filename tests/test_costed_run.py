@@ -22,7 +22,7 @@ from deepreduce.private.measuring import REVEAL
 from deepreduce.private.program import KINDS
 from deepreduce.private.result import price_of_run
 from deepreduce.storage import write_json
-from tests.runs_for_tests import TINY
+from tests.runs_for_tests import RICH, TINY
 
 COST = {"objective": "latency", "protocol": "delphi", "presets": ["cheetah-wan"], "networks": 5}
 METHOD = {"alphas": [1.0, 0.5], "rhos": [1.0], "cull_order": ["S1"]}
@@ -55,6 +55,17 @@ def test_every_network_has_its_costs_under_every_preset_in_the_table(finished: d
         for name, price in priced.items():
             assert float(rows[network.plan_id][f"latency_{name}"]) == pytest.approx(price.latency, rel=1e-5)
             assert float(rows[network.plan_id][f"online_bytes_{name}"]) == pytest.approx(price.online_bytes, abs=1)
+
+
+def test_probes_that_are_candidates_keep_their_costs(tmp_path: Path) -> None:
+    values = {**RICH, "method": {"alphas": [1.0], "rhos": [1.0]}, "cost": {**COST, "networks": 2}}
+    result = deepreduce.optimize(out=tmp_path / "run", settings=["data.train_limit=100"], **values)
+    probes = [n.plan_id for n in result.candidates if n.folder.parent.name == "probes"]
+    assert probes
+    kept = {c.plan_id: set(c.prices) for c in read_run(result.folder)}
+    assert all(kept[name] == {"delphi-lan", "cheetah-wan"} for name in (*probes, *kept))
+    again = deepreduce.load_result(result.folder)
+    assert {n.plan_id for n in again.frontier} == {n.plan_id for n in result.frontier}
 
 
 def test_the_frontier_is_that_of_latency(finished: deepreduce.Result) -> None:

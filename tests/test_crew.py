@@ -485,3 +485,15 @@ def test_memory_is_given_back_where_the_system_knows_how(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(subject.ctypes, "CDLL", Without)
     subject.give_memory_back()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_while_it_waits_is_named(original: Network, data: ImageData, tmp_path: Path) -> None:
+    shop = workshop(original, data, tmp_path)
+    with Crew(shop, size=1, scratch=tmp_path) as crew:
+        assert list(crew.run(jobs_in(tmp_path / "one", original, count=1), silent))
+        (idle,) = children()
+        os.kill(idle, signal.SIGKILL)
+        os.waitid(os.P_PID, idle, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(RunError, match=r"network 0: the process that trained it was ended \(signal 9\)"):
+            list(crew.run(jobs_in(tmp_path / "two", original, count=1), silent))

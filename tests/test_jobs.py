@@ -521,6 +521,12 @@ def test_the_seconds_of_networks_trained_together_go_with_their_turns(
     assert first == pytest.approx(2 * second) and second > 0
 
 
+def test_networks_without_a_turn_are_kept_as_they_start(original: Network, data: ImageData, tmp_path: Path) -> None:
+    shared = shared_job(original, tmp_path, turns=(), recipe=replace(RECIPE, epochs=0))
+    outcomes = workshop(original, data).run_shared(shared, silent)
+    assert all(o.failure is None and o.train_seconds == 0 for o in outcomes.values()) and len(outcomes) == 2
+
+
 def test_networks_that_are_done_are_not_trained_together_again(
     original: Network, data: ImageData, tmp_path: Path
 ) -> None:

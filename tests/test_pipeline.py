@@ -358,6 +358,23 @@ def test_a_network_that_could_not_be_better_is_left_untrained_and_says_so(
     assert cells(again) == cells(result)
 
 
+def test_a_measured_order_that_can_not_keep_the_limit_gives_way_to_that_of_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S3 has so few ReLUs that thinned it keeps the limit, S1 has not."""
+    limit = TINY_RELUS["S3"]
+    measured_order = conductor.measured_cull_order
+
+    def keeping_s1(*arguments: Any, **options: Any) -> Any:
+        return ("S3", "S2"), measured_order(*arguments, **options)[1]
+
+    monkeypatch.setattr(conductor, "measured_cull_order", keeping_s1)
+    result = deepreduce.optimize(out=tmp_path / "run", max_relus=limit, **TINY)
+    assert result.candidates and all(n.relu_count <= limit for n in result.candidates)
+    assert f"no network has at most {limit} ReLUs" in caplog.text and "culling S1, S2 instead" in caplog.text
+    assert json.loads((result.folder / "criticality.json").read_text())["cull_order"] == ["S1", "S2"]
+
+
 def test_all_training_of_students_together_costs_no_more_than_the_price(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +480,16 @@ def failing(kind: str, real: Any, *, times: int = 1) -> Any:
         return real(*args, **options)
 
     return train
+
+
+def test_a_probe_that_would_be_a_candidate_and_explodes_is_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "train", failing("probes", jobs.train))
+    result = deepreduce.optimize(out=tmp_path / "run", **RICH)
+    (failed,) = (n for n in result.candidates if n.candidate.measurement is None and not n.candidate.is_dropped)
+    assert failed.folder.parent.name == "probes" and "not finite" in (failed.candidate.failure or "")
+    assert result.criticality[failed.label[5:7]] == 0
 
 
 def test_a_loss_that_explodes_fails_that_candidate_and_the_run_goes_on(

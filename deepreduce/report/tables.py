@@ -37,8 +37,9 @@ def candidates_csv(candidates: Iterable[Candidate], *, stages: Sequence[str]) ->
     """All candidates as CSV: by ReLU count descending, then by plan_id.
 
     Columns: plan_id (`teacher` for the full network), relu_count, val_accuracy, test_accuracy (fractions),
-    train_seconds, label, status (`ok`, `failed`, or `dropped` where another network's draft is better), failure (the
-    reason), one `relus_<stage>` for each of `stages`, macs, churn (a fraction), folder, and plan (compact JSON). For
+    train_seconds, label, status (`ok`, `failed`, or `dropped` where another network is better, or as good as it could
+    be), failure (the reason), one `relus_<stage>` for each of `stages`, macs, churn (a fraction), folder, and plan
+    (compact JSON). For
     each preset that networks have prices under, sorted, follow what an image costs: `latency_<preset>` (seconds),
     `online_bytes_`, `offline_seconds_`, `offline_bytes_` and `rounds_<preset>`; empty where it is not known. The
     measured cells of a candidate that failed or was dropped are empty. Label and failure are put on one line. Raises
