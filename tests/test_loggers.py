@@ -35,8 +35,9 @@ QUICK: dict[str, Any] = {
     "data": {**TINY["data"], "train_limit": 100},
     "training": {**TINY["training"], "epochs": 1},
     "method": {**TINY["method"], "alphas": [1.0]},
+    "fast": {"margin": 1.0, "price": 20.0, "probe_share": 0.05},
 }
-"""Three probes, and two levels of culling, each as it is and thinned."""
+"""Three short probes, and two levels of culling, each as it is and thinned, trained alone for the one epoch."""
 
 NETWORK = LoggedNetwork(label="cull S1", plan_id="0123abcd", folder="candidates/0123abcd")
 OUTCOME = Outcome(val_accuracy=0.75, test_accuracy=0.5, churn=0.25, train_seconds=2.0, relu_count=64, macs=128)

@@ -194,7 +194,7 @@ def test_who_watches_is_told_of_every_training_and_whether_it_was_done_before(
 
 def test_another_config_is_refused_and_nothing_in_the_folder_changes(finished: deepreduce.Result) -> None:
     before = {p: p.read_bytes() for p in finished.folder.rglob("*") if p.is_file()}
-    with pytest.raises(RunFolderError, match=r"training.epochs \(2, now 3\)"):
+    with pytest.raises(RunFolderError, match=r"training.epochs \(6, now 3\)"):
         deepreduce.optimize(out=finished.folder, settings=["training.epochs=3"], **TINY)
     assert {p: p.read_bytes() for p in finished.folder.rglob("*") if p.is_file()} == before
 
@@ -544,10 +544,10 @@ def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
     assert len(measured(result)) == NUM_CANDIDATES and not (result.folder / "drafts").exists()
     assert len(seen) == 1 + NUM_PROBES + NUM_CANDIDATES
     recipe = seen[0].recipe
-    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (2, 32, 0.1)
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (6, 32, 0.1)
     for job in seen:
         assert job.start is None and job.statistics_batches == 0 and job.recipe == recipe
-        assert len(job.folder.history()) == 2
+        assert len(job.folder.history()) == 6
     # from scratch: what a student starts with is what the original does
     config = deepreduce.load_config(values=TINY)
     images = load_data(config.data, seed=0)
@@ -569,7 +569,7 @@ def train_alone(original: Network, student: Job, images: ImageData, result: deep
     train(
         network.module, images, student.recipe, seed=student.seed, precision=FP32, device=torch.device("cpu"),
         lesson=Lesson(teacher, precision=FP32), distillation=distillation,
-        views=Views(seed=derived_seed(0, "views"), epochs=2),
+        views=Views(seed=derived_seed(0, "views"), epochs=6),
     )  # fmt: skip
     return network.module.state_dict()
 

@@ -41,8 +41,9 @@ class Standing:
 
     @property
     def ceiling(self) -> float:
-        """What may be reached: the full network's accuracy, unless a rival is clearly better."""
-        return self.full if all(r.accuracy <= self.full + self.error for r in self.rivals) else 1.0
+        """What may be reached: the full network's accuracy, unless a rival is clearly better, or guessing as good."""
+        is_one = self.full > self.chance + 2 * self.error
+        return self.full if is_one and all(r.accuracy <= self.full + self.error for r in self.rivals) else 1.0
 
     def best(self, cost: float) -> Rival | None:
         """The best rival of no more cost; None where there is none."""

@@ -177,6 +177,13 @@ def test_more_epochs_gain_no_less_and_nothing_is_given_up_without_a_rival(
         assert known.gain(cost, epochs) <= known.room(cost) - known.error
 
 
+def test_a_full_network_that_is_beaten_or_guesses_is_no_ceiling() -> None:
+    assert standing([(100, 0.91)]).ceiling == 0.9
+    assert standing([(100, 0.92)]).ceiling == 1.0
+    assert standing(full=0.12).ceiling == 1.0
+    assert standing(full=0.121).ceiling == 0.121
+
+
 def test_what_a_network_gains_by_hand() -> None:
     known = standing([(100, 0.8)])
     # room 0.1; after an epoch 0.05 of 0.8 is lacking, after four a quarter of that, and no gain is below the error
