@@ -25,7 +25,7 @@ def test_a_dry_run_of_the_papers_config_lists_every_released_network(dataset: st
     assert released <= listed
     assert planned.network.relu_count == GOLDEN["full"][dataset]["total"]
     assert not planned.schedule.is_provisional
-    assert config.recipe == "paper" and not planned.schedule.families
+    assert config.recipe == "paper" and not planned.schedule.division.families
 
 
 @pytest.mark.parametrize(
