@@ -13,7 +13,7 @@ from tests.runs_for_tests import plain_environment, tiny_config, without_seconds
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("side_by_side", "kills"), [(1, 20), (2, 12)])
+@pytest.mark.parametrize(("side_by_side", "kills"), [(1, 20), (2, 8)])
 def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(
     tmp_path: Path, side_by_side: int, kills: int
 ) -> None:
