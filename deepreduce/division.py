@@ -148,7 +148,7 @@ class TrainingCosts:
     # -- work, for those who wait ---------------------------------------------------------------------------
 
     def work(self, load: Load, epochs: float, *, batch_size: int, tested: bool) -> Work:
-        """Of one network, its validation after every epoch included."""
+        """Of one network, as if it were validated after every epoch: students of recipe `fast` are less often."""
         return Work(
             load=load,
             batch_size=batch_size,

@@ -100,7 +100,6 @@ class SharedJob:
     folder: NetworkFolder
     recipe: Recipe
     seed: int
-    first_view: int = 0
     ease: float = 0.0
 
     def done_in(self, workshop: Workshop) -> dict[str, Outcome] | None:
@@ -319,7 +318,7 @@ class Workshop:
         network = self._untrained(job)
         pupil = self._pupil(network, job, ease=job.ease)
         try:
-            trained = self._fit(pupil.module, job, told, fading=[pupil])
+            trained = self._fit(pupil.module, job, told, fading=[pupil], first_view=job.first_view)
         except NonFiniteLossError as error:
             log.warning("%s failed: %s", job.name, error)
             return self._keep_failure(network, job, str(error))
@@ -376,6 +375,7 @@ class Workshop:
         *,
         fading: Sequence[_Pupil],
         turns: Sequence[nn.Module] = (),
+        first_view: int = 0,
     ) -> Trained:
         if job.recipe.epochs == 0:
             module.to(self.device)
@@ -388,7 +388,7 @@ class Workshop:
             return train(
                 module, self.data, job.recipe, seed=job.seed, precision=self.precision, device=self.device,
                 turns=turns, lesson=self.lesson, distillation=self.distillation, resume=snapshot, monitor=monitor,
-                views=self._views_from(job.first_view), before_step=_all(fading),
+                views=self._views_from(first_view), before_step=_all(fading),
             )  # fmt: skip
         except CheckpointError as error:
             if untrained is None:
@@ -396,7 +396,7 @@ class Workshop:
             log.warning("%s: %s; training %s again from the start", job.folder.path, error, job.name)
             job.folder.clear()
             module.load_state_dict(untrained)
-            return self._fit(module, job, told, turns=turns, fading=fading)
+            return self._fit(module, job, told, turns=turns, fading=fading, first_view=first_view)
 
     def _views_from(self, first: int) -> Views | None:
         """Those of students; a training without a lesson has its own."""
