@@ -108,6 +108,10 @@ def optimize(
         typer.Option("--preset", help="Estimate costs for this too, as in delphi-wan. Repeatable."),
     ] = None,
     max_relus: Annotated[int | None, typer.Option(help="Leave out networks with more ReLUs.")] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(help="Leave out networks that cost more by --objective: ReLUs, seconds or bytes, as in 50e6."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     log: Annotated[
@@ -127,7 +131,7 @@ def optimize(
     from deepreduce.wiring import resolve_config
 
     given = {
-        "recipe": recipe, "max_relus": max_relus, "seed": seed, "device": device, "log": log,
+        "recipe": recipe, "max_relus": max_relus, "max_cost": max_cost, "seed": seed, "device": device, "log": log,
         "cost.objective": objective, "cost.protocol": protocol, "cost.link": link, "cost.presets": preset,
     }  # fmt: skip
     chosen = resolve_config(

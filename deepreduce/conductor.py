@@ -32,6 +32,7 @@ from deepreduce.storage import write_json
 from deepreduce.training import Lesson, Recipe, Views
 from deepreduce.transforms import can_inherit
 from deepreduce.wiring import (
+    limits_of,
     pricing_under,
     remembered_logits,
     run_recipe,
@@ -64,7 +65,7 @@ class Conductor:
         self.loggers, self.model, self.presets = loggers, model, presets
         self.price, self.objective = pricing_under(presets), objective_of(config)
         self.original, self.facts = foreman.workshop.original, foreman.workshop.data.facts
-        self.recipe = run_recipe(config)
+        self.recipe, self.limits = run_recipe(config), limits_of(config)
         self.costs = TrainingCosts(load=self.original.load, facts=self.facts, recipe=self.recipe)
         self.candidates: dict[str, Candidate] = {}
 
@@ -171,7 +172,7 @@ class Conductor:
     def _schedule_by(self, order: Sequence[str]) -> tuple[str, ...]:
         """Schedule the candidates by a measured order, or by that of the stages' costs; which of them it is.
 
-        That is where no network of the measured one has as few ReLUs as the config allows.
+        That is where no network of the measured one keeps to the config's limits.
         """
 
         def scheduled(order: Sequence[str]) -> Schedule:
@@ -183,7 +184,7 @@ class Conductor:
         try:
             self.schedule = scheduled(order)
         except PlanError as error:
-            if self.config.max_relus is None:
+            if not self.limits.given:
                 raise
             provisional = self.schedule.cull_order
             log.warning("%s; culling %s instead, the stages that cost most first", error, ", ".join(provisional))
@@ -215,12 +216,8 @@ class Conductor:
 
     def _is_candidate(self, probe: Proposal, epochs: float) -> bool:
         """Whether a probe is one more network to choose from: by recipe `fast`, if it is trained well enough."""
-        limit = self.config.max_relus
-        return (
-            isinstance(self.recipe, SharedBudget)
-            and self.recipe.is_enough(epochs)
-            and (limit is None or probe.relu_count <= limit)
-        )
+        shares = isinstance(self.recipe, SharedBudget) and self.recipe.is_enough(epochs)
+        return shares and self.limits.allow(probe)
 
     def _rival(self, proposal: Proposal, outcome: Outcome) -> Rival | None:
         if outcome.val_accuracy is None:

@@ -252,6 +252,8 @@ class OptimizeConfig(_Section):
     plot: PlotConfig = PlotConfig()
     max_relus: WholeNotNegative | None = None
     """Leave out networks with more ReLUs."""
+    max_cost: NotNegative | None = None
+    """Leave out networks that cost more by `cost.objective`: in ReLUs, seconds or bytes, as in 2.5 or 50e6."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is one."""

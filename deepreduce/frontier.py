@@ -16,7 +16,7 @@ import moocore
 import numpy as np
 
 from deepreduce.errors import UserError
-from deepreduce.objective import COUNT_OF_RELUS, RELUS, Objective
+from deepreduce.objective import COUNT_OF_RELUS, RELUS, Limits, Objective
 from deepreduce.plan import Candidate, Measurement
 
 T = TypeVar("T")
@@ -130,30 +130,22 @@ def best(
     equals the most accurate). Accuracy is validation accuracy. Failed candidates are never chosen. Raises `UserError`
     where none is given, and where no candidate will do; it then names the nearest that there is.
     """
-    budgets = {"max_relus": max_relus, "max_cost": max_cost}
-    limited = any(value is not None for value in budgets.values())
+    limits = Limits(max_relus=max_relus, max_cost=max_cost, objective=objective)
+    limited = bool(limits.given)
     if not limited and min_accuracy is None:
         raise UserError("neither max_relus, max_cost nor min_accuracy is given; give a budget, an accuracy, or both")
-    for name, value in budgets.items():
-        if value is not None and not value >= 0:
-            raise UserError(f"{name} is {value!r}; give a number, 0 or more")
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise UserError(f"min_accuracy is {min_accuracy!r}; it is a fraction, so give a number in [0, 1]")
     every = [c for c in candidates if objective.knows(c)]
     front = front_by(objective, every)
     if not front:
         raise UserError("no candidate was trained and measured; there is none to choose from")
-    affordable = [c for c in every if max_relus is None or c.relu_count <= max_relus]
-    affordable = front_by(objective, [c for c in affordable if max_cost is None or objective.cost(c) <= max_cost])
+    affordable = front_by(objective, [c for c in every if limits.allow(c)])
     # what is best by either rule lies on the front of those
     chosen = [c for c in affordable if min_accuracy is None or measurement_of(c).val_accuracy >= min_accuracy]
     if chosen:
         return chosen[-1] if limited else chosen[0]
-    wanted = []
-    if max_relus is not None:
-        wanted.append(f"at most {max_relus:,} ReLUs")
-    if max_cost is not None:
-        wanted.append(f"at most {objective.text(max_cost)}")
+    wanted = [limits.text()] if limited else []
     if min_accuracy is not None:
         wanted.append(f"at least {100 * min_accuracy:.2f} % validation accuracy")
     if affordable:

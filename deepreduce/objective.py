@@ -105,3 +105,40 @@ def basis_of(preset: str) -> str:
 
 COUNT_OF_RELUS = Objective()
 """What frontiers are about unless something else is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a network may have: at most `max_relus` ReLUs, and cost at most `max_cost` by the objective; None: any.
+
+    Raises `UserError` for a limit that is no number from 0 on.
+    """
+
+    max_relus: float | None = None
+    max_cost: float | None = None
+    objective: Objective = COUNT_OF_RELUS
+
+    def __post_init__(self) -> None:
+        for name, value in self.given.items():
+            if not value >= 0:
+                raise UserError(f"{name} is {value!r}; give a number, 0 or more")
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits that there are, by name."""
+        limits = {"max_relus": self.max_relus, "max_cost": self.max_cost}
+        return {name: value for name, value in limits.items() if value is not None}
+
+    def allow(self, network: Costed) -> bool:
+        """Whether the network keeps to them. Raises `UserError` where its cost is limited and not known."""
+        if self.max_relus is not None and network.relu_count > self.max_relus:
+            return False
+        return self.max_cost is None or self.objective.cost(network) <= self.max_cost
+
+    def text(self) -> str:
+        """For a reader: "at most 28,672 ReLUs and at most 2 s"."""
+        texts = {"max_relus": COUNT_OF_RELUS.text, "max_cost": self.objective.text}
+        return " and ".join(f"at most {texts[name](value)}" for name, value in self.given.items())
+
+
+UNLIMITED = Limits()

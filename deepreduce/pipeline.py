@@ -50,6 +50,7 @@ def optimize(
     config: str | Path | OptimizeConfig | None = None,
     settings: Sequence[str] = (),
     max_relus: int | None = None,
+    max_cost: float | None = None,
     seed: int | None = None,
     device: str | None = None,
     watcher: Watcher | None = None,
@@ -66,7 +67,7 @@ def optimize(
     Raises `UserError` for the caller's mistakes, `RunError` where the run itself fails and `RunInterrupted` when a
     signal asked it to stop; everything is saved then.
     """
-    given = {"max_relus": max_relus, "seed": seed, "device": device}
+    given = {"max_relus": max_relus, "max_cost": max_cost, "seed": seed, "device": device}
     if isinstance(model, Mapping):
         values, model = {**values, "model": model}, None
     if isinstance(data, Mapping) and "x_train" not in data:

@@ -24,7 +24,7 @@ from deepreduce.methods.deepreduce import check_cull_order, probes, provisional_
 from deepreduce.methods.levers import stage_costs
 from deepreduce.methods.proposal import unpriced
 from deepreduce.network import Network, without_weights
-from deepreduce.objective import COUNT_OF_RELUS, Costs
+from deepreduce.objective import COUNT_OF_RELUS, UNLIMITED, Costs, Limits
 from deepreduce.transforms import apply_plan
 
 _PROBE_ALPHAS = (1.0, 0.5, 0.25, 0.125)
@@ -81,7 +81,7 @@ def make_schedule(
     *,
     teacher_epochs: int,
     cull_order: Sequence[str] | None,
-    max_relus: int | None,
+    limits: Limits = UNLIMITED,
     measured: bool = False,
     search: LeverSearch | None = None,
     price: Pricing = unpriced,
@@ -92,9 +92,9 @@ def make_schedule(
 
     `cull_order` None means that it will be measured by probes: until then the stages that cost most stand first.
     `measured` says that the given order comes from probes, which then remain part of the run. `search` None: the
-    networks of the paper, for few ReLUs. `price` tells what each costs under secure computation. `standing` is what
-    is known of the frontier (None: nothing), `trained` the ids of plans whose networks are trained already. Raises
-    `PlanError` where nothing is left to train.
+    networks of the paper, for few ReLUs. `price` tells what each costs under secure computation; no network oversteps
+    `limits`. `standing` is what is known of the frontier (None: nothing), `trained` the ids of plans whose networks
+    are trained already. Raises `PlanError` where nothing is left to train.
     """
     is_probed = cull_order is None or measured
     network = without_weights(network)  # hundreds of networks may be weighed up
@@ -105,18 +105,12 @@ def make_schedule(
         order = check_cull_order(network, cull_order)
     proposals: Proposals
     if search is None:
-        proposals = propose(network, order, method, price=price)
+        proposals = propose(network, order, method, price=price, limits=limits)
     else:
-        proposals = propose_by_levers(network, order, method, search)
+        proposals = propose_by_levers(network, order, method, search, limits=limits)
         priced = [replace(p, prices=price(apply_plan(network, p.plan))) for p in proposals.networks]
         proposals = replace(proposals, networks=tuple(priced))
-    kept = [p for p in proposals.networks if max_relus is None or p.relu_count <= max_relus]
-    if not kept:
-        smallest = min(proposals.networks, key=lambda p: p.relu_count)
-        raise PlanError(
-            f"no network has at most {max_relus:,} ReLUs; the smallest, {smallest.label}, has"
-            f" {smallest.relu_count:,}: raise max_relus, or give smaller method.alphas or method.rhos"
-        )
+    kept = proposals.networks
     objective = COUNT_OF_RELUS if search is None else search.objective
     if standing is None:
         whole = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
@@ -136,7 +130,7 @@ def make_schedule(
         probe_works=tuple(
             costs.alone_work(p.proposal, epochs, tested=False) for p, epochs in zip(probed, probe_epochs, strict=True)
         ),
-        candidates=tuple(kept),
+        candidates=kept,
         alone=alone,
         left=left,
         division=division,

@@ -22,7 +22,7 @@ from deepreduce.inputs import FROM_PYTHON
 from deepreduce.methods import DeepReduceMethod, LeverSearch, Pricing
 from deepreduce.methods.budget import Standing
 from deepreduce.network import Network
-from deepreduce.objective import RELUS
+from deepreduce.objective import RELUS, Limits
 from deepreduce.outputs import config_of_network, objective_of
 from deepreduce.pricing import Preset, preset_named, prices_of
 from deepreduce.randomness import derived_seed
@@ -100,7 +100,7 @@ def run_schedule(
         run_recipe(config),
         teacher_epochs=teacher_epochs(training),
         cull_order=cull_order,
-        max_relus=config.max_relus,
+        limits=limits_of(config),
         measured=measured,
         search=lever_search(config, presets),
         price=pricing_under(presets),
@@ -116,6 +116,11 @@ def lever_search(config: OptimizeConfig, presets: Sequence[Preset]) -> LeverSear
         return None
     price = pricing_under([preset for preset in presets if preset.name == objective.preset])
     return LeverSearch(objective=objective, price=price, gain=cost.gain, most=cost.networks)
+
+
+def limits_of(config: OptimizeConfig) -> Limits:
+    """What the config allows a network to have."""
+    return Limits(max_relus=config.max_relus, max_cost=config.max_cost, objective=objective_of(config))
 
 
 def presets_of(config: OptimizeConfig, *, recorded: Mapping[str, CostModel] | None = None) -> tuple[Preset, ...]:

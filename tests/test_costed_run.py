@@ -120,6 +120,16 @@ def test_a_dry_run_lists_the_networks_of_the_run_by_their_cost(finished: deepred
     assert all(c["costs"]["delphi-lan"]["latency"] > 0 and c["costs"]["cheetah-wan"]["bytes"] > 0 for c in told)
 
 
+def test_a_run_tries_no_network_over_the_highest_cost(finished: deepreduce.Result) -> None:
+    config = deepreduce.load_config(finished.folder / "config.yaml")
+    costs = sorted(c.prices["delphi-lan"].latency for c in finished.candidates)
+    limited = deepreduce.dry_run(
+        deepreduce.load_config(values=config.model_dump(), settings=[f"max_cost={costs[1]}"])
+    )
+    assert limited.schedule.candidates
+    assert all(c.prices["delphi-lan"].latency <= costs[1] for c in limited.schedule.candidates)
+
+
 def test_other_presets_may_be_asked_for_when_a_run_goes_on_but_no_other_objective(
     finished: deepreduce.Result, tmp_path: Path
 ) -> None:

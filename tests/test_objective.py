@@ -6,7 +6,7 @@ import pytest
 
 from deepreduce.cost.price import LINEAR_LAYERS, OTHER_LAYERS, RELU_LAYERS, Price, Share
 from deepreduce.errors import UserError
-from deepreduce.objective import COUNT_OF_RELUS, Objective, basis_of
+from deepreduce.objective import COUNT_OF_RELUS, UNLIMITED, Limits, Objective, basis_of
 from tests.report.examples import candidate, priced
 
 PRICE = Price.of(
@@ -66,3 +66,31 @@ def test_what_was_measured_is_told_from_what_was_computed_and_from_estimates() -
     assert basis_of("measured-cheetah-loopback") == "cheetah over loopback (measured)"
     assert basis_of("measured-cheetah-wan") == "cheetah over wan (measured; link computed)"
     assert "estimated" in basis_of("mine-cheetah-lan")
+
+
+@pytest.mark.parametrize(
+    ("limits", "is_allowed"),
+    [
+        ({}, True),
+        ({"max_relus": 28_672}, True),
+        ({"max_relus": 28_671}, False),
+        ({"max_cost": 1.875}, True),  # 1 + 0.25 + 0.5 + 0.125 seconds
+        ({"max_cost": 1.874}, False),
+        ({"max_relus": 28_672, "max_cost": 1.874}, False),
+        ({"max_relus": 1, "max_cost": 9}, False),
+    ],
+)
+def test_limits_allow_what_keeps_to_all_of_them(limits: dict[str, float], is_allowed: bool) -> None:
+    latency = Objective(name="latency", preset="cheetah-lan")
+    assert Limits(objective=latency, **limits).allow(NETWORK) is is_allowed
+
+
+def test_limits_are_told_and_those_without_sense_refused() -> None:
+    latency = Objective(name="latency", preset="cheetah-lan")
+    assert Limits(max_relus=1000, max_cost=2.5, objective=latency).text() == "at most 1,000 ReLUs and at most 2.5 s"
+    assert not UNLIMITED.given
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(UserError, match="give a number, 0 or more"):
+            Limits(max_cost=wrong)
+    with pytest.raises(UserError, match="unknown preset"):
+        Limits(max_cost=1, objective=Objective(name="latency", preset="delphi-lan")).allow(NETWORK)

@@ -679,7 +679,7 @@ def test_a_dry_run_says_which_networks_depend_on_the_measurement() -> None:
 def test_a_budget_drops_what_exceeds_it_and_an_impossible_one_names_the_smallest() -> None:
     config = deepreduce.load_config(values=TINY, settings=["max_relus=500"])
     assert all(p.relu_count <= 500 for p in deepreduce.dry_run(config).schedule.candidates)
-    with pytest.raises(PlanError, match=r"no network has at most 1 ReLUs; the smallest, .* raise max_relus"):
+    with pytest.raises(PlanError, match=r"no network has at most 1 ReLU; the smallest, .* raise max_relus"):
         deepreduce.dry_run(deepreduce.load_config(values=TINY, settings=["max_relus=1"]))
 
 

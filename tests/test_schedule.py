@@ -19,6 +19,7 @@ from deepreduce.methods import DeepReduceMethod, Proposal
 from deepreduce.methods.budget import Rival, Standing
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network, without_weights
+from deepreduce.objective import Limits
 from deepreduce.schedule import Schedule, make_schedule
 from deepreduce.training import Family
 from deepreduce.transforms import apply_plan
@@ -43,7 +44,7 @@ def wide() -> Network:
 
 
 def schedule(network: Network, recipe: FullRecipe | SharedBudget = BUDGET, **changes: Any) -> Schedule:
-    options: dict[str, Any] = {"teacher_epochs": 10, "cull_order": None, "max_relus": None}
+    options: dict[str, Any] = {"teacher_epochs": 10, "cull_order": None}
     return make_schedule(network, changes.pop("facts", FACTS), changes.pop("method", METHOD), recipe,
                          **(options | changes))  # fmt: skip
 
@@ -315,8 +316,8 @@ def test_probes_of_the_full_recipe_are_of_full_width(wide: Network) -> None:
 
 
 def test_a_limit_that_no_network_keeps_is_told(network: Network) -> None:
-    with pytest.raises(PlanError, match=r"no network has at most 1 ReLUs; the smallest, .*: raise max_relus"):
-        schedule(network, max_relus=1)
+    with pytest.raises(PlanError, match=r"no network has at most 1 ReLU; the smallest, .*: raise max_relus"):
+        schedule(network, limits=Limits(max_relus=1))
 
 
 def test_epochs_are_finite(network: Network) -> None:

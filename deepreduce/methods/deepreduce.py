@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from deepreduce.errors import PlanError, unknown_name
 from deepreduce.methods.proposal import Collector, Pricing, Proposal, Proposals, ReducedByPlan, unpriced
 from deepreduce.network.network import Network
+from deepreduce.objective import UNLIMITED, Limits
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import THIN_KEEP, cull_plan, reshape_plan, thin_plan
 
@@ -162,9 +163,14 @@ def live_stages(network: Network) -> list[str]:
 
 
 def propose(
-    network: Network, cull_order: Sequence[str], method: DeepReduceMethod, *, price: Pricing = unpriced
+    network: Network,
+    cull_order: Sequence[str],
+    method: DeepReduceMethod,
+    *,
+    price: Pricing = unpriced,
+    limits: Limits = UNLIMITED,
 ) -> Proposals:
-    """Every network that the method trains when it culls in that order, with its prices.
+    """Every network within `limits` that the method trains when it culls in that order, with its prices.
 
     Raises `PlanError` where there is nothing to propose.
     """
@@ -172,6 +178,7 @@ def propose(
     padding = ReductionPlan(pad_once=method.pad_once)
     for plan, label in _variants(network, cull_order, method, collected):
         collected.add(plan.merge(padding), label)
+    collected.keep_within(limits)
     return collected.proposals()
 
 

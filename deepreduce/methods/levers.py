@@ -22,7 +22,7 @@ from deepreduce.errors import PlanError
 from deepreduce.methods.deepreduce import DeepReduceMethod, live_stages, reshape_label
 from deepreduce.methods.proposal import Collector, Pricing, Proposal, Proposals, ReducedByPlan
 from deepreduce.network.network import Network
-from deepreduce.objective import Costs, Objective
+from deepreduce.objective import UNLIMITED, Costs, Limits, Objective
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import THIN_KEEP, apply_plan, cull_plan, reshape_plan, thin_plan
 
@@ -72,11 +72,16 @@ class _Setting:
 
 
 def propose_by_levers(
-    network: Network, cull_order: Sequence[str], method: DeepReduceMethod, search: LeverSearch
+    network: Network,
+    cull_order: Sequence[str],
+    method: DeepReduceMethod,
+    search: LeverSearch,
+    *,
+    limits: Limits = UNLIMITED,
 ) -> Proposals:
-    """The networks to try for an objective, when stages are culled in that order.
+    """The networks within `limits` to try for an objective, when stages are culled in that order.
 
-    Their prices are those that the search knows. Raises `PlanError` where no lever pays.
+    Their prices are those that the search knows. Raises `PlanError` where no lever pays, or none enough.
     """
     objective, price = search.objective, search.price
     collected = Collector(network, price)
@@ -94,6 +99,7 @@ def propose_by_levers(
         before = min((costs[other] for other in setting.taken_back() if other in costs), default=math.inf)
         if costs[setting] > (1 - search.gain) * before:
             collected.drop(proposal, f"one of its levers saves less than {100 * search.gain:g} % of {objective.noun}")
+    collected.keep_within(limits)
     _spread_out(collected, search)
     return collected.proposals()
 

@@ -10,6 +10,7 @@ from deepreduce.errors import ModelError, PlanError
 from deepreduce.network.analyze import check_input_size
 from deepreduce.network.load import Load
 from deepreduce.network.network import Network
+from deepreduce.objective import Limits
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, normalise_plan, pad_once
 
@@ -133,6 +134,20 @@ class Collector:
         """Take a network out again."""
         if self._found.pop(proposal.plan_id, None) is not None:
             self.leave_out(reason, proposal.label)
+
+    def keep_within(self, limits: Limits) -> None:
+        """Take out what the limits don't allow. Raises `PlanError` where they allow nothing that was found."""
+        kept = {plan_id: p for plan_id, p in self._found.items() if limits.allow(p)}
+        if self._found and not kept:
+            least = min(self._found.values(), key=lambda p: (limits.objective.cost(p), p.relu_count))
+            has = f"{least.relu_count:,} ReLUs"
+            if limits.max_cost is not None:
+                has += f" and costs {limits.objective.text(limits.objective.cost(least))}"
+            raise PlanError(
+                f"no network has {limits.text()}; the smallest, {least.label}, has {has}: raise"
+                f" {' or '.join(limits.given)}, or give smaller method.alphas or method.rhos"
+            )
+        self._found = kept
 
     @property
     def found(self) -> tuple[Proposal, ...]:

@@ -18,7 +18,7 @@ from deepreduce.methods.levers import stage_costs
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.network.layers import layers_of
-from deepreduce.objective import COUNT_OF_RELUS, Objective
+from deepreduce.objective import COUNT_OF_RELUS, Limits, Objective
 from deepreduce.plan import ReductionPlan
 from deepreduce.pricing import Preset, prices_of
 from deepreduce.transforms import apply_plan, collapse, cull_plan, reshape_plan, thin_plan
@@ -38,10 +38,12 @@ def costing(**seconds: float) -> Preset:
     return Preset(model=model, link=LINKS["loopback"])
 
 
-def found_under(preset: Preset, *, gain: float = 0.05, most: int = 1000, name: str = "latency") -> Proposals:
+def found_under(
+    preset: Preset, *, gain: float = 0.05, most: int = 1000, name: str = "latency", **limits: float
+) -> Proposals:
     objective = Objective(name=name, preset=preset.name)
     search = LeverSearch(objective=objective, price=pricing(preset), gain=gain, most=most)
-    return propose_by_levers(network(), ORDER, METHOD, search)
+    return propose_by_levers(network(), ORDER, METHOD, search, limits=Limits(objective=objective, **limits))
 
 
 def pricing(preset: Preset) -> Pricing:
@@ -162,6 +164,21 @@ def test_no_more_networks_than_asked_for_and_they_span_the_costs() -> None:
     assert any("no more than 6 networks" in reason for reason in few.left_out)
     costs = sorted(map(cost, few.networks))
     assert len(set(costs)) == 6
+
+
+def test_networks_over_the_limit_take_no_place_of_those_within_it() -> None:
+    preset = costing(comparisons=1e-6)
+    cost = partial(_latency, preset)
+    every = sorted(map(cost, found_under(preset).networks))
+    limit = every[len(every) // 3]
+    within = found_under(preset, most=4, max_cost=limit).networks
+    assert len(within) == 4 and max(map(cost, within)) <= limit
+    few_relus = found_under(preset, max_relus=20_000, max_cost=limit).networks
+    assert all(p.relu_count <= 20_000 and cost(p) <= limit for p in few_relus)
+    with pytest.raises(
+        PlanError, match=r"no network has at most 1 ms; the smallest, .* and costs .*: raise max_cost"
+    ):
+        found_under(preset, max_cost=1e-3)
 
 
 def _latency(preset: Preset, proposal: Proposal) -> float:
