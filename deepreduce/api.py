@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepreduce.config import DataConfig, OptimizeConfig
+from deepreduce.cost.link import link_named
 from deepreduce.data import ImageData
 from deepreduce.errors import DataError, DeepReduceError
 from deepreduce.export import SavedNetwork
@@ -20,6 +21,7 @@ from deepreduce.interchange import ExportReport, export_network
 from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
 from deepreduce.outputs import config_of_network, private_file
+from deepreduce.pricing import collapse_cost
 from deepreduce.private import PrivateRun, measure
 from deepreduce.private.pictures import pixels_of_file, standardised
 from deepreduce.private.serving import Offer
@@ -155,6 +157,8 @@ def private_run(
     config: OptimizeConfig | None = None,
     *,
     protocol: str = "cheetah",
+    link: str = "loopback",
+    shape: bool = False,
     images: int = 1,
     repeats: int = 3,
     ports: Sequence[int] | None = None,
@@ -164,15 +168,24 @@ def private_run(
 ) -> PrivateRun:
     """A network of a run under secure computation, on its first `images` test images, measured layer by layer.
 
-    What was measured is kept in the network's folder, for the plots and tables of its run. `config`, `data` and
-    `model` are as in `evaluate`, the rest is as in `deepreduce.private.measure`.
+    Its linear regions are collapsed where that is faster over `link`; with `shape`, queries are timed over that link
+    too, as the kernel makes it. What was measured is kept in the network's folder, for the plots and tables of its
+    run. `config`, `data` and `model` are as in `evaluate`, the rest is as in `deepreduce.private.measure`.
     """
+    over = link_named(link)
     config = config or _config_of_run(folder)
     network = SavedNetwork.read(folder).load(model)
     found = load_data(config.data, seed=config.seed, given=data)
     _check_fits(network, found, folder)
     measured = measure(
-        network, first_images(found, images), protocol=protocol, repeats=repeats, ports=ports, timeout_s=timeout_s
+        network,
+        first_images(found, images),
+        protocol=protocol,
+        repeats=repeats,
+        ports=ports,
+        shaped=over if shape else None,
+        cost=collapse_cost(protocol, over),
+        timeout_s=timeout_s,
     )
     try:
         write_json(private_file(Path(folder), protocol), measured.to_json())

@@ -16,6 +16,7 @@ from deepreduce.network import Network
 from deepreduce.network.layers import layers_of
 from deepreduce.storage import read_json, write_json
 from deepreduce.transforms import collapse
+from deepreduce.transforms.merging import LayerCost, macs
 
 CALIBRATED = "mine-"
 """Starts the name of a model that 'deepreduce private calibrate' fitted on this machine: mine-cheetah."""
@@ -59,6 +60,15 @@ def preset_named(name: str, *, folder: Path | None = None, models: Mapping[str, 
         raise UserError(unknown_name("cost preset", name, known))
     found = (models or {}).get(model) or model_named(model, folder=folder)
     return Preset(model=found, link=LINKS[link])
+
+
+def collapse_cost(protocol: str, link: Link) -> LayerCost:
+    """What linear regions are collapsed by under a protocol over `link`: a layer's latency in seconds.
+
+    It is that of the model which comes with deepreduce, so that the same network runs on every machine; of a protocol
+    that has none, a layer's multiply-accumulates.
+    """
+    return MODELS[protocol].latency_of(link) if protocol in MODELS else macs
 
 
 def model_named(name: str, *, folder: Path | None = None) -> CostModel:

@@ -20,6 +20,10 @@ ProtocolName = Annotated[
     str,
     typer.Option("--protocol", help="cheetah, semi2k (trusted dealer: a cost reference) or aby3 (three parties)."),
 ]
+LinkName = Annotated[
+    str,
+    typer.Option("--link", help="loopback (measured), lan or wan (computed from bytes and messages)."),
+]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that a query may take.")]
 Data = Annotated[str | None, typer.Option("--data", help="Another data set than the run's.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of config keys.")]
@@ -34,9 +38,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def run(
     candidate: Candidate,
     protocol: ProtocolName = "cheetah",
-    link: Annotated[
-        str, typer.Option("--link", help="loopback (measured), lan or wan (computed from bytes and messages).")
-    ] = "loopback",
+    link: LinkName = "loopback",
+    shape: Annotated[
+        bool,
+        typer.Option("--shape", help="Time queries over --link too, as Linux makes it for root."),
+    ] = False,
     images: Annotated[int, typer.Option("--images", help="Test images to run, one query each.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", help="Time at least so many queries.")] = 3,
     ports: Annotated[
@@ -63,6 +69,8 @@ def run(
         candidate,
         config_for_network(candidate, config=config, data=data, settings=settings or ()),
         protocol=protocol,
+        link=link,
+        shape=shape,
         images=images,
         repeats=repeats,
         ports=_ports(ports),
@@ -84,15 +92,20 @@ def serve(
     port: Annotated[int, typer.Option("--port", help="Port that clients connect to.")] = 9000,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     protocol: ProtocolName = "cheetah",
+    link: Annotated[
+        str, typer.Option("--link", help="To the clients: loopback, lan or wan. Layers merge where that is faster.")
+    ] = "lan",
     timeout: Timeout = 600.0,
 ) -> None:
     """Hold a network's weights and answer one client after another, until Ctrl-C."""
+    from deepreduce.cost.link import link_named
     from deepreduce.export import SavedNetwork
+    from deepreduce.pricing import collapse_cost
     from deepreduce.private.protocol import protocol_named
     from deepreduce.private.serving import listening
     from deepreduce.private.serving import serve as serve_network
 
-    label = protocol_named(protocol).label
+    label, cost = protocol_named(protocol).label, collapse_cost(protocol, link_named(link))
     saved = SavedNetwork.read(candidate)
     network = saved.load()
     with listening(host, port) as door:
@@ -104,6 +117,7 @@ def serve(
             standardisation=saved.standardisation,
             timeout_s=timeout,
             told=lambda line: print(line, flush=True),
+            cost=cost,
         )
 
 

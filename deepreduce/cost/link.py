@@ -29,8 +29,15 @@ class Link:
 
     def seconds(self, *, compute: float, sent_bytes: float, messages: float) -> float:
         """`compute` + bytes / bandwidth + messages, one after another, times the one-way delay."""
-        transfer = 8 * sent_bytes / self.bits_per_second if self.bits_per_second is not None else 0.0
-        return compute + transfer + messages * self.round_trip_s / 2
+        return compute + self.sending(sent_bytes) + self.waiting(messages)
+
+    def sending(self, sent_bytes: float) -> float:
+        """Seconds that the bandwidth takes for so many bytes."""
+        return 8 * sent_bytes / self.bits_per_second if self.bits_per_second is not None else 0.0
+
+    def waiting(self, messages: float) -> float:
+        """Seconds of the one-way delay of so many messages, one after another."""
+        return messages * self.round_trip_s / 2
 
 
 LINKS = {

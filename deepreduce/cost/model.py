@@ -104,8 +104,8 @@ class CostModel:
         return Share(
             kind=OTHER_LAYERS if layer is None else kind_of(layer.kind),
             compute_seconds=of(online.seconds),
-            sending_seconds=link.seconds(compute=0.0, sent_bytes=of(online.serial_bytes), messages=0.0),
-            waiting_seconds=link.seconds(compute=0.0, sent_bytes=0.0, messages=messages),
+            sending_seconds=link.sending(of(online.serial_bytes)),
+            waiting_seconds=link.waiting(messages),
             online_bytes=of(online.bytes),
             rounds=messages / 2,
             offline_seconds=of(offline.seconds),

@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from deepreduce.network import Network
 from deepreduce.network.network import SITE
 from deepreduce.transforms import collapse
+from deepreduce.transforms.merging import LayerCost, macs
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +23,14 @@ _LAYER = "source_fn_stack"
 """The key of a node's meta that torch hands on from a node to the operations it executes, in every version."""
 
 
-def prepare(network: Network) -> Network:
+def prepare(network: Network, *, cost: LayerCost = macs) -> Network:
     """The network as it is to be run: a copy in evaluation mode on the CPU, in float32, its linear regions collapsed.
 
-    Batch-norms that no convolution takes in stay. A region that would collapse only if it were padded once is told.
+    They are where that lowers `cost`, which prices one layer. Batch-norms that no convolution takes in stay. A region
+    that would collapse only if it were padded once is told.
     """
     module = copy.deepcopy(network.module).cpu().float().eval()
-    collapsed = collapse(replace(network, module=module)).network
+    collapsed = collapse(replace(network, module=module), cost=cost).network
     for note in collapsed.notes[len(network.notes) :]:
         log.warning("%s: %s", network.name, note)
     return collapsed

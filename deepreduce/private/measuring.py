@@ -12,17 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepreduce.cost.link import Link
 from deepreduce.errors import UserError
 from deepreduce.network import Network
-from deepreduce.private.bridge import Array, lower
+from deepreduce.private.bridge import Array, Lowered, lower
 from deepreduce.private.graph import prepare
 from deepreduce.private.install import check_installed
-from deepreduce.private.processes import PartyProcess, answers, running_parties
+from deepreduce.private.processes import Loopback, PartyProcess, Place, answers, running_parties
 from deepreduce.private.profile import LayerProfile
 from deepreduce.private.program import Program
 from deepreduce.private.protocol import CLIENT, Protocol, protocol_named
-from deepreduce.private.result import Agreement, LayerCost, PrivateRun, Spread
+from deepreduce.private.result import Agreement, LayerCost, OverLink, PrivateRun, Spread
+from deepreduce.private.shaping import ShapedLink
 from deepreduce.private.wire import Message
+from deepreduce.transforms.merging import LayerCost as CostOfLayer
+from deepreduce.transforms.merging import macs
 
 REVEAL = "reveal"
 """Kind of the last message, by which the client learns the logits."""
@@ -35,13 +39,17 @@ def measure(
     protocol: str = "cheetah",
     repeats: int = 3,
     ports: Sequence[int] | None = None,
+    shaped: Link | None = None,
+    cost: CostOfLayer = macs,
     timeout_s: float = 600.0,
 ) -> PrivateRun:
     """What `network` costs under `protocol`, layer by layer, and its logits for `images` (N, C, H, W) under it.
 
     Each image is one query, in turn, and at least `repeats` queries are timed after a first one that is not; the
     parties are processes of their own that end with the call. `ports` are one for each party (None: free ones). The
-    images are as the network takes them (standardised). Raises `UserError` for what can't be expressed, `RunError`
+    images are as the network takes them (standardised). `shaped` has as many queries timed again over that link,
+    which the kernel then makes (`deepreduce.private.shaping`). Linear regions are collapsed where that lowers `cost`,
+    which prices one layer. Raises `UserError` for what can't be expressed and a link that can't be made, `RunError`
     where a party dies or a query takes more than `timeout_s` seconds.
     """
     chosen = protocol_named(protocol)
@@ -51,15 +59,15 @@ def measure(
             f"images of shape {tuple(images.shape)} and {repeats} repeats are given; give {network.name} at least"
             f" one image of {network.input_shape} and one repeat"
         )
-    lowered = lower(prepare(network))
-    begin = time.perf_counter()
-    with running_parties(
-        lowered.program, chosen, weights=lowered.weights, masks=lowered.masks, ports=ports, timeout_s=timeout_s
-    ) as parties:
-        ask(parties, images[0], timeout_s=timeout_s)
-        setup_seconds = time.perf_counter() - begin
-        turns = [index % len(images) for index in range(max(len(images), repeats))]
-        found = [ask(parties, images[index], timeout_s=timeout_s) for index in turns]
+    slow = None if shaped is None else ShapedLink.made_here(shaped)
+    lowered = lower(prepare(network, cost=cost))
+    turns = [images[index % len(images)] for index in range(max(len(images), repeats))]
+    setup_seconds, found = _asked(lowered, chosen, Loopback(ports=ports), turns, timeout_s=timeout_s)
+    over_link = None
+    if slow is not None:
+        _, delayed = _asked(lowered, chosen, slow, turns, timeout_s=timeout_s)
+        seconds = Spread.of([answer.seconds for answer in delayed])
+        over_link = OverLink(link=slow.link, delays=slow.delays, seconds=seconds)
     logits = np.concatenate([answer.logits for answer in found[: len(images)]])
     return PrivateRun(
         network=network.name,
@@ -70,7 +78,21 @@ def measure(
         setup_seconds=setup_seconds,
         agreement=_agreement(network, images, logits),
         logits=tuple(tuple(float(value) for value in row) for row in logits),
+        over_link=over_link,
     )
+
+
+def _asked(
+    lowered: Lowered, protocol: Protocol, place: Place, images: Sequence[Tensor], *, timeout_s: float
+) -> tuple[float, list[Answer]]:
+    """Seconds until the first query is over, which is of the first image and not counted; and each image's answer."""
+    begin = time.perf_counter()
+    with running_parties(
+        lowered.program, protocol, weights=lowered.weights, masks=lowered.masks, place=place, timeout_s=timeout_s
+    ) as parties:
+        ask(parties, images[0], timeout_s=timeout_s)
+        setup_seconds = time.perf_counter() - begin
+        return setup_seconds, [ask(parties, image, timeout_s=timeout_s) for image in images]
 
 
 @dataclass(frozen=True, kw_only=True)

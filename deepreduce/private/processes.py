@@ -12,9 +12,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from typing import Protocol as TypingProtocol
 
 from numpy.typing import NDArray
 
@@ -32,17 +34,20 @@ Array = NDArray[Any]
 
 
 class PartyProcess:
-    """One party. Leaving the context ends its process, which also ends by itself when this process dies."""
+    """One party. Leaving the context ends its process, which also ends by itself when this process dies.
 
-    def __init__(self, rank: int) -> None:
-        self.rank, self.role = rank, ROLES[rank]
+    `launcher` is a command that starts it, by turning into it.
+    """
+
+    def __init__(self, rank: int, *, launcher: Sequence[str] = ()) -> None:
+        self.rank, self.role, self._launcher = rank, ROLES[rank], launcher
 
     def __enter__(self) -> PartyProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="deepreduce-party-")
         self.channel, theirs = socket.socketpair()
         with theirs, open(self.output, "wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "deepreduce.private.party", str(theirs.fileno())],
+                [*self._launcher, sys.executable, "-m", "deepreduce.private.party", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -153,6 +158,29 @@ def _check_open(other: socket.socket) -> None:
         raise RunError("the other side went away")
 
 
+class Place(TypingProtocol):
+    """Where parties meet that are all on this machine."""
+
+    @property
+    def launcher(self) -> Sequence[str]:
+        """A command that starts a party's process, by turning into it."""
+
+    def connect(self, pids: Sequence[int]) -> Sequence[str]:
+        """The parties' addresses ("host:port"), once their processes are there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loopback:
+    """The loopback interface, at `ports`, one for each party (None: free ones)."""
+
+    ports: Sequence[int] | None = None
+    launcher: Sequence[str] = ()
+
+    def connect(self, pids: Sequence[int]) -> Sequence[str]:
+        """Raises `UserError` for a port in use."""
+        return [f"{HOST}:{port}" for port in choose_ports(len(pids), self.ports)]
+
+
 @contextmanager
 def running_parties(
     program: Program,
@@ -160,16 +188,18 @@ def running_parties(
     *,
     weights: Mapping[str, Array],
     masks: Mapping[str, Array],
-    ports: Sequence[int] | None,
+    place: Place,
     timeout_s: float,
 ) -> Iterator[list[PartyProcess]]:
     """All parties of a computation on this machine, connected, with the server's weights shared.
 
-    Raises `UserError` for a port in use, `RunError` where a party does not get ready within `timeout_s`.
+    Raises what connecting them at that place does, and `RunError` where a party is not ready within `timeout_s`.
     """
-    addresses = [f"{HOST}:{port}" for port in choose_ports(protocol.parties, ports)]
     with ExitStack() as stack:
-        parties = [stack.enter_context(PartyProcess(rank)) for rank in range(protocol.parties)]
+        parties = [
+            stack.enter_context(PartyProcess(rank, launcher=place.launcher)) for rank in range(protocol.parties)
+        ]
+        addresses = place.connect([party.pid for party in parties])
         for party in parties:
             arrays = {**masks, **(weights if party.rank == SERVER else {})}
             party.join(program, protocol, addresses, arrays, timeout_s=timeout_s)

@@ -71,11 +71,35 @@ class Agreement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OverLink:
+    """Whole queries over a `link` that the kernel made. Without `delays` it limited the bandwidth alone."""
+
+    link: Link
+    delays: bool
+    seconds: Spread
+
+    def total(self, messages: int) -> float:
+        """The median seconds, with the delay of so many messages added where the kernel had none."""
+        return self.seconds.median + (0.0 if self.delays else self.link.waiting(messages))
+
+    def to_text(self, messages: int) -> str:
+        """A line for a terminal."""
+        spread = f"{self.seconds.low:.3f} to {self.seconds.high:.3f} in {self.seconds.count} queries"
+        if self.delays:
+            return f"over it as the kernel makes it: {self.seconds.median:.3f} s, {spread}"
+        return (
+            f"over its bandwidth as the kernel makes it: {self.seconds.median:.3f} s, {spread}; with the delay,"
+            f" computed because the kernel has no netem: {self.total(messages):.3f} s"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrivateRun:
     """A network under secure computation, measured.
 
     `layers` are in the order in which they run; `seconds` is a whole query, `setup_seconds` what comes once: starting
     the parties, compiling, and the first query, which is counted nowhere else. `logits` are one row for each image.
+    All is on loopback, but for `over_link`.
     """
 
     network: str
@@ -86,6 +110,7 @@ class PrivateRun:
     setup_seconds: float
     agreement: Agreement
     logits: tuple[tuple[float, ...], ...]
+    over_link: OverLink | None = None
 
     @property
     def bytes(self) -> int:
@@ -138,6 +163,8 @@ class PrivateRun:
             lines.append(
                 f"a query over {link.label}: {self.seconds_over(link):.3f} s, computed from that, not measured"
             )
+        if self.over_link is not None:
+            lines.append(self.over_link.to_text(self.messages))
         lines += ["", _row("kind", "layers", "seconds", "", "", "bytes", "messages")]
         lines += [_row(c.kind, c.layers, f"{c.seconds:.4f}", "", "", c.bytes, c.messages) for c in self.kinds]
         lines += ["", _row("layer", "kind", "seconds", "low", "high", "bytes", "messages")]
@@ -169,6 +196,9 @@ class PrivateRun:
                 name: {**asdict(link), "seconds": self.seconds_over(link), "computed": link.computed}
                 for name, link in LINKS.items()
             },
+            "over_link": None
+            if self.over_link is None
+            else {**asdict(self.over_link), "total_seconds": self.over_link.total(self.messages)},
             "kinds": [asdict(cost) for cost in self.kinds],
             "layers": [asdict(layer) for layer in self.layers],
             "logits": [list(row) for row in self.logits],
@@ -213,8 +243,8 @@ def _share(layer: Mapping[str, Any], link: Link) -> Share:
     return Share(
         kind=kind_of(_LAYER_KINDS[layer["kind"]]),
         compute_seconds=float(layer["seconds"]["median"]),
-        sending_seconds=link.seconds(compute=0.0, sent_bytes=float(layer["serial_bytes"]), messages=0.0),
-        waiting_seconds=link.seconds(compute=0.0, sent_bytes=0.0, messages=float(layer["messages"])),
+        sending_seconds=link.sending(float(layer["serial_bytes"])),
+        waiting_seconds=link.waiting(float(layer["messages"])),
         online_bytes=float(layer["bytes"]),
         rounds=float(layer["messages"]) / 2,
     )

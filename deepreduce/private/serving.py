@@ -28,6 +28,7 @@ from deepreduce.private.processes import PartyProcess, answers, choose_ports
 from deepreduce.private.program import Program
 from deepreduce.private.protocol import CLIENT, SERVER, Protocol, protocol_named
 from deepreduce.private.wire import ClosedError, Message, receive, send
+from deepreduce.transforms.merging import LayerCost, macs
 
 Array = NDArray[Any]
 
@@ -100,17 +101,19 @@ def serve(
     standardisation: Standardisation | None,
     timeout_s: float,
     told: Callable[[str], None],
+    cost: LayerCost = macs,
 ) -> None:
     """Serve `network` to one client after another, without end; `told` gets a line for what happens.
 
-    A client that fails or goes away ends its own session only. Raises `UserError` before the first for what can't be
-    expressed, and for a protocol of more than two parties.
+    Linear regions are collapsed where that lowers `cost`, which prices one layer. A client that fails or goes away
+    ends its own session only. Raises `UserError` before the first for what can't be expressed, and for a protocol of
+    more than two parties.
     """
     chosen = protocol_named(protocol)
     check_installed()
     if chosen.parties != 2:
         raise UserError(f"{protocol} needs {chosen.parties} parties; serve and query are two: give cheetah or semi2k")
-    lowered = lower(prepare(network))
+    lowered = lower(prepare(network, cost=cost))
     offer = Offer(
         protocol=chosen,
         program=lowered.program,

@@ -19,7 +19,7 @@ from deepreduce.private import PrivateRun, measure
 from deepreduce.private.bridge import Array, lower
 from deepreduce.private.graph import prepare
 from deepreduce.private.measuring import ask
-from deepreduce.private.processes import running_parties
+from deepreduce.private.processes import Loopback, running_parties
 from deepreduce.private.protocol import CLIENT, PROTOCOLS, SERVER
 from tests.private.delays import seconds_over_delays
 from tests.private.plain import calibrated
@@ -183,7 +183,7 @@ def test_no_process_holds_the_input_of_another(protocol: str) -> None:
     weights_held = {pattern for k in kernels for pattern in held_as(k) | held_as(k.transpose(3, 2, 0, 1))}
     chosen = PROTOCOLS[protocol]
     with running_parties(
-        lowered.program, chosen, weights=lowered.weights, masks=lowered.masks, ports=None, timeout_s=60
+        lowered.program, chosen, weights=lowered.weights, masks=lowered.masks, place=Loopback(), timeout_s=60
     ) as parties:
         ask(parties, image, timeout_s=60)
         for party in parties:

@@ -19,7 +19,7 @@ from deepreduce.private import install, measure
 from deepreduce.private.bridge import Lowered, lower
 from deepreduce.private.graph import prepare
 from deepreduce.private.measuring import ask
-from deepreduce.private.processes import HOST, choose_ports, running_parties
+from deepreduce.private.processes import HOST, Loopback, choose_ports, running_parties
 from deepreduce.private.protocol import PROTOCOLS
 from tests.private.small import all_end, images, needs_engine, small_resnet
 
@@ -35,7 +35,7 @@ def lowered_resnet() -> Lowered:
 def test_a_party_that_is_killed_ends_the_query_at_once(rank: int) -> None:
     found, image = lowered_resnet(), images(1, small_resnet())[0]
     with running_parties(
-        found.program, SEMI2K, weights=found.weights, masks=found.masks, ports=None, timeout_s=60
+        found.program, SEMI2K, weights=found.weights, masks=found.masks, place=Loopback(), timeout_s=60
     ) as parties:
         pids = [party.pid for party in parties]
         os.kill(pids[1 - rank], signal.SIGSTOP)  # so that the query can't be over before
@@ -51,7 +51,7 @@ def test_a_party_that_is_killed_ends_the_query_at_once(rank: int) -> None:
 def test_a_query_that_takes_too_long_is_given_up() -> None:
     found, image = lowered_resnet(), images(1, small_resnet())[0]
     with running_parties(
-        found.program, SEMI2K, weights=found.weights, masks=found.masks, ports=None, timeout_s=60
+        found.program, SEMI2K, weights=found.weights, masks=found.masks, place=Loopback(), timeout_s=60
     ) as parties:
         pids = [party.pid for party in parties]
         os.kill(pids[0], signal.SIGSTOP)
@@ -63,11 +63,11 @@ def test_a_query_that_takes_too_long_is_given_up() -> None:
 DRIVER = """
 import sys, time, torch
 torch.set_num_threads(1)
-from deepreduce.private.processes import running_parties
+from deepreduce.private.processes import Loopback, running_parties
 from tests.private.test_processes import SEMI2K, lowered_resnet
 found = lowered_resnet()
 with running_parties(
-    found.program, SEMI2K, weights=found.weights, masks=found.masks, ports=None, timeout_s=60
+    found.program, SEMI2K, weights=found.weights, masks=found.masks, place=Loopback(), timeout_s=60
 ) as parties:
     print(*(party.pid for party in parties), flush=True)
     time.sleep(60)
