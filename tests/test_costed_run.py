@@ -18,8 +18,7 @@ from deepreduce.errors import CheckpointError, UserError
 from deepreduce.outputs import private_file, read_run, redraw
 from deepreduce.page import page_contents
 from deepreduce.pricing import preset_named, prices_of, save_calibration
-from deepreduce.private.measuring import REVEAL
-from deepreduce.private.program import KINDS
+from deepreduce.private.program import KINDS, REVEAL
 from deepreduce.private.result import price_of_run
 from deepreduce.storage import write_json
 from tests.runs_for_tests import RICH, TINY
@@ -164,6 +163,9 @@ def test_a_run_goes_on_with_the_model_that_it_began_with(tmp_path: Path, monkeyp
 
 RUN = {
     "seconds": {"median": 1.5},
+    "bytes": 6e8 + 800,
+    "serial_bytes": 3e8 + 400,
+    "messages": 22,
     "layers": [
         {"kind": "convolution", "seconds": {"median": 0.9}, "serial_bytes": 400, "bytes": 800, "messages": 2},
         {"kind": "relu", "seconds": {"median": 0.25}, "serial_bytes": 3e8, "bytes": 6e8, "messages": 20},
@@ -249,5 +251,20 @@ def test_a_corrupt_measurement_is_named(measured: deepreduce.Result) -> None:
 @pytest.mark.parametrize("kind", [*KINDS, REVEAL])
 def test_every_kind_of_layer_of_a_measurement_has_its_place(kind: str) -> None:
     layer = {"kind": kind, "seconds": {"median": 0.5}, "serial_bytes": 8, "bytes": 16, "messages": 2}
-    price = price_of_run({"seconds": {"median": 0.75}, "layers": [layer]}, LINKS["loopback"])
+    totals = {"seconds": {"median": 0.75}, "serial_bytes": 8, "bytes": 16, "messages": 2}
+    price = price_of_run({**totals, "layers": [layer]}, LINKS["loopback"])
     assert price.latency == pytest.approx(0.75) and (price.bytes, price.rounds) == (16, 1)
+
+
+def test_a_measurement_costs_what_a_query_did_though_its_layers_add_up_to_something_else() -> None:
+    """A refill of oblivious transfers comes in another layer each time, and is in no layer's median."""
+    layer = {"kind": "relu", "seconds": {"median": 0.5}, "serial_bytes": 50, "bytes": 100, "messages": 10}
+    run = {"seconds": {"median": 0.9}, "serial_bytes": 130, "bytes": 260, "messages": 2_020, "layers": [layer, layer]}
+    price = price_of_run(run, LINKS["wan"])
+    assert price.latency == pytest.approx(0.9 + 8 * 130 / 400e6 + 2_020 * 0.02)
+    assert price.bytes == 260 and price.rounds == 1_010
+    shares = {share.kind: share for share in price.shares}
+    # the layers' medians come to more seconds than a query's, and to fewer messages and bytes
+    assert shares["ReLU"].compute_seconds == pytest.approx(0.9) and shares["other"].compute_seconds == 0
+    assert shares["ReLU"].rounds == 10 and shares["other"].rounds == 1_000
+    assert all(amount >= 0 for amounts in price.to_json().values() for amount in amounts.values())

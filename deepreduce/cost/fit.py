@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.optimize import nnls
 
 from deepreduce.cost.features import QUERY, feature
 from deepreduce.cost.layers import Layer
+from deepreduce.cost.link import Link
 from deepreduce.cost.model import QUANTITIES, CostModel, Phase
 from deepreduce.errors import UserError
 
@@ -34,26 +35,34 @@ _ITERATIONS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredLayer:
-    """A layer and what it cost, in the quantities of a `Phase`."""
+class Amounts:
+    """What a layer or a query costs, in the quantities of a `Phase`."""
 
-    layer: Layer
     seconds: float
     bytes: float
     serial_bytes: float
     messages: float
+
+    def latency(self, link: Link) -> float:
+        """Seconds over `link`."""
+        return link.seconds(compute=self.seconds, sent_bytes=self.serial_bytes, messages=self.messages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredLayer:
+    """A layer and what it cost."""
+
+    layer: Layer
+    cost: Amounts
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredNetwork:
-    """A network's layers, and what a whole query cost. `seconds` may exceed the layers' sum."""
+    """A network's layers, and what a whole query cost, which may be more than the layers' sum."""
 
     name: str
     layers: tuple[MeasuredLayer, ...]
-    seconds: float
-    bytes: float
-    serial_bytes: float
-    messages: float
+    query: Amounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,22 +70,13 @@ class Verdict:
     """An estimate of a network that the fit has not seen, beside its measurement."""
 
     network: str
-    estimated_seconds: float
-    measured_seconds: float
-    estimated_bytes: float
-    measured_bytes: float
-    estimated_messages: float
-    measured_messages: float
+    estimated: Amounts
+    measured: Amounts
 
-    @property
-    def seconds_error(self) -> float:
-        """Of the measurement, as a fraction."""
-        return abs(self.estimated_seconds / self.measured_seconds - 1)
-
-    @property
-    def bytes_error(self) -> float:
-        """Of the measurement, as a fraction."""
-        return abs(self.estimated_bytes / self.measured_bytes - 1)
+    def error(self, of: Callable[[Amounts], float]) -> float:
+        """How far the estimate of some amount is off, as a signed fraction of the measurement."""
+        measured = of(self.measured)
+        return of(self.estimated) / measured - 1 if measured else 0.0
 
 
 def fit_model(networks: Sequence[MeasuredNetwork], *, protocol: str, name: str, source: str) -> CostModel:
@@ -109,23 +109,19 @@ def judge(model: CostModel, networks: Sequence[MeasuredNetwork]) -> list[Verdict
     verdicts = []
     for network in networks:
         estimate = model.estimate([measured.layer for measured in network.layers])
-        verdicts.append(
-            Verdict(
-                network=network.name,
-                estimated_seconds=estimate.online_seconds,
-                measured_seconds=network.seconds,
-                estimated_bytes=estimate.online_bytes,
-                measured_bytes=network.bytes,
-                estimated_messages=estimate.messages,
-                measured_messages=network.messages,
-            )
+        estimated = Amounts(
+            seconds=estimate.online_seconds,
+            bytes=estimate.online_bytes,
+            serial_bytes=estimate.serial_bytes,
+            messages=estimate.messages,
         )
+        verdicts.append(Verdict(network=network.name, estimated=estimated, measured=network.query))
     return verdicts
 
 
-def median_error(verdicts: Sequence[Verdict]) -> float:
-    """The median error of the seconds, as a fraction."""
-    return statistics.median(verdict.seconds_error for verdict in verdicts)
+def median_error(verdicts: Sequence[Verdict], of: Callable[[Amounts], float]) -> float:
+    """The median of the errors' sizes, as a fraction."""
+    return statistics.median(abs(verdict.error(of)) for verdict in verdicts)
 
 
 def _fitted(
@@ -136,7 +132,7 @@ def _fitted(
     if not chosen:
         return {}
     matrix = np.array([[feature(name, one.layer) for name in features] for one in chosen])  # (layers, features)
-    costs = np.array([float(getattr(one, quantity)) for one in chosen])
+    costs = np.array([float(getattr(one.cost, quantity)) for one in chosen])
     return {name: float(rate) for name, rate in zip(features, _rates(matrix, costs), strict=True) if rate > 0}
 
 
@@ -163,6 +159,7 @@ def _rates(matrix: NDArray[np.float64], costs: NDArray[np.float64]) -> NDArray[n
 def _per_query(networks: Sequence[MeasuredNetwork], quantity: str) -> float:
     """What a query costs beyond its layers."""
     beyond: list[float] = [
-        getattr(network, quantity) - sum(getattr(layer, quantity) for layer in network.layers) for network in networks
+        getattr(network.query, quantity) - sum(getattr(layer.cost, quantity) for layer in network.layers)
+        for network in networks
     ]
     return max(0.0, statistics.median(beyond))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from deepreduce.cost.fit import (
     FEATURES_OF,
+    Amounts,
     MeasuredLayer,
     MeasuredNetwork,
     Verdict,
@@ -19,6 +21,7 @@ from deepreduce.cost.fit import (
     judge,
     median_error,
 )
+from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.network import Network
@@ -26,39 +29,54 @@ from deepreduce.network.layers import layers_of
 from deepreduce.private.calibration_networks import calibration_networks, judging_networks
 from deepreduce.private.graph import prepare
 from deepreduce.private.measuring import measure
-from deepreduce.private.result import PrivateRun
+from deepreduce.private.program import COSTLY_KINDS
+from deepreduce.private.protocol import Protocol, protocol_named
+from deepreduce.private.result import LayerCost, PrivateRun
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A model fitted on this machine, and its estimates of networks that it did not see."""
+    """A model of a protocol fitted on this machine, and its estimates of networks that it did not see."""
 
+    protocol: Protocol
     model: CostModel
     verdicts: tuple[Verdict, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"model": self.model.to_json(), "verdicts": [asdict(verdict) for verdict in self.verdicts]}
+        return {
+            "protocol": self.protocol.label,
+            "model": self.model.to_json(),
+            "verdicts": [asdict(verdict) for verdict in self.verdicts],
+        }
 
     def to_text(self) -> str:
-        """A table for a terminal: estimate and measurement of each network, and the median error."""
-        lines = [
-            f"{'network':<34} {'seconds':>9} {'measured':>9} {'error':>7} {'MB':>8} {'measured':>9} {'error':>7}"
-        ]
+        """A table for a terminal: estimate, measurement and error of each network; and the median errors."""
+        heads = [f"{head:>8} {'measured':>8} {'error':>7}" for head in (*_JUDGED_BY, "MB")]
+        lines = [f"{self.model.name}, of {self.protocol.label}", f"{'network':<35} {'  '.join(heads)}"]
         for verdict in self.verdicts:
-            seconds = verdict.estimated_seconds / verdict.measured_seconds - 1
-            sent = verdict.estimated_bytes / verdict.measured_bytes - 1
-            lines.append(
-                f"{verdict.network[:34]:<34} {verdict.estimated_seconds:>9.2f} {verdict.measured_seconds:>9.2f}"
-                f" {seconds:>+7.1%} {verdict.estimated_bytes / 1e6:>8.1f} {verdict.measured_bytes / 1e6:>9.1f}"
-                f" {sent:>+7.1%}"
-            )
+            cells = [_judged(verdict, of) for of in (*_JUDGED_BY.values(), _megabytes)]
+            lines.append(f"{verdict.network[:35]:<35} {'  '.join(cells)}")
         if self.verdicts:
-            error = median_error(self.verdicts)
-            lines.append(f"Median error of the seconds, on networks that the fit has not seen: {error:.1%}.")
+            errors = [f"{median_error(self.verdicts, of):.1%} {head}" for head, of in _JUDGED_BY.items()]
+            lines.append(f"Median errors, on networks that the fit has not seen: {', '.join(errors)}.")
         return "\n".join(lines)
+
+
+_JUDGED_BY: Mapping[str, Callable[[Amounts], float]] = {
+    f"s, {name}": partial(lambda amounts, link: amounts.latency(link), link=link) for name, link in LINKS.items()
+}
+"""Seconds of a query over each link: measured on loopback, and computed from that with its bytes and messages."""
+
+
+def _megabytes(amounts: Amounts) -> float:
+    return amounts.bytes / 1e6
+
+
+def _judged(verdict: Verdict, of: Callable[[Amounts], float]) -> str:
+    return f"{of(verdict.estimated):>8.2f} {of(verdict.measured):>8.2f} {verdict.error(of):>+7.1%}"
 
 
 def calibrate(
@@ -78,10 +96,11 @@ def calibrate(
     """
     if protocol not in FEATURES_OF:
         raise UserError(unknown_name("protocol of a cost model", protocol, FEATURES_OF))
+    chosen = protocol_named(protocol)
     fitted, seen = calibration_networks(), list(judging_networks() if judged is None else judged)
     costs: dict[str, MeasuredNetwork] = {}
     for network in _in_turns(fitted, seen):
-        told(f"measuring {network.name} under {protocol}")
+        told(f"measuring {network.name} under {chosen.label}")
         image = torch.randn(1, *network.input_shape, generator=torch.Generator().manual_seed(0))
         run = measure(network, image, protocol=protocol, repeats=repeats, timeout_s=timeout_s)
         costs[network.name] = measured_network(network, run)
@@ -91,7 +110,9 @@ def calibrate(
         name=name,
         source=f"'deepreduce private calibrate --protocol {protocol}'",
     )
-    return Calibration(model=model, verdicts=tuple(judge(model, [costs[network.name] for network in seen])))
+    return Calibration(
+        protocol=chosen, model=model, verdicts=tuple(judge(model, [costs[network.name] for network in seen]))
+    )
 
 
 def _in_turns(first: Sequence[Network], second: Sequence[Network]) -> Iterable[Network]:
@@ -102,21 +123,18 @@ def _in_turns(first: Sequence[Network], second: Sequence[Network]) -> Iterable[N
 def measured_network(network: Network, run: PrivateRun) -> MeasuredNetwork:
     """A run's costs beside the layers of the network that it measured; what is no layer's is the query's."""
     layers = {layer.name: layer for layer in layers_of(prepare(network))}
+    unknown = [cost.name for cost in run.layers if cost.kind in COSTLY_KINDS and cost.name not in layers]
+    assert not unknown, f"{unknown} of {network.name} ran, but are no layers of it"
     return MeasuredNetwork(
         name=network.name,
         layers=tuple(
-            MeasuredLayer(
-                layer=layers[cost.name],
-                seconds=cost.seconds.median,
-                bytes=cost.bytes,
-                serial_bytes=cost.serial_bytes,
-                messages=cost.messages,
-            )
+            MeasuredLayer(layer=layers[cost.name], cost=_amounts(cost, cost.seconds.median))
             for cost in run.layers
             if cost.name in layers
         ),
-        seconds=run.seconds.median,
-        bytes=run.bytes,
-        serial_bytes=sum(cost.serial_bytes for cost in run.layers),
-        messages=run.messages,
+        query=_amounts(run, run.seconds.median),
     )
+
+
+def _amounts(cost: LayerCost | PrivateRun, seconds: float) -> Amounts:
+    return Amounts(seconds=seconds, bytes=cost.bytes, serial_bytes=cost.serial_bytes, messages=cost.messages)

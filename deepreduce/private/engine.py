@@ -18,12 +18,10 @@ from spu import libspu
 
 from deepreduce.private.kernels import example_inputs, layer_function
 from deepreduce.private.profile import LayerProfile, ProfileLog
-from deepreduce.private.program import Layer, Program
+from deepreduce.private.program import REVEALED, Layer, Program
 from deepreduce.private.protocol import CLIENT, SERVER, Protocol
 
 FRACTION_BITS = 18
-REVEAL = "logits"
-"""Name under which the last message, which shows the logits to the client, is profiled."""
 
 Array = NDArray[Any]
 
@@ -88,7 +86,7 @@ class Engine:
             value = np.asarray(self._io.reconstruct([_share_from_text(each) for each in shares]))
         sent = 0 if self._seat.rank == CLIENT else len(text)
         seconds = time.perf_counter() - begin
-        return value, LayerProfile(name=REVEAL, seconds=seconds, bytes_sent=sent, messages_sent=min(sent, 1))
+        return value, LayerProfile(name=REVEALED, seconds=seconds, bytes_sent=sent, messages_sent=min(sent, 1))
 
 
 def _set_log(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +20,13 @@ from deepreduce.private.graph import prepare
 from deepreduce.private.install import check_installed
 from deepreduce.private.processes import Loopback, PartyProcess, Place, answers, running_parties
 from deepreduce.private.profile import LayerProfile
-from deepreduce.private.program import Program
+from deepreduce.private.program import REVEAL, REVEALED, Program
 from deepreduce.private.protocol import CLIENT, Protocol, protocol_named
-from deepreduce.private.result import Agreement, LayerCost, OverLink, PrivateRun, Spread
+from deepreduce.private.result import Agreement, LayerCost, OverLink, PrivateRun, Query, Spread
 from deepreduce.private.shaping import ShapedLink
 from deepreduce.private.wire import Message
 from deepreduce.transforms.merging import LayerCost as CostOfLayer
 from deepreduce.transforms.merging import macs
-
-REVEAL = "reveal"
-"""Kind of the last message, by which the client learns the logits."""
 
 
 def measure(
@@ -74,7 +71,7 @@ def measure(
         relu_count=network.relu_count,
         protocol=chosen,
         layers=tuple(_layer_costs(lowered.program, chosen, found)),
-        seconds=Spread.of([answer.seconds for answer in found]),
+        queries=tuple(_query_cost(lowered.program, chosen, answer) for answer in found),
         setup_seconds=setup_seconds,
         agreement=_agreement(network, images, logits),
         logits=tuple(tuple(float(value) for value in row) for row in logits),
@@ -124,26 +121,52 @@ def query_of(image: Tensor) -> Message:
 
 
 def _layer_costs(program: Program, protocol: Protocol, found: Sequence[Answer]) -> list[LayerCost]:
-    names = [(layer.name, layer.kind) for layer in program.layers] + [("logits", REVEAL)]
     costs = []
-    for place, (name, kind) in enumerate(names):
-        seen = [[profiles[place] for profiles in answer.profiles] for answer in found]
+    for (name, kind), *seen in zip(_profiled(program), *(_by_layer(answer) for answer in found), strict=True):
+        parts = [_part(each, kind, protocol) for each in seen]
         costs.append(
             LayerCost(
                 name=name,
                 kind=kind,
-                # the parties wait for each other, so that the slowest tells the time
-                seconds=Spread.of([max(profile.seconds for profile in each) for each in seen]),
-                bytes=statistics.median_low(sum(p.bytes_sent for p in each) for each in seen),
-                serial_bytes=statistics.median_low(
-                    protocol.sequential([p.bytes_sent for p in each], kind) for each in seen
-                ),
-                messages=statistics.median_low(
-                    protocol.sequential([p.messages_sent for p in each], kind) for each in seen
-                ),
+                seconds=Spread.of([part.seconds for part in parts]),
+                bytes=statistics.median_low(part.bytes for part in parts),
+                serial_bytes=statistics.median_low(part.serial_bytes for part in parts),
+                messages=statistics.median_low(part.messages for part in parts),
             )
         )
     return costs
+
+
+def _query_cost(program: Program, protocol: Protocol, answer: Answer) -> Query:
+    parts = [
+        _part(each, kind, protocol) for (_, kind), each in zip(_profiled(program), _by_layer(answer), strict=True)
+    ]
+    return Query(
+        seconds=answer.seconds,
+        bytes=sum(part.bytes for part in parts),
+        serial_bytes=sum(part.serial_bytes for part in parts),
+        messages=sum(part.messages for part in parts),
+    )
+
+
+def _profiled(program: Program) -> list[tuple[str, str]]:
+    """Name and kind of all that a query is profiled as: its layers, and the message that reveals the logits."""
+    return [*((layer.name, layer.kind) for layer in program.layers), (REVEALED, REVEAL)]
+
+
+def _by_layer(answer: Answer) -> Iterable[tuple[LayerProfile, ...]]:
+    """What each party saw, layer by layer."""
+    return zip(*answer.profiles, strict=True)
+
+
+def _part(seen: Sequence[LayerProfile], kind: str, protocol: Protocol) -> Query:
+    """One layer's part of a query; the parties wait for each other, so that the slowest tells the time."""
+    return Query(
+        seconds=max(profile.seconds for profile in seen),
+        bytes=sum(profile.bytes_sent for profile in seen),
+        serial_bytes=protocol.sequential([profile.bytes_sent for profile in seen], kind),
+        messages=protocol.sequential([profile.messages_sent for profile in seen], kind),
+    )
 
 
 def _agreement(network: Network, images: Tensor, logits: Array) -> Agreement:

@@ -14,6 +14,12 @@ that follows no convolution); `add` sums or scales by public numbers; `move` put
 an operation of the layer belongs to counts.
 """
 
+COSTLY_KINDS = frozenset(KINDS) - {"add", "move"}
+"""Those that multiply or compare, and so make the parties talk."""
+
+REVEAL, REVEALED = "reveal", "logits"
+"""Kind and name of the last message of a query, by which the client learns the logits."""
+
 
 @dataclass(frozen=True)
 class Ref:

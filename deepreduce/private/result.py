@@ -32,13 +32,24 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerCost:
-    """What one layer of the network costs for one image.
+class Query:
+    """What one query cost, from the image to its logits: wall seconds with the parties on one machine.
 
-    `name` is that of the site or layer in the traced network, `kind` one of `deepreduce.private.program.KINDS`.
-    `seconds` are wall time with the parties on one machine. `bytes` are all that all parties send. `serial_bytes` and
-    `messages` leave out what is sent at the same time in another direction (`Protocol.sequential`): they are what a
-    link's bandwidth and delay are multiplied with. Of several queries, the median.
+    `bytes` are all that all parties sent. `serial_bytes` and `messages` leave out what was sent at the same time in
+    another direction (`Protocol.sequential`): they are what a link's bandwidth and delay are multiplied with.
+    """
+
+    seconds: float
+    bytes: int
+    serial_bytes: int
+    messages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """What one layer of the network costs for one image, in the quantities of a `Query`; of several, the median.
+
+    `name` is that of the site or layer in the network that ran, `kind` one of `deepreduce.private.program.KINDS`.
     """
 
     name: str
@@ -97,30 +108,41 @@ class OverLink:
 class PrivateRun:
     """A network under secure computation, measured.
 
-    `layers` are in the order in which they run; `seconds` is a whole query, `setup_seconds` what comes once: starting
-    the parties, compiling, and the first query, which is counted nowhere else. `logits` are one row for each image.
-    All is on loopback, but for `over_link`.
+    `layers` are in the order in which they run; they need not add up to a query, which is why `queries` are kept: now
+    and then cheetah refills its oblivious transfers, each time in another layer. `setup_seconds` is what comes once:
+    starting the parties, compiling, and the first query, which is counted nowhere else. `logits` are one row for each
+    image. All is on loopback, but for `over_link`.
     """
 
     network: str
     relu_count: int
     protocol: Protocol
     layers: tuple[LayerCost, ...]
-    seconds: Spread
+    queries: tuple[Query, ...]
     setup_seconds: float
     agreement: Agreement
     logits: tuple[tuple[float, ...], ...]
     over_link: OverLink | None = None
 
     @property
+    def seconds(self) -> Spread:
+        """Of a query."""
+        return Spread.of([query.seconds for query in self.queries])
+
+    @property
     def bytes(self) -> int:
-        """Sent by all parties for one image."""
-        return sum(layer.bytes for layer in self.layers)
+        """Sent by all parties for one image: the median of the queries."""
+        return statistics.median_low(query.bytes for query in self.queries)
+
+    @property
+    def serial_bytes(self) -> int:
+        """Those that wait for each other: the median of the queries."""
+        return statistics.median_low(query.serial_bytes for query in self.queries)
 
     @property
     def messages(self) -> int:
-        """One-way messages, one after another, for one image."""
-        return sum(layer.messages for layer in self.layers)
+        """One-way messages, one after another, for one image: the median of the queries."""
+        return statistics.median_low(query.messages for query in self.queries)
 
     @property
     def kinds(self) -> tuple[KindCost, ...]:
@@ -141,11 +163,10 @@ class PrivateRun:
         return tuple(sorted(costs, key=lambda cost: -cost.seconds))
 
     def seconds_over(self, link: Link) -> float:
-        """Seconds of one query over `link`, computed from what was measured: compute + bytes + messages."""
-        return link.seconds(
-            compute=self.seconds.median,
-            sent_bytes=sum(layer.serial_bytes for layer in self.layers),
-            messages=self.messages,
+        """Seconds of one query over `link`, computed from each that was measured: compute + bytes + messages."""
+        return statistics.median(
+            link.seconds(compute=query.seconds, sent_bytes=query.serial_bytes, messages=query.messages)
+            for query in self.queries
         )
 
     def to_text(self, link: Link) -> str:
@@ -156,7 +177,7 @@ class PrivateRun:
             f"same prediction as PyTorch on {found.same_argmax} of {found.images} images; logits differ by at most"
             f" {found.max_abs_error:.3g} (largest: {found.max_abs_logit:.3g})",
             f"a query on loopback: {seconds.median:.3f} s, {seconds.low:.3f} to {seconds.high:.3f} in {seconds.count}"
-            f" queries; {self.bytes:,} bytes, {self.messages:,} messages one after another",
+            f" queries; {self._told('bytes')}, {self._told('messages')} one after another",
             f"once, ahead of the first: {self.setup_seconds:.1f} s",
         ]
         if link.computed:
@@ -175,6 +196,12 @@ class PrivateRun:
             lines.append(_row(layer.name, layer.kind, median, low, high, layer.bytes, layer.messages))
         return "\n".join(lines)
 
+    def _told(self, amount: str) -> str:
+        """The median of an amount of a query, and its range where it varies."""
+        spread = Spread.of([getattr(query, amount) for query in self.queries])
+        varies = f" ({spread.low:,} to {spread.high:,})" if spread.low != spread.high else ""
+        return f"{getattr(self, amount):,}{varies} {amount}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, all of them."""
         return {
@@ -191,7 +218,9 @@ class PrivateRun:
             "seconds": asdict(self.seconds),
             "setup_seconds": self.setup_seconds,
             "bytes": self.bytes,
+            "serial_bytes": self.serial_bytes,
             "messages": self.messages,
+            "queries": [asdict(query) for query in self.queries],
             "links": {
                 name: {**asdict(link), "seconds": self.seconds_over(link), "computed": link.computed}
                 for name, link in LINKS.items()
@@ -208,14 +237,13 @@ class PrivateRun:
         """One row for each layer."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ["name", "kind", "seconds", "seconds_low", "seconds_high", "repeats", "bytes", "serial_bytes", "messages"]
-        )
+        spread_of = ["seconds", "seconds_low", "seconds_high", "repeats"]
+        writer.writerow(["name", "kind", *spread_of, "bytes", "serial_bytes", "messages", "protocol"])
         for layer in self.layers:
             spread = layer.seconds
             seconds = [f"{value:.6f}" for value in (spread.median, spread.low, spread.high)]
             counts = [layer.bytes, layer.serial_bytes, layer.messages]
-            writer.writerow([layer.name, layer.kind, *seconds, spread.count, *counts])
+            writer.writerow([layer.name, layer.kind, *seconds, spread.count, *counts, self.protocol.label])
         return text.getvalue()
 
 
@@ -229,25 +257,39 @@ _LAYER_KINDS = {
 def price_of_run(value: Mapping[str, Any], link: Link) -> Price:
     """What an image costs over `link`, from what `PrivateRun.to_json` says of a run.
 
-    What a query takes beyond its layers is among the other layers' seconds. Raises `UserError` for anything else.
+    It is the whole query's; what that took beyond its layers is among the other layers' costs, and where the layers'
+    medians come to more than a query, each counts for as much less. Raises `UserError` for anything else.
     """
     try:
-        shares = [_share(layer, link) for layer in value["layers"]]
-        beyond = float(value["seconds"]["median"]) - sum(layer["seconds"]["median"] for layer in value["layers"])
+        layers = value["layers"]
+        kinds = [kind_of(_LAYER_KINDS[layer["kind"]]) for layer in layers] + [OTHER_LAYERS]
+        seconds = _adding_up([layer["seconds"]["median"] for layer in layers], value["seconds"]["median"])
+        sent, serial, messages = (
+            _adding_up([layer[name] for layer in layers], value[name])
+            for name in ("bytes", "serial_bytes", "messages")
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"this is no result of 'deepreduce private run': {error!r}") from error
-    return Price.of([*shares, Share(kind=OTHER_LAYERS, compute_seconds=beyond)])
-
-
-def _share(layer: Mapping[str, Any], link: Link) -> Share:
-    return Share(
-        kind=kind_of(_LAYER_KINDS[layer["kind"]]),
-        compute_seconds=float(layer["seconds"]["median"]),
-        sending_seconds=link.sending(float(layer["serial_bytes"])),
-        waiting_seconds=link.waiting(float(layer["messages"])),
-        online_bytes=float(layer["bytes"]),
-        rounds=float(layer["messages"]) / 2,
+    return Price.of(
+        [
+            Share(
+                kind=kind,
+                compute_seconds=seconds[i],
+                sending_seconds=link.sending(serial[i]),
+                waiting_seconds=link.waiting(messages[i]),
+                online_bytes=sent[i],
+                rounds=messages[i] / 2,
+            )
+            for i, kind in enumerate(kinds)
+        ]
     )
+
+
+def _adding_up(parts: Sequence[float], total: float) -> list[float]:
+    """The parts and what the total is beyond them; parts that come to more are each scaled down, and that is 0."""
+    parts, total = [float(part) for part in parts], float(total)
+    scale = min(1.0, total / sum(parts)) if sum(parts) > 0 else 1.0
+    return [*(scale * part for part in parts), max(0.0, total - sum(parts))]
 
 
 def _row(name: str, kind: str | int, seconds: str, low: str, high: str, sent: str | int, messages: str | int) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 
 import pytest
 
-from deepreduce.cost.fit import MeasuredLayer, MeasuredNetwork, fit_model, judge, median_error
+from deepreduce.cost.fit import Amounts, MeasuredLayer, MeasuredNetwork, fit_model, judge, median_error
 from deepreduce.cost.layers import ADD, RELU, Layer
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
@@ -41,21 +43,28 @@ def network(name: str, layers: list[Layer], *, noise: float = 0.0, seed: int = 0
         one = model.estimate([layer])
         return MeasuredLayer(
             layer=layer,
-            seconds=(one.online_seconds - 0.5) * (1 + noise * draws.uniform(-1, 1)),
-            bytes=one.online_bytes - 160,
-            serial_bytes=one.serial_bytes - 160,
-            messages=one.messages - 1,
+            cost=Amounts(
+                seconds=(one.online_seconds - 0.5) * (1 + noise * draws.uniform(-1, 1)),
+                bytes=one.online_bytes - 160,
+                serial_bytes=one.serial_bytes - 160,
+                messages=one.messages - 1,
+            ),
         )
 
     measured = tuple(cost(TRUTH, layer) for layer in layers)
-    return MeasuredNetwork(
-        name=name,
-        layers=measured,
-        seconds=sum(layer.seconds for layer in measured) + 0.5,
-        bytes=sum(layer.bytes for layer in measured) + 160,
-        serial_bytes=sum(layer.serial_bytes for layer in measured) + 160,
-        messages=sum(layer.messages for layer in measured) + 1,
+    query = Amounts(
+        seconds=sum(one.cost.seconds for one in measured) + 0.5,
+        bytes=sum(one.cost.bytes for one in measured) + 160,
+        serial_bytes=sum(one.cost.serial_bytes for one in measured) + 160,
+        messages=sum(one.cost.messages for one in measured) + 1,
     )
+    return MeasuredNetwork(name=name, layers=measured, query=query)
+
+
+AMOUNTS = [attrgetter("seconds"), attrgetter("bytes"), attrgetter("messages"), *(
+    partial(Amounts.latency, link=link) for link in LINKS.values()
+)]  # fmt: skip
+"""What an estimate is judged by."""
 
 
 WIDE = [
@@ -78,8 +87,7 @@ UNSEEN = [conv(24, 48, 12), relu(48, 12), conv(48, 24, 12, kernel=5), relu(24, 1
 def test_a_fit_without_noise_estimates_networks_it_has_not_seen() -> None:
     model = fit_model([network("seen", WIDE + RELUS + ADDS)], protocol="cheetah", name="mine", source="test")
     (verdict,) = judge(model, [network("unseen", UNSEEN)])
-    assert verdict.seconds_error < 0.01 and verdict.bytes_error < 0.01
-    assert verdict.estimated_messages == pytest.approx(verdict.measured_messages)
+    assert all(abs(verdict.error(of)) < 0.01 for of in AMOUNTS)
     assert model.online.bytes["comparisons"] == pytest.approx(98.5)
     assert model.online.seconds["query"] == pytest.approx(0.5)
 
@@ -87,16 +95,19 @@ def test_a_fit_without_noise_estimates_networks_it_has_not_seen() -> None:
 def test_a_fit_with_noise_keeps_the_total_of_what_was_measured() -> None:
     seen = network("seen", WIDE + RELUS + ADDS, noise=0.4)
     (verdict,) = judge(fit_model([seen], protocol="cheetah", name="mine", source="test"), [seen])
-    assert verdict.seconds_error < 0.02
+    assert abs(verdict.error(attrgetter("seconds"))) < 0.02
 
 
 def test_the_median_error_is_that_of_the_middle_network() -> None:
     model = fit_model([network("seen", WIDE + RELUS + ADDS)], protocol="cheetah", name="mine", source="test")
     found = network("slow", UNSEEN)
-    slow = replace(found, seconds=2 * found.seconds)
+    slow = replace(found, query=replace(found.query, seconds=2 * found.query.seconds))
     verdicts = judge(model, [network("a", UNSEEN), network("b", UNSEEN), slow])
-    assert verdicts[2].seconds_error == pytest.approx(0.5, abs=0.01)
-    assert median_error(verdicts) < 0.01
+    seconds = attrgetter("seconds")
+    assert verdicts[2].error(seconds) == pytest.approx(-0.5, abs=0.01)
+    assert median_error(verdicts, seconds) < 0.01 < median_error(verdicts[2:], seconds)
+    # over a link the bytes and messages, which are as estimated, take part of the time
+    assert -0.5 < verdicts[2].error(partial(Amounts.latency, link=LINKS["wan"])) < -0.3
 
 
 def test_a_protocol_without_features_and_a_fit_to_nothing_are_refused() -> None:

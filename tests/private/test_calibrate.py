@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from operator import attrgetter
 
 import pytest
 from torch import Tensor
 
+from deepreduce.cost.fit import Amounts
+from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
 from deepreduce.errors import UserError
 from deepreduce.network import Network
@@ -15,7 +19,7 @@ from deepreduce.private import calibrate as room
 from deepreduce.private.calibration_networks import calibration_networks, judging_networks
 from deepreduce.private.graph import prepare
 from deepreduce.private.protocol import PROTOCOLS
-from deepreduce.private.result import Agreement, LayerCost, PrivateRun, Spread
+from deepreduce.private.result import Agreement, LayerCost, PrivateRun, Query, Spread
 
 TRUTH = CostModel(
     name="truth",
@@ -48,7 +52,14 @@ def made_up(network: Network, images: Tensor, *, protocol: str, repeats: int, ti
         relu_count=network.relu_count,
         protocol=PROTOCOLS[protocol],
         layers=tuple(layers),
-        seconds=Spread.of([sum(layer.seconds.median for layer in layers)]),
+        queries=(
+            Query(
+                seconds=sum(layer.seconds.median for layer in layers),
+                bytes=sum(layer.bytes for layer in layers),
+                serial_bytes=sum(layer.serial_bytes for layer in layers),
+                messages=sum(layer.messages for layer in layers),
+            ),
+        ),
         setup_seconds=0.0,
         agreement=Agreement(images=1, same_argmax=1, max_abs_error=0.0, max_abs_logit=1.0),
         logits=((0.0,),),
@@ -60,17 +71,22 @@ def test_a_calibration_is_judged_on_six_networks_that_it_was_not_fitted_to(monke
     told: list[str] = []
     found = room.calibrate("semi2k", name="mine-semi2k", repeats=3, told=told.append)
     assert len(found.verdicts) == 6
-    assert all(verdict.seconds_error < 0.01 and verdict.bytes_error < 0.01 for verdict in found.verdicts)
-    assert len(told) == 10 and "under semi2k" in told[0]
-    assert "Median error of the seconds, on networks that the fit has not seen: 0." in found.to_text()
+    for of in (attrgetter("seconds"), attrgetter("bytes"), partial(Amounts.latency, link=LINKS["wan"])):
+        assert all(abs(verdict.error(of)) < 0.01 for verdict in found.verdicts)
+    assert len(told) == 10 and "under semi2k (trusted dealer: a cost reference)" in told[0]
+    text = found.to_text()
+    assert "Median errors, on networks that the fit has not seen: 0.0% s, loopback, 0.0% s, lan, 0.0% s, wan." in text
+    assert text.splitlines()[0] == "mine-semi2k, of semi2k (trusted dealer: a cost reference)"
     value = json.loads(json.dumps(found.to_json()))
     assert CostModel.from_json(value["model"]) == found.model
 
 
 def test_no_judged_network_is_one_of_those_fitted_to() -> None:
-    fitted, judged = calibration_networks(), judging_networks()
+    fitted, judged = (
+        {repr(layers_of(n)) for n in networks()} for networks in (calibration_networks, judging_networks)
+    )
     assert len(judged) >= 6
-    assert not {network.name for network in fitted} & {network.name for network in judged}
+    assert not fitted & judged
 
 
 def test_a_protocol_that_no_model_is_known_for_is_refused() -> None:
