@@ -14,7 +14,7 @@ from deepreduce.estimate import seconds_per_mac
 from deepreduce.inputs import choose_device, facts_without_data, load_data, original_network
 from deepreduce.methods import Proposal
 from deepreduce.network import Network
-from deepreduce.objective import BYTES, COUNT_OF_RELUS, RELUS, Costs, Objective
+from deepreduce.objective import BYTES, COUNT_OF_RELUS, RELUS, Costs, Objective, basis_of
 from deepreduce.outputs import objective_of
 from deepreduce.pricing import prices_of
 from deepreduce.progress import duration
@@ -76,6 +76,7 @@ class DryRun:
             "",
             *self._table(),
             "",
+            *(f"{preset}: one image, {basis_of(preset)}." for preset in self.prices),
         ]
         if schedule.is_provisional:
             lines.append(

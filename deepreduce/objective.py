@@ -98,8 +98,8 @@ def basis_of(preset: str) -> str:
     what = "estimated"
     if preset.startswith(MEASURED):
         what = "measured" if link == "loopback" else "measured; link computed"
-    # semi2k is never shown without a word of its dealer
-    dealer = "trusted dealer, a cost reference; " if protocol.endswith("semi2k") else ""
+    # semi2k, the user's own model of it too, is never shown without a word of its dealer
+    dealer = "trusted dealer, a cost reference; " if protocol.rpartition("-")[2] == "semi2k" else ""
     return f"{protocol} over {link} ({dealer}{what})"
 
 

@@ -51,8 +51,7 @@ def preset_named(name: str, *, folder: Path | None = None, models: Mapping[str, 
     """The preset called MODEL-LINK, as in "delphi-lan" or "mine-cheetah-wan".
 
     Models are those of `models`, else the ones that come with deepreduce, else those of this machine, which are read
-    from `folder` (None: `calibration_folder`). Raises `UserError` for a name that is
-    not known.
+    from `folder` (None: `calibration_folder`). Raises `UserError` for a name that is not known.
     """
     model, _, link = name.rpartition("-")
     if link not in LINKS or not model:

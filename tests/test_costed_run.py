@@ -129,6 +129,13 @@ def test_a_run_tries_no_network_over_the_highest_cost(finished: deepreduce.Resul
     assert all(c.prices["delphi-lan"].latency <= costs[1] for c in limited.schedule.candidates)
 
 
+def test_a_dry_run_says_what_its_costs_are_of_and_names_the_dealer() -> None:
+    values = {**TINY, "method": METHOD, "cost": {**COST, "presets": ["semi2k-wan"]}}
+    lines = deepreduce.dry_run(deepreduce.load_config(values=values)).to_text().splitlines()
+    assert "delphi-lan: one image, delphi over lan (estimated)." in lines
+    assert "semi2k-wan: one image, semi2k over wan (trusted dealer, a cost reference; estimated)." in lines
+
+
 def test_other_presets_may_be_asked_for_when_a_run_goes_on_but_no_other_objective(
     finished: deepreduce.Result, tmp_path: Path
 ) -> None:

@@ -29,7 +29,10 @@ class Spot:
 
 @dataclass(frozen=True, kw_only=True)
 class CostAxis:
-    """A log axis of costs with a place for 0, left of `low`, where some network costs nothing."""
+    """A log axis of costs from `low` to `high`, both in what the objective counts: ReLUs, seconds or bytes.
+
+    `zero` is the place of networks that cost nothing, left of `low`; None where there is none.
+    """
 
     objective: Objective
     low: float
@@ -39,6 +42,7 @@ class CostAxis:
 
     @classmethod
     def of(cls, costs: Sequence[float], objective: Objective) -> CostAxis:
+        """The axis on which these costs have room."""
         positive = [cost for cost in costs if cost > 0] or [1000]
         spread = math.log10(max(positive) / min(positive))
         # room at both ends for labels and markers, more of it where the labels of a rising front stand
@@ -52,9 +56,11 @@ class CostAxis:
 
     @property
     def start(self) -> float:
+        """The axis's left end, as a cost."""
         return self.low if self.zero is None else self.zero / (self.low / self.zero) ** 0.6
 
     def x(self, spot: Spot) -> float:
+        """Where on the axis a point is drawn, as a cost."""
         return float(spot.cost) if spot.cost > 0 or self.zero is None else self.zero
 
 

@@ -39,11 +39,10 @@ def candidates_csv(candidates: Iterable[Candidate], *, stages: Sequence[str]) ->
     Columns: plan_id (`teacher` for the full network), relu_count, val_accuracy, test_accuracy (fractions),
     train_seconds, label, status (`ok`, `failed`, or `dropped` where another network is better, or as good as it could
     be), failure (the reason), one `relus_<stage>` for each of `stages`, macs, churn (a fraction), folder, and plan
-    (compact JSON). For
-    each preset that networks have prices under, sorted, follow what an image costs: `latency_<preset>` (seconds),
-    `online_bytes_`, `offline_seconds_`, `offline_bytes_` and `rounds_<preset>`; empty where it is not known. The
-    measured cells of a candidate that failed or was dropped are empty. Label and failure are put on one line. Raises
-    `UserError` where a measurement has ReLUs in a stage that `stages` does not list.
+    (compact JSON). For each preset that networks have prices under, sorted, follow what an image costs:
+    `latency_<preset>` (seconds), `online_bytes_`, `offline_seconds_`, `offline_bytes_` and `rounds_<preset>`; empty
+    where it is not known. The measured cells of a candidate that failed or was dropped are empty. Label and failure
+    are put on one line. Raises `UserError` where a measurement has ReLUs in a stage that `stages` does not list.
     """
     ordered = sorted(candidates, key=lambda c: (-c.relu_count, c.plan_id))
     presets = sorted({preset for candidate in ordered for preset in candidate.prices})
