@@ -28,7 +28,8 @@ from deepreduce.report.drawing import (
 
 _EDGE, _GUTTER, _ROW = 0.15, 0.3, 0.3  # in inches
 _HEAD, _FOOT = 0.95, 0.35
-_LABEL_WIDTH, _PANEL = 2.3, 2.3
+_PANEL = 2.3
+_LABEL_WIDTHS = (1.2, 4.2)  # as wide as the longest label, within these
 _BAR = 0.62  # of a row's height
 
 # Okabe and Ito's, one trio for kinds of layers and another for what time is spent on
@@ -66,14 +67,17 @@ def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "") -> Figu
     if not rows:
         raise UserError("there is no network to draw the costs of")
     panels = _panels(any(row.price.offline_seconds for row in rows))
-    width_inches = 2 * _EDGE + _LABEL_WIDTH + (_PANEL + _GUTTER) * len(panels) - _GUTTER
-    figure = blank_figure(width_inches)
+    bars = (_PANEL + _GUTTER) * len(panels) - _GUTTER
+    figure = blank_figure(2 * _EDGE + _LABEL_WIDTHS[1] + bars)
     ruler = Ruler(figure)
+    longest = max(ruler.extent(one_line(row.label), LABEL_SIZE)[0] for row in rows) / DPI + 0.15
+    labels = min(max(longest, _LABEL_WIDTHS[0]), _LABEL_WIDTHS[1])
+    width_inches = 2 * _EDGE + labels + bars
     foot = _FOOT + (0.2 if note else 0.0)
     height = _HEAD + _ROW * len(rows) + foot
     figure.set_size_inches(width_inches, height)
     for p, panel in enumerate(panels):
-        left = _EDGE + _LABEL_WIDTH + p * (_PANEL + _GUTTER)
+        left = _EDGE + labels + p * (_PANEL + _GUTTER)
         axes = figure.add_axes(
             (left / width_inches, foot / height, _PANEL / width_inches, _ROW * len(rows) / height), gid=f"panel-{p}"
         )
@@ -82,7 +86,7 @@ def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "") -> Figu
     for r, row in enumerate(rows):
         y = (foot + _ROW * (len(rows) - r - 0.5)) / height
         figure.text(
-            (_EDGE + _LABEL_WIDTH - 0.1) / width_inches, y, ruler.fitted(row.label, _LABEL_WIDTH - 0.1, LABEL_SIZE),
+            (_EDGE + labels - 0.1) / width_inches, y, ruler.fitted(row.label, labels - 0.1, LABEL_SIZE),
             fontsize=LABEL_SIZE, ha="right", va="center", color=INK, parse_math=False, gid="row",
         )  # fmt: skip
     heading = ruler.fitted(title, width_inches - 2 * _EDGE, TITLE_SIZE, weight="bold")
