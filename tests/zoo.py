@@ -475,3 +475,60 @@ class RandomGraph(nn.Module):
         if kind == "shuffle":
             return F.relu(x.view(x.size(0), 2, x.size(1) // 2, x.size(2), x.size(3)).transpose(1, 2).flatten(1, 2))
         return self.relu(layer(x))
+
+
+class OfModules(nn.Module):
+    """Each kind of layer that has a function of the same meaning, as a module: convolutions, norm, pools, linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 8, (3, 1), stride=2, padding=(1, 0), dilation=(2, 1), groups=2)
+        self.conv3 = nn.Conv2d(8, 8, 1)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU6()
+        self.max_pool, self.avg_pool = nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, 1)
+        self.padded_pool = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+        self.last_pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.max_pool(self.relu1(self.bn(self.conv1(x))))
+        x = self.conv3(self.avg_pool(self.conv2(x)))
+        x = self.relu2(self.padded_pool(x))
+        return self.fc(self.last_pool(x).flatten(1))
+
+
+class OfFunctions(OfModules):
+    """The same, as functions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, bn, conv = F.conv2d(x, self.conv1.weight, padding=1), self.bn, self.conv2
+        x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
+        x = F.max_pool2d(F.relu(x), 3, 2, 1)
+        x = F.conv2d(x, conv.weight, conv.bias, stride=2, padding=(1, 0), dilation=(2, 1), groups=2)
+        x = torch.conv2d(F.avg_pool2d(x, 2, stride=1), self.conv3.weight, self.conv3.bias)
+        x = F.relu6(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False))
+        return F.linear(F.adaptive_avg_pool2d(x, (1, 1)).flatten(1), self.fc.weight, self.fc.bias)
+
+
+class TwoConvolutions(nn.Module):
+    """Conv, ReLU, max-pool, twice: pooling by modules, or by the functions that most tutorials use."""
+
+    def __init__(self, *, functions: bool) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.fc = conv(3, 8), conv(8, 8), nn.Linear(8 * 4 * 4, CLASSES)
+        self.relu1, self.relu2, self.pool1, self.pool2 = nn.ReLU(), nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2)
+        self.functions = functions
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.functions:
+            x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+            return self.fc(torch.max_pool2d(self.conv2(x).relu(), 2).flatten(1))
+        x = self.pool1(self.relu1(self.conv1(x)))
+        return self.fc(self.pool2(self.relu2(self.conv2(x))).flatten(1))
+
+
+WRITTEN: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
+    "every kind": (OfModules, OfFunctions),
+    "two convolutions": (lambda: TwoConvolutions(functions=False), lambda: TwoConvolutions(functions=True)),
+}
+"""Networks for images of (3, 16, 16), each made of modules and of functions."""

@@ -5,19 +5,23 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from deepreduce.cost.layers import ADD, BATCH_NORM, CONV, POOL
+from deepreduce.network.calls import Call, call_of
 from deepreduce.network.network import Network
+from deepreduce.network.run import attribute
 
-IDENTITY, PAD = "identity", "pad"
+IDENTITY, PAD, CONV_FUNCTION = "identity", "pad", "conv function"
 
 Pair = tuple[int, int]
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
+_EXACTLY = (nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)  # what subclasses make of them is theirs
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # torchvision's and timm's, which tracing keeps whole; in evaluation they give their input
 _STOCHASTIC = {"StochasticDepth", "DropBlock2d", "DropPath"}
@@ -30,7 +34,10 @@ class LinearOp:
     Along each axis (height, width), output position q reads its operands at q * stride - padding + t * dilation for
     t < kernel, and zeros outside of them. `groups` is the number of blocks of channels that do not mix. `shifts`
     tells that something is added that does not depend on the image (a bias). `layer` is the path of the module that
-    is called, "" for a function.
+    is called, "" for a function. `tensors` are the paths of what it computes with, "" for one that it lacks: weight
+    and bias of a convolution, mean, variance, weight and bias of a batch-norm, which has `eps`. `divisor` is what a
+    pool divides by instead of its window's size. `is_rigid`: its call can't be rewritten to pad nothing and to read
+    another operand, so that no region it is in can be padded once.
     """
 
     node: str
@@ -43,32 +50,45 @@ class LinearOp:
     dilation: Pair = (1, 1)
     padding: Pair = (0, 0)
     shifts: bool = False
+    tensors: tuple[str, ...] = ()
+    eps: float = 0.0
+    divisor: int | None = None
+    is_rigid: bool = False
 
 
 def linear_ops(network: Network) -> dict[str, LinearOp]:
     """Every linear call of the network's graph by the name of its node, in graph order.
 
     Convolutions, batch-norms, average pools, additions of feature maps of one shape, zero padding (or cropping), and
-    what does nothing in evaluation. What a convolution can't express is left out: padding that is not with zeros,
-    pools that leave the padding out of the average.
+    what does nothing in evaluation; as modules and as functions. What a convolution can't express is left out:
+    padding that is not with zeros, pools that leave the padding out of the average; and so is a module with hooks,
+    which may do anything.
     """
     found = {}
     for node in network.module.graph.nodes:
-        operands = tuple(source.name for source in node.all_input_nodes)
+        call = call_of(node, network.module)
+        # a function is given its weights as well
+        sources = [call.source] if call is not None and node.op != "call_module" else node.all_input_nodes
+        operands = tuple(source.name for source in sources)
         shapes = [network.node_shapes.get(name, ()) for name in (*operands, node.name)]
         if not operands or any(len(shape) != 3 for shape in shapes):
             continue
-        op = _linear_op(node, network.module, shapes)
+        op = _linear_op(node, call, network.module, shapes)
         if op is not None and _gives(op, shapes[0], shapes[-1]):
             found[node.name] = op
     return found
 
 
-def _linear_op(node: fx.Node, module: fx.GraphModule, shapes: Sequence[tuple[int, ...]]) -> LinearOp | None:
+def _linear_op(
+    node: fx.Node, call: Call | None, module: fx.GraphModule, shapes: Sequence[tuple[int, ...]]
+) -> LinearOp | None:
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
         single = len(node.all_input_nodes) == 1 == len(node.args) and not node.kwargs
-        return _of_layer(node, layer, shapes[0]) if single else None
+        return _of_layer(node, call, module, shapes[0]) if single and not has_hooks(layer) else None
+    if call is not None:
+        op = _of_call(node, call, module, shapes[0])
+        return None if op is None else _of_function(op, node)
     operands = tuple(source.name for source in node.all_input_nodes)
     channels = shapes[-1][0]
     if node.target in _ADDITIONS and not node.kwargs and all(isinstance(value, fx.Node) for value in node.args):
@@ -83,9 +103,15 @@ def _linear_op(node: fx.Node, module: fx.GraphModule, shapes: Sequence[tuple[int
     return None
 
 
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether code of the user's runs with the layer: whoever drops the layer would drop that too."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
 def is_identity(layer: nn.Module) -> bool:
     """True for a layer that gives its input in evaluation."""
-    return isinstance(layer, (nn.Identity, *_DROPOUTS)) or type(layer).__name__ in _STOCHASTIC
+    is_known = isinstance(layer, (nn.Identity, *_DROPOUTS)) or type(layer).__name__ in _STOCHASTIC
+    return is_known and not has_hooks(layer)
 
 
 def pad_amounts(node: fx.Node) -> tuple[int, int, int, int] | None:
@@ -100,55 +126,91 @@ def pad_amounts(node: fx.Node) -> tuple[int, int, int, int] | None:
     return left, right, top, bottom
 
 
-def _of_layer(node: fx.Node, layer: nn.Module, shape: tuple[int, ...]) -> LinearOp | None:
+def _of_layer(node: fx.Node, call: Call | None, module: fx.GraphModule, shape: tuple[int, ...]) -> LinearOp | None:
+    layer, path = module.get_submodule(str(node.target)), str(node.target)
+    if call is not None:
+        op = _of_call(node, call, module, shape) if type(layer) in _EXACTLY else None
+        return None if op is None else replace(op, layer=path)
     op = LinearOp(
-        node=node.name,
-        kind=IDENTITY,
-        operands=(node.all_input_nodes[0].name,),
-        groups=shape[0],
-        layer=str(node.target),
+        node=node.name, kind=IDENTITY, operands=(node.all_input_nodes[0].name,), groups=shape[0], layer=path
     )
-    if type(layer) is nn.Conv2d:
-        return _convolution(op, layer)
-    if type(layer) is nn.AvgPool2d:
-        return _average_pool(op, layer)
-    if type(layer) is nn.AdaptiveAvgPool2d:
-        return _adaptive_pool(op, layer, shape)
-    if type(layer) is nn.BatchNorm2d:
-        return replace(op, kind=BATCH_NORM, shifts=True) if layer.running_mean is not None else None
     if type(layer) is nn.ZeroPad2d:
         left, _, top, _ = layer.padding
         return replace(op, kind=PAD, padding=(top, left))
     return op if is_identity(layer) else None
 
 
-def _convolution(op: LinearOp, layer: nn.Conv2d) -> LinearOp | None:
-    kernel, dilation = pair(layer.kernel_size), pair(layer.dilation)
-    if layer.padding == "same":
-        padding = (dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2)
+def _of_function(op: LinearOp, node: fx.Node) -> LinearOp:
+    """The op of a function that no module calls; it is rigid where it pads or is given more than its operand."""
+    kind = CONV_FUNCTION if op.kind == CONV else op.kind
+    is_alone = len(node.all_input_nodes) == 1 and isinstance(node.args[0] if node.args else None, fx.Node)
+    return replace(op, kind=kind, is_rigid=op.padding != (0, 0) or not is_alone)
+
+
+def _of_call(node: fx.Node, call: Call, module: fx.GraphModule, shape: tuple[int, ...]) -> LinearOp | None:
+    op = LinearOp(node=node.name, kind=IDENTITY, operands=(call.source.name,), groups=shape[0])
+    if call.function == "conv2d":
+        return _convolution(op, call, module)
+    if call.function == "avg_pool2d":
+        return _average_pool(op, call)
+    if call.function == "adaptive_avg_pool2d":
+        return _adaptive_pool(op, call, shape)
+    return _batch_norm(op, call) if call.function == "batch_norm" else None
+
+
+def _convolution(op: LinearOp, call: Call, module: fx.GraphModule) -> LinearOp | None:
+    tensors, stride, dilation = _held(call, "weight", "bias"), call.pair("stride"), call.pair("dilation")
+    if not tensors or not tensors[0] or stride is None or dilation is None:
+        return None
+    height, width = attribute(module, tensors[0]).shape[2:]
+    whole = tuple(d * (k - 1) for d, k in zip(dilation, (height, width), strict=True))  # what "same" pads in all
+    if call["padding"] == "same":
+        padding: Pair | None = (whole[0] // 2, whole[1] // 2)
     else:
-        padding = (0, 0) if layer.padding == "valid" else pair(layer.padding)
-    if padding != (0, 0) and layer.padding_mode != "zeros":
+        padding = (0, 0) if call["padding"] == "valid" else call.pair("padding")
+    if padding is None:
+        return None
+    pads = whole if call["padding"] == "same" else padding
+    if pads != (0, 0) and call["padding_mode"] not in (None, "zeros"):
         return None
     return replace(
-        op, kind=CONV, groups=layer.groups, kernel=kernel, dilation=dilation, stride=pair(layer.stride),
-        padding=padding, shifts=layer.bias is not None,
+        op, kind=CONV, groups=call["groups"], kernel=(height, width), dilation=dilation, stride=stride,
+        padding=padding, shifts=tensors[1] != "", tensors=tensors,
     )  # fmt: skip
 
 
-def _average_pool(op: LinearOp, layer: nn.AvgPool2d) -> LinearOp | None:
-    padding = pair(layer.padding)
-    if padding != (0, 0) and not layer.count_include_pad:
+def _held(call: Call, *names: str) -> tuple[str, ...] | None:
+    """Paths of tensors that the call is given, "" for none; None where one is computed."""
+    tensors = tuple("" if call[name] is None else call[name] for name in names)
+    return tensors if all(isinstance(path, str) for path in tensors) else None
+
+
+def _average_pool(op: LinearOp, call: Call) -> LinearOp | None:
+    kernel, stride, padding = call.pair("kernel_size"), call.stride, call.pair("padding")
+    if kernel is None or stride is None or padding is None:
         return None
-    return replace(op, kind=POOL, kernel=pair(layer.kernel_size), stride=pair(layer.stride), padding=padding)
+    if padding != (0, 0) and not call["count_include_pad"]:
+        return None
+    return replace(op, kind=POOL, kernel=kernel, stride=stride, padding=padding, divisor=call["divisor_override"])
 
 
-def _adaptive_pool(op: LinearOp, layer: nn.AdaptiveAvgPool2d, shape: tuple[int, ...]) -> LinearOp | None:
-    made = [whole if size is None else size for size, whole in zip(pair(layer.output_size), shape[1:], strict=True)]
+def _adaptive_pool(op: LinearOp, call: Call, shape: tuple[int, ...]) -> LinearOp | None:
+    given = call["output_size"]
+    sizes = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+    made = [whole if size is None else size for size, whole in zip(sizes, shape[1:], strict=True)]
+    if not all(isinstance(size, int) for size in made):
+        return None
     if any(whole % size for size, whole in zip(made, shape[1:], strict=True)):
         return None  # its windows are of several sizes
     window = (shape[1] // made[0], shape[2] // made[1])
     return replace(op, kind=POOL, kernel=window, stride=window)
+
+
+def _batch_norm(op: LinearOp, call: Call) -> LinearOp | None:
+    tensors = _held(call, "running_mean", "running_var", "weight", "bias")
+    if not tensors or not tensors[0] or not tensors[1] or call["training"] or not isinstance(call["eps"], float):
+        return None
+    return replace(op, kind=BATCH_NORM, shifts=True, tensors=tensors, eps=call["eps"])
 
 
 def _gives(op: LinearOp, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
@@ -162,15 +224,6 @@ def _gives(op: LinearOp, before: tuple[int, ...], after: tuple[int, ...]) -> boo
     return True
 
 
-def pair(value: object) -> Pair:
-    """(height, width) of a figure that torch takes as one number or two."""
-    if isinstance(value, (tuple, list)):
-        height, width = value
-        return height, width
-    assert isinstance(value, int) or value is None
-    return value, value  # type: ignore[return-value]
-
-
 # -- computing them -----------------------------------------------------------------------------------------
 
 
@@ -182,18 +235,13 @@ def compute(op: LinearOp, module: fx.GraphModule, operands: Sequence[Tensor]) ->
     if op.kind == ADD:
         return operands[0] + operands[1]
     (x,) = operands
-    layer = module.get_submodule(op.layer) if op.layer else None
-    if isinstance(layer, nn.Conv2d):
-        return F.conv2d(x, layer.weight.detach().to(x), _like(layer.bias, x), op.stride, 0, op.dilation, op.groups)
-    if isinstance(layer, nn.BatchNorm2d):
-        mean, variance, weight, bias = (
-            _like(tensor, x) for tensor in (layer.running_mean, layer.running_var, layer.weight, layer.bias)
-        )
-        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=layer.eps)
+    tensors: list[Any] = [attribute(module, path).detach().to(x) if path else None for path in op.tensors]
+    if op.kind in (CONV, CONV_FUNCTION):
+        weight, bias = tensors
+        return F.conv2d(x, weight, bias, op.stride, 0, op.dilation, op.groups)
+    if op.kind == BATCH_NORM:
+        mean, variance, weight, bias = tensors
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=op.eps)
     if op.kind == POOL:
-        return F.avg_pool2d(x, op.kernel, op.stride, divisor_override=getattr(layer, "divisor_override", None))
+        return F.avg_pool2d(x, op.kernel, op.stride, divisor_override=op.divisor)
     return x
-
-
-def _like(tensor: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if tensor is None else tensor.detach().to(x)

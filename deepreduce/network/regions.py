@@ -121,7 +121,14 @@ class RegionFinder:
         return self._before[exit] & self._after[entry]
 
     def _is_closed(self, nodes: set[str], entry: str, exit: str) -> bool:
-        """Whether nothing but the exit is read outside, and every tensor is read as it was made."""
+        """Whether nothing but the exit is read outside, and every tensor is read as it was made.
+
+        With a rigid op nothing but the entry may be padded: such a region collapses as it is or not at all.
+        """
+        if any(self.ops[node].is_rigid for node in nodes):
+            inner = (self.ops[node] for node in nodes if self.ops[node].operands != (entry,))
+            if any(self._pads(op) for op in inner):
+                return False
         for node in nodes:
             if node != exit and not set(self._dag.successors(node)) <= nodes:
                 return False
@@ -129,6 +136,12 @@ class RegionFinder:
                 if (operand not in nodes and operand != entry) or self._overwrites.between(operand, node):
                     return False
         return not self._overwrites.between(entry, exit, reader_too=True)
+
+    def _pads(self, op: LinearOp) -> bool:
+        """Whether the op reads zeros around an operand."""
+        shapes = self.network.node_shapes
+        read, whole = read_by(op, area_of(shapes[op.node])), area_of(shapes[op.operands[0]])
+        return any(low < first or high > last for (low, high), (first, last) in zip(read, whole, strict=True))
 
 
 # -- what is read, position by position ----------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from deepreduce.network import Network, trace_network
 
@@ -39,6 +40,29 @@ class Linear(nn.Module):
         return self.fc(self.pool(self.relu2(self.region(self.relu1(self.stem(x))))).flatten(1))
 
 
+class Function(nn.Module):
+    """A convolution, batch-norm or pool of a module's numbers, computed by a function instead of the module."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        if isinstance(layer, nn.Conv2d):
+            return F.conv2d(x, layer.weight, layer.bias, padding=layer.padding, dilation=layer.dilation,
+                            groups=layer.groups)  # fmt: skip
+        if isinstance(layer, nn.BatchNorm2d):
+            return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
+        return F.avg_pool2d(x, 2, divisor_override=3)
+
+
+def hooked(layer: nn.Module) -> nn.Module:
+    """The layer with a hook that changes what it gives."""
+    layer.register_forward_hook(lambda _, given, made: 1.5 * made)
+    return layer
+
+
 WIDTH = 4
 SIZES = (9, 12, 13, 16)
 
@@ -63,6 +87,24 @@ steps = st.one_of(
 )
 regions = st.lists(steps, min_size=1, max_size=5)
 
+# what collapsing must leave as it is, or can't pad once
+odd_convolutions = st.fixed_dictionaries(
+    {
+        "kernel": st.sampled_from([1, 2, 3, (2, 3)]),
+        "padding": st.sampled_from(["same", "same", "valid", 0, 1]),
+        "padding_mode": st.sampled_from(["zeros", "reflect", "replicate", "circular"]),
+        "dilation": st.sampled_from([1, 1, 2]),
+        "groups": st.sampled_from([1, 2]),
+        "bias": st.booleans(),
+    }
+)
+odd_steps = st.one_of(
+    steps,
+    st.tuples(st.sampled_from(["conv", "hooked", "function"]), odd_convolutions),
+    st.tuples(st.sampled_from(["pool function", "bn function", "hooked identity"]), st.none()),
+)
+odd_regions = st.lists(odd_steps, min_size=1, max_size=5)
+
 
 def conv3(stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(WIDTH, WIDTH, 3, stride=stride, padding=1, bias=False)
@@ -76,7 +118,14 @@ def layer_of(kind: str, options: dict[str, Any] | None) -> nn.Module:
     if kind == "conv":
         assert options is not None
         return nn.Conv2d(WIDTH, WIDTH, options["kernel"], **{k: v for k, v in options.items() if k != "kernel"})
+    if kind == "hooked":
+        return hooked(layer_of("conv", options))
+    if kind == "function":
+        return Function(layer_of("conv", options))
     return {
+        "pool function": lambda: Function(nn.Identity()),
+        "bn function": lambda: Function(nn.BatchNorm2d(WIDTH)),
+        "hooked identity": lambda: hooked(nn.Identity()),
         "bn": lambda: nn.BatchNorm2d(WIDTH),
         "pool": lambda: nn.AvgPool2d(2),
         "padded pool": lambda: nn.AvgPool2d(3, stride=1, padding=1),

@@ -24,7 +24,7 @@ from deepreduce.plan import ReductionPlan
 from deepreduce.runs import NetworkFolder
 from deepreduce.transforms import apply_plan, collapse, cull, cull_plan, normalise_plan, pad_once
 from tests.independent import executed_macs, executed_relus
-from tests.transforms.linear_nets import SIZES, built, images, logits, randomised, regions
+from tests.transforms.linear_nets import SIZES, Function, built, images, logits, odd_regions, randomised, regions
 from tests.zoo import TOYS
 
 drawing = settings(
@@ -71,6 +71,20 @@ def test_collapsing_changes_no_logit(drawn: Drawn, size: int, free: bool) -> Non
     assert [(s.name, s.stage, s.shape) for s in collapsed.sites] == [
         (s.name, s.stage, s.shape) for s in network.sites
     ]
+
+
+@drawing
+@given(odd_regions, st.sampled_from(SIZES), st.booleans())
+def test_collapsing_changes_no_logit_whatever_pads_runs_hooks_or_is_a_function(
+    drawn: Drawn, size: int, once: bool
+) -> None:
+    network = drawn_network(drawn, size)
+    if once:
+        try:
+            network = pad_once(network, cost=fewest_layers)
+        except PlanError:
+            pass
+    assert error(network, collapse(network, cost=fewest_layers).network) < 1e-4
 
 
 @drawing
@@ -244,6 +258,63 @@ def test_depthwise_layers_stay_depthwise() -> None:
 def test_an_average_that_leaves_the_padding_out_is_no_convolution() -> None:
     network = sequence(nn.Conv2d(3, 4, 1), nn.AvgPool2d(3, padding=1, count_include_pad=False), nn.Conv2d(4, 2, 1))
     assert not collapse(network, cost=fewest_layers).regions
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("kernel", [2, (1, 2), 3])
+def test_a_convolution_that_pads_with_anything_but_zeros_is_in_no_region(mode: str, kernel: Any) -> None:
+    network = sequence(nn.Conv2d(3, 4, kernel, padding="same", padding_mode=mode), nn.BatchNorm2d(4))
+    collapsed = collapse(network, cost=fewest_layers)
+    assert not collapsed.regions
+    assert error(network, collapsed.network) < 1e-5
+
+
+def test_a_padding_mode_does_not_matter_where_nothing_is_padded() -> None:
+    layers = [nn.Conv2d(3, 4, 1, padding="same", padding_mode="reflect")]
+    layers.append(nn.Conv2d(4, 4, 2, padding=0, padding_mode="circular"))
+    assert only(sequence(*layers)).outcome == "collapsed"
+
+
+@pytest.mark.parametrize("pre", [False, True])
+def test_a_layer_with_a_hook_is_in_no_region_and_its_hook_still_runs(pre: bool) -> None:
+    seen: list[str] = []
+    layers = [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Identity(), nn.Conv2d(4, 4, 1)]
+    for layer in layers[1:3]:
+        if pre:
+            layer.register_forward_pre_hook(lambda _, given: seen.append("ran") or (given[0] + 1,))
+        else:
+            layer.register_forward_hook(lambda _, given, made: seen.append("ran") or 2 * made)
+    network = sequence(*layers)
+    collapsed = collapse(network, cost=fewest_layers).network
+    assert {"layers.2", "layers.3"} <= {str(node.target) for node in collapsed.module.graph.nodes}
+    seen.clear()
+    after = logits(collapsed)
+    assert seen == ["ran", "ran"]
+    torch.testing.assert_close(after, logits(network))
+
+
+def test_functions_collapse_like_the_modules_that_call_them() -> None:
+    layers = [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Identity(), nn.Conv2d(4, 4, 3)]
+    network = sequence(*(Function(layer) for layer in layers))
+    collapsed = collapse(network, cost=fewest_layers).network
+    assert len(collapsed.linear_layers) == 1 and len(linear_nodes(collapsed)) == 1
+    assert error(network, collapsed) < 1e-5
+
+
+def linear_nodes(network: Network) -> list[str]:
+    """What stands between the two ReLUs of a `sequence`, weights left out."""
+    nodes = [node.name for node in network.module.graph.nodes if node.op != "get_attr"]
+    places = [index for index, name in enumerate(nodes) if name in {site.node for site in network.sites}]
+    return nodes[places[0] + 1 : places[1]]
+
+
+def test_a_function_that_pads_what_a_layer_has_made_is_not_merged_with_it_and_not_padded_once() -> None:
+    network = sequence(nn.BatchNorm2d(3), Function(nn.Conv2d(3, 4, 3, padding=1)), nn.BatchNorm2d(4))
+    (report,) = collapse(network, cost=fewest_layers).regions
+    assert (report.entry, report.outcome) == ("layers_1", "collapsed")  # the first batch-norm stays
+    assert error(network, collapse(network, cost=fewest_layers).network) < 1e-5
+    with pytest.raises(PlanError, match="no linear region that padding once would make cheaper"):
+        pad_once(network, cost=fewest_layers)
 
 
 def test_a_layer_that_is_called_elsewhere_too_keeps_its_padding_and_the_reason_is_told() -> None:

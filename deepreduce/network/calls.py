@@ -1,0 +1,124 @@
+"""What a node of a graph calls, however that is written: as a module, a function, a method, an operation of ATen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+_PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "conv2d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    "linear": ("input", "weight", "bias"),
+    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    "max_pool2d": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    "avg_pool2d": (
+        "input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"
+    ),
+    "adaptive_max_pool2d": ("input", "output_size", "return_indices"),
+    "adaptive_avg_pool2d": ("input", "output_size"),
+    "mean": ("input", "dim", "keepdim"),
+}  # fmt: skip
+"""The functions that are told apart, with their parameters in order."""
+
+_FUNCTIONS: Mapping[Any, str] = {
+    F.conv2d: "conv2d",
+    F.linear: "linear",
+    F.batch_norm: "batch_norm",
+    F.max_pool2d: "max_pool2d", torch.max_pool2d: "max_pool2d", F.max_pool2d_with_indices: "max_pool2d",
+    F.avg_pool2d: "avg_pool2d",
+    F.adaptive_max_pool2d: "adaptive_max_pool2d", F.adaptive_max_pool2d_with_indices: "adaptive_max_pool2d",
+    F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
+    torch.mean: "mean", "mean": "mean",
+}  # fmt: skip
+
+_DEFAULTS: Mapping[str, Any] = {
+    "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "training": False, "eps": 1e-5,
+    "ceil_mode": False, "count_include_pad": True, "divisor_override": None, "keepdim": False, "dim": None,
+}  # fmt: skip
+
+_OPTIONS = (
+    "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "eps", "ceil_mode", "count_include_pad",
+    "divisor_override", "output_size",
+)  # fmt: skip
+_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+_MODULES: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.Conv2d, "conv2d"),
+    (nn.Linear, "linear"),
+    (nn.modules.batchnorm._BatchNorm, "batch_norm"),
+    (nn.MaxPool2d, "max_pool2d"),
+    (nn.AvgPool2d, "avg_pool2d"),
+    (nn.AdaptiveMaxPool2d, "adaptive_max_pool2d"),
+    (nn.AdaptiveAvgPool2d, "adaptive_avg_pool2d"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A call of `function` on what the node `source` gives.
+
+    `options` are its arguments by the names of torch.nn.functional; one that the graph computes is a node. Tensors
+    that the network holds (weights, statistics) are given by their paths.
+    """
+
+    function: str
+    source: fx.Node
+    options: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.options.get(name, _DEFAULTS.get(name))
+
+    def pair(self, name: str) -> tuple[int, int] | None:
+        """(height, width) of an option that is one number or two; None for a word and for what the graph computes."""
+        value = self[name]
+        sizes = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+        if len(sizes) == 1:
+            sizes = (sizes[0], sizes[0])
+        if len(sizes) != 2 or any(isinstance(size, bool) or not isinstance(size, int) for size in sizes):
+            return None
+        return sizes
+
+    @property
+    def stride(self) -> tuple[int, int] | None:
+        """Of a convolution or a pool; a pool's is its window's size where none is given."""
+        is_pool = "kernel_size" in self.options and self.function != "conv2d"
+        return self.pair("kernel_size" if is_pool and not self.options.get("stride") else "stride")
+
+
+def call_of(node: fx.Node, module: fx.GraphModule) -> Call | None:
+    """What the node calls of the functions that are told apart; None for any other."""
+    if node.op == "call_module":
+        return _of_module(node, module.get_submodule(str(node.target)))
+    if node.op not in ("call_function", "call_method"):
+        return None
+    if isinstance(node.target, torch._ops.OpOverload):
+        function = node.target.overloadpacket.__name__
+        names = tuple({"self": "input"}.get(a.name, a.name) for a in node.target._schema.arguments)
+    else:
+        function = _FUNCTIONS.get(node.target, "")
+        names = _PARAMETERS.get(function, ())
+    if function not in _PARAMETERS:
+        return None
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    source = given.pop("input", None)
+    if not isinstance(source, fx.Node):
+        return None
+    options = {name: _path(value) if name in _TENSORS else value for name, value in given.items()}
+    return Call(function=function, source=source, options=options)
+
+
+def _of_module(node: fx.Node, layer: nn.Module) -> Call | None:
+    function = next((name for kind, name in _MODULES if isinstance(layer, kind)), None)
+    if function is None or not node.all_input_nodes:
+        return None
+    options = {name: getattr(layer, name) for name in _OPTIONS if hasattr(layer, name)}
+    held = {name: f"{node.target}.{name}" for name in _TENSORS if getattr(layer, name, None) is not None}
+    return Call(function=function, source=node.all_input_nodes[0], options={**options, **held})
+
+
+def _path(value: Any) -> Any:
+    return str(value.target) if isinstance(value, fx.Node) and value.op == "get_attr" else value
