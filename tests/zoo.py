@@ -532,3 +532,16 @@ WRITTEN: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "two convolutions": (lambda: TwoConvolutions(functions=False), lambda: TwoConvolutions(functions=True)),
 }
 """Networks for images of (3, 16, 16), each made of modules and of functions."""
+
+
+class OptionA(Classified):
+    """A ResNet of CIFAR's: shortcuts that leave out every second row and column and pad channels with zeros."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem, self.down, self.conv, self.last = conv(3, 4), conv(4, 8, stride=2), conv(8, 8), conv(4, 8)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(self.conv(F.relu(self.down(x))) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)))
+        return F.relu(self.last(x[:, 1::2]))

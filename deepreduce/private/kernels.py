@@ -15,17 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from deepreduce.private.program import Argument, Layer, Program, Ref
+from deepreduce.private.program import Argument, Layer, Program, Ref, UnsupportedError
 
 Value = Any
 """An array of JAX's, or a number."""
 
 _LOWEST = -float(2**20)
 """Pads a max-pool: below every activation, and far from what 64 bits can't hold."""
-
-
-class UnsupportedError(Exception):
-    """A way to use an operation that is not expressed; the text continues "LAYER ..."."""
 
 
 def layer_function(layer: Layer, masks: Mapping[str, NDArray[Any]]) -> Callable[..., tuple[Value, ...]]:
@@ -35,7 +31,15 @@ def layer_function(layer: Layer, masks: Mapping[str, NDArray[Any]]) -> Callable[
         values: dict[str, Value] = dict(zip((*layer.inputs, *layer.weights), given, strict=True))
         for op in layer.ops:
             args = [_resolved(argument, values, masks) for argument in op.args]
-            values[op.output] = KERNELS[op.name](*args, shape=op.shape)
+            try:
+                values[op.output] = KERNELS[op.name](*args, shape=op.shape)
+            except UnsupportedError:
+                raise
+            except Exception as error:  # of JAX's, over arguments that nobody thought of
+                said = str(error).strip().partition("\n")[0]
+                raise UnsupportedError(
+                    f"computes {op.name} in a way that is not expressed ({type(error).__name__}: {said})"
+                ) from error
         return tuple(values[name] for name in layer.outputs)
 
     return run
@@ -56,7 +60,12 @@ def output_shapes(program: Program, layer: Layer, masks: Mapping[str, NDArray[An
     """Raises `UnsupportedError` where the layer uses an operation in a way that is not expressed."""
     shapes = jax.eval_shape(layer_function(layer, masks), *example_inputs(program, layer))
     for name, found in zip(layer.outputs, shapes, strict=True):
-        assert found.shape == program.shapes[name], (layer.name, name, found.shape, program.shapes[name])
+        if found.shape != program.shapes[name]:
+            ops = ", ".join(op.name for op in layer.ops)
+            raise UnsupportedError(
+                f"computes {ops} in a way that is not expressed (its output is {found.shape}, as stored, and should"
+                f" be {program.shapes[name]})"
+            )
 
 
 # -- layouts ------------------------------------------------------------------------------------------------
@@ -75,18 +84,19 @@ def _axis(x: Value, dim: int) -> int:
     return (0, 3, 1, 2)[dim % 4] if x.ndim == 4 else dim % x.ndim
 
 
-def _aligned(a: Value, b: Value) -> tuple[Value, Value]:
-    """Both operands of an elementwise operation, so that they broadcast as PyTorch's would."""
-    ranks = [getattr(value, "ndim", 0) for value in (a, b)]
-    if 4 in ranks:
-        a, b = (_to_stored(x.reshape((1,) * (4 - x.ndim) + x.shape)) if 0 < r < 4 else x
-                for x, r in ((a, ranks[0]), (b, ranks[1])))  # fmt: skip
-    return a, b
+def _fitted(x: Value, shape: tuple[int, ...]) -> Value:
+    """An operand so that it broadcasts to what is stored of `shape` as PyTorch's would to that."""
+    rank, own = len(shape), getattr(x, "ndim", 0)
+    if own in (0, rank) or 4 not in (own, rank):
+        return x
+    if rank > 4:
+        return _to_torch(x)
+    return _to_stored(x.reshape((1,) * (4 - own) + x.shape))
 
 
 def _elementwise(function: Callable[[Value, Value], Value]) -> Callable[..., Value]:
     def run(a: Value, b: Value, alpha: float = 1, *, shape: tuple[int, ...]) -> Value:
-        a, b = _aligned(a, b)
+        a, b = _fitted(a, shape), _fitted(b, shape)
         return function(a, b if alpha == 1 else b * float(alpha))
 
     return run
@@ -138,7 +148,9 @@ def _clamp(x: Value, low: float | None = None, high: float | None = None, *, sha
     return x if high is None else jnp.minimum(x, float(high))
 
 
-def _power(x: Value, exponent: float, *, shape: tuple[int, ...]) -> Value:
+def _power(x: Value, exponent: Value, *, shape: tuple[int, ...]) -> Value:
+    if not isinstance(exponent, (int, float)):
+        raise UnsupportedError("raises to a power that is a tensor")
     if exponent not in (2, 3, 4):
         raise UnsupportedError(f"raises to the power of {exponent}; 2, 3 and 4 can be expressed")
     square = x * x
@@ -147,16 +159,14 @@ def _power(x: Value, exponent: float, *, shape: tuple[int, ...]) -> Value:
 
 def _divide(x: Value, divisor: Value, *, shape: tuple[int, ...]) -> Value:
     if not isinstance(divisor, (int, float)):
-        raise UnsupportedError("divides by a tensor")
+        raise UnsupportedError("divides by values that depend on the image")
     return x * (1.0 / divisor)
 
 
 def _where(condition: Value, a: Value, b: Value, *, shape: tuple[int, ...]) -> Value:
     if not isinstance(condition, np.ndarray):
         raise UnsupportedError("chooses by values that depend on the image")
-    wide = _to_stored(np.broadcast_to(condition, shape)) if condition.ndim < 4 else condition
-    a, b = _aligned(a, b)
-    return jnp.where(wide, a, b)
+    return jnp.where(_fitted(condition, shape), _fitted(a, shape), _fitted(b, shape))
 
 
 # -- pooling ------------------------------------------------------------------------------------------------
@@ -223,18 +233,14 @@ def _adaptive_avg_pool(x: Value, size: list[int], *, shape: tuple[int, ...]) -> 
     return total * (1.0 / float(counts.flat[0]) if np.ptp(counts) == 0 else 1.0 / counts)
 
 
-def _sum(
-    x: Value, dims: list[int] | None, keepdim: bool = False, dtype: Any = None, *, shape: tuple[int, ...]
-) -> Value:
+def _sum(x: Value, dims: list[int] | None = None, keepdim: bool = False, *, shape: tuple[int, ...]) -> Value:
     chosen = list(range(x.ndim)) if not dims else [dim % x.ndim for dim in dims]
-    if x.ndim == 4 and not keepdim and sorted(chosen) not in ([0, 1, 2, 3], [2, 3], [1, 2, 3]):
-        return _to_stored(jnp.sum(_to_torch(x), axis=tuple(chosen)))
+    if x.ndim != 4 or (not keepdim and sorted(chosen) not in ([0, 1, 2, 3], [2, 3], [1, 2, 3])):
+        return _to_stored(jnp.sum(_to_torch(x), axis=tuple(chosen), keepdims=keepdim))
     return jnp.sum(x, axis=tuple(_axis(x, dim) for dim in chosen), keepdims=keepdim)
 
 
-def _mean(
-    x: Value, dims: list[int] | None, keepdim: bool = False, dtype: Any = None, *, shape: tuple[int, ...]
-) -> Value:
+def _mean(x: Value, dims: list[int] | None = None, keepdim: bool = False, *, shape: tuple[int, ...]) -> Value:
     total = _sum(x, dims, keepdim, shape=shape)
     return total * (total.size / x.size)
 
@@ -246,7 +252,7 @@ def _concatenate(parts: list[Value], dim: int = 0, *, shape: tuple[int, ...]) ->
     return jnp.concatenate(parts, axis=_axis(parts[0], dim))
 
 
-def _reshape(x: Value, size: list[int], *, shape: tuple[int, ...]) -> Value:
+def _reshape(x: Value, *args: Any, shape: tuple[int, ...]) -> Value:
     return jnp.reshape(x, shape)
 
 
@@ -266,7 +272,8 @@ def _pad(x: Value, pad: list[int], fill: float = 0.0, *, shape: tuple[int, ...])
 def _slice(x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1,
            *, shape: tuple[int, ...]) -> Value:  # fmt: skip
     axis = _axis(x, dim)
-    return x[(slice(None),) * axis + (slice(start, end, step),)]
+    # ATen's end may be 2**63 - 1, which JAX can't take
+    return x[(slice(None),) * axis + (slice(*slice(start, end, step).indices(x.shape[axis])),)]
 
 
 def _select(x: Value, dim: int, index: int, *, shape: tuple[int, ...]) -> Value:
@@ -287,7 +294,7 @@ def _permute(x: Value, dims: list[int], *, shape: tuple[int, ...]) -> Value:
     return jnp.transpose(x, [dim % x.ndim for dim in dims])
 
 
-def _expand(x: Value, size: list[int], *args: Any, shape: tuple[int, ...]) -> Value:
+def _expand(x: Value, *args: Any, shape: tuple[int, ...]) -> Value:
     return jnp.broadcast_to(x, shape)
 
 
@@ -330,4 +337,4 @@ KERNELS: dict[str, Callable[..., Value]] = {
     "expand": _moving(_expand),
     "constant_pad_nd": _moving(_pad),
 }
-"""Operation -> its function; the names are those of `deepreduce.private.bridge.KIND_OF`."""
+"""Operation -> its function; the names are those of `deepreduce.private.operations.KIND_OF`."""

@@ -21,6 +21,10 @@ REVEAL, REVEALED = "reveal", "logits"
 """Kind and name of the last message of a query, by which the client learns the logits."""
 
 
+class UnsupportedError(Exception):
+    """A way to use an operation that is not expressed; the text continues "LAYER ..."."""
+
+
 @dataclass(frozen=True)
 class Ref:
     """The name of a value: an activation, a weight of the server's, or a public mask."""

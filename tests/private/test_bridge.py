@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.nn import functional as F
 
 from deepreduce.errors import UserError
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
-from deepreduce.private.program import Program
+from deepreduce.network.layers import layers_of
+from deepreduce.private.operations import KIND_OF, NORMS, SAME, SPLITS, TAKEN, operation_of
+from deepreduce.private.program import Program, UnsupportedError
 from deepreduce.transforms import apply_plan, cull_plan
 from tests.private.plain import calibrated, logits_of, lowered
-from tests.zoo import STEPS, TOYS, RandomGraph
+from tests.zoo import STEPS, TOYS, WRITTEN, OptionA, RandomGraph
 
 pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
 
@@ -192,8 +198,236 @@ def test_what_cannot_be_expressed_is_named(layer: nn.Module, said: str) -> None:
         lowered(trace_network(Strange(), (3, 8, 8)))
 
 
-def test_every_operation_of_the_table_has_a_function() -> None:
-    from deepreduce.private.bridge import KIND_OF
+# -- what networks write between their layers ----------------------------------------------------------------
+
+
+class Between(nn.Module):
+    """A convolution to feature maps (4, 6, 6), what `call` makes of them and of the numbers below, a classifier."""
+
+    def __init__(self, call: Callable[[Tensor, Any], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.bn, self.fc, self.call = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LazyLinear(3), call
+        self.matrix, self.bias = nn.Parameter(torch.randn(144, 5)), nn.Parameter(torch.randn(5))
+        self.alpha, self.scale = nn.Parameter(torch.randn(4, 1, 1)), nn.Parameter(torch.tensor(0.5))
+        self.register_buffer("beta", torch.randn(4, 1, 1))
+        self.register_buffer("four", torch.randn(2, 2, 6, 6))
+        self.register_buffer("mask", torch.tensor([True, False, True, True]))
+        self.register_buffer("wide", torch.rand(2, 2, 6, 6) > 0.5)
+        self.register_buffer("places", torch.tensor([-1, 0, 2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.call(self.conv(x), self).flatten(1))
+
+
+def between(call: Callable[[Tensor, Any], Tensor]) -> Network:
+    module = Between(call).eval()
+    with torch.no_grad():
+        module(torch.zeros(1, 3, 8, 8))
+    return trace_network(module, (3, 8, 8))
+
+
+def five(x: Tensor) -> Tensor:
+    """(batch, 2, 2, 6, 6)"""
+    return x.view(-1, 2, 2, 6, 6)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, net: five(x) * net.four,
+        lambda x, net: net.four - five(x),
+        lambda x, net: five(x) + five(x).sum(1),
+        lambda x, net: five(x).sum(2, keepdim=True),
+        lambda x, net: five(x).mean((1, 4)),
+        lambda x, net: torch.where(net.wide, F.relu(five(x)), five(x)),
+        lambda x, net: torch.addmm(net.bias, x.flatten(1), net.matrix, beta=0.5, alpha=2),
+        lambda x, net: torch.addmm(net.bias[None], x.flatten(1), net.matrix),
+        lambda x, net: x.double().float(),
+        lambda x, net: x.mean((2, 3), keepdim=True).squeeze()[None],
+        lambda x, net: x.mean((2, 3), keepdim=True).squeeze((2, 3)),
+        lambda x, net: x[:, net.mask],
+        lambda x, net: x[:, net.places],
+        lambda x, net: x[:, [3, 1]],
+        lambda x, net: x / net.beta,
+        lambda x, net: x[:, 1::2, ::3, 1:-1],
+        lambda x, net: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)),
+        lambda x, net: net.bn(net.bn(x).clone()),
+        lambda x, net: x * (net.alpha > 0).float(),
+    ],
+)
+def test_what_stands_between_layers_computes_what_pytorch_computes(call: Callable[[Tensor, Any], Tensor]) -> None:
+    agrees(between(call))
+
+
+def test_shortcuts_of_option_a_compute_what_pytorch_computes_and_are_analyzed() -> None:
+    torch.manual_seed(0)
+    network = trace_network(OptionA(), (3, 8, 8))
+    agrees(network)
+    assert network.relu_count == 4 * 8 * 8 + 2 * 8 * 4 * 4 + 8 * 4 * 4
+    assert {"pad", "getitem"} <= {layer.name for layer in layers_of(network)}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("form", [0, 1])
+def test_modules_and_functions_compute_what_pytorch_computes(name: str, form: int) -> None:
+    agrees(trace_network(calibrated(WRITTEN[name][form](), (3, 16, 16)), (3, 16, 16)))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x, net: x.int().float(), "int_1 turns values that depend on the image into torch.int32"),
+        (lambda x, net: x.to(torch.long).float(), "to turns values that depend on the image into torch.int64"),
+        (lambda x, net: torch.div(x, 2, rounding_mode="floor"), "div computes div with rounding_mode=floor"),
+        (lambda x, net: x // 2, "floordiv computes floor_divide"),
+        (lambda x, net: x.view(torch.int32).float(), "view computes view with dtype=torch.int32"),
+        (lambda x, net: 2**x, "raises to a power that is a tensor"),
+        (lambda x, net: x**5, "raises to the power of 5"),
+        (lambda x, net: x / (x * x + 1), "truediv divides by values that depend on the image"),
+        (lambda x, net: torch.clamp(x, max=net.scale), "clamp clamps by bounds that are tensors"),
+        (lambda x, net: (x * 1j).real, "mul is given 1j"),
+        (lambda x, net: x[:, net.places, net.places], "getitem indexes by more than one list"),
+        (lambda x, net: x.mean() * x.mean().item() * x, "its graph can't be followed"),
+        (
+            lambda x, net: F.batch_norm(x, net.bn.running_mean, net.bn.running_var, training=True),
+            "normalises by statistics of the image itself",
+        ),
+    ],
+)
+def test_what_stands_between_layers_and_cannot_be_expressed_is_named(
+    call: Callable[[Tensor, Any], Tensor], said: str
+) -> None:
+    with pytest.raises(UserError, match=f"Between can't be run privately: .*{said}"):
+        lowered(between(call))
+
+
+# -- who knows what ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x, net: torch.where(net.alpha > 0, F.relu(x), x), "where takes a mask made of alpha, which is the s"),
+        (lambda x, net: torch.where(net.beta > 0, F.relu(x), x), "where takes a mask that forward computes, perhaps"),
+        (lambda x, net: x * (net.alpha > 0), "mul takes a mask made of alpha"),
+        (lambda x, net: x * (net.alpha > 0).int(), "mul takes a mask made of alpha"),
+        (lambda x, net: x[:, net.alpha.flatten().argsort()], "getitem takes a mask made of alpha"),
+        (lambda x, net: x[:, net.alpha.flatten() > -9], "getitem takes a mask made of alpha"),
+        (lambda x, net: torch.where((net.alpha * 2).split(2)[0][:1] > 0, F.relu(x), x), "where takes a mask made of"),
+    ],
+)
+def test_a_mask_made_of_the_servers_numbers_is_refused_with_the_repair(
+    call: Callable[[Tensor, Any], Tensor], said: str
+) -> None:
+    with pytest.raises(UserError, match=f"{said}.*masks are public.*register it as a boolean buffer"):
+        lowered(between(call))
+
+
+def test_a_parameter_read_as_a_number_is_refused() -> None:
+    with pytest.raises(UserError, match="item makes a public number of scale, which is the server's"):
+        lowered(between(lambda x, net: x * (2 * net.scale).item()))
+
+
+def test_a_boolean_buffer_is_public_and_what_is_computed_of_it_too() -> None:
+    found = lowered(between(lambda x, net: torch.where(net.wide, five(x), x[:, net.mask][:, :1, None])))
+    assert [array.dtype.kind for array in found.masks.values()] == ["i", "b"]  # a mask of channels is their numbers
+
+
+# -- the table of operations ---------------------------------------------------------------------------------
+
+
+def test_every_operation_of_the_table_has_a_function_that_takes_its_arguments() -> None:
     from deepreduce.private.kernels import KERNELS
 
-    assert set(KIND_OF) == set(KERNELS)
+    assert set(KIND_OF) == set(KERNELS) == set(TAKEN) - SAME - NORMS - SPLITS - {"index"}
+    for name, function in KERNELS.items():
+        given = TAKEN[name][:3] if name == "addmm" else TAKEN[name]  # beta and alpha go into its weights
+        inspect.signature(function).bind(*given, shape=())
+
+
+def overloads() -> Iterator[tuple[str, OpOverload]]:
+    """Every way to call the operations of the table with tensors."""
+    for name in (*TAKEN, "max_pool2d_with_indices", "expand_copy"):
+        packet = getattr(torch.ops.aten, name)
+        for overload in map(packet.__getattr__, packet.overloads()):
+            types = [str(argument.type) for argument in overload._schema.arguments]
+            writes = any(a.alias_info is not None and a.alias_info.is_write for a in overload._schema.arguments)
+            if any("Tensor" in kind for kind in types) and not writes:
+                yield name, overload
+
+
+OTHERS = {"int": 7, "bool": True, "float": 0.25, "number": 3, "str": "floor", "Optional[str]": "floor"}
+
+
+def another(argument: Any) -> Any:
+    """A value for an argument that is not its default."""
+    kind, default = str(argument.type), argument.default_value
+    if argument.name in ("dtype", "out_dtype"):
+        return torch.float64
+    return not default if kind == "bool" else OTHERS.get(kind, [7])
+
+
+def call_with(overload: OpOverload, changed: str) -> fx.Node:
+    """A call with that argument changed, and all others at their defaults where they have any."""
+    graph = fx.Graph()
+    given = {
+        argument.name: graph.placeholder(argument.name)
+        if "Tensor" in str(argument.type)
+        else another(argument)
+        if argument.name == changed
+        else argument.default_value
+        for argument in overload._schema.arguments
+    }
+    named = {a.name for a in overload._schema.arguments if a.kwarg_only}
+    args = tuple(value for name, value in given.items() if name not in named)
+    return graph.call_function(overload, args, {name: given[name] for name in named})
+
+
+def test_an_argument_that_the_functions_ignore_must_be_at_its_default() -> None:
+    harmless = {"memory_format", "layout", "device", "pin_memory", "non_blocking", "implicit"}
+    refused = set()
+    for called, overload in overloads():
+        for argument in overload._schema.arguments:
+            if "Tensor" in str(argument.type):
+                continue
+            node = call_with(overload, argument.name)
+            name = {"max_pool2d_with_indices": "max_pool2d", "expand_copy": "expand"}.get(called, called)
+            if argument.name in TAKEN[name] or argument.name in harmless:
+                _, taken = operation_of(node)
+                assert list(taken) == [a.name for a in overload._schema.arguments if a.name in TAKEN[name]]
+                assert argument.name in harmless or taken[argument.name] == another(argument)
+                continue
+            with pytest.raises(UnsupportedError, match=f"computes {called} with {argument.name}="):
+                operation_of(node)
+            refused.add((called, argument.name))
+    assert {("div", "rounding_mode"), ("sum", "dtype"), ("mean", "dtype"), ("view", "dtype")} <= refused
+
+
+def test_an_operation_that_is_not_in_the_table_is_refused() -> None:
+    graph = fx.Graph()
+    with pytest.raises(UnsupportedError, match="computes erf, which the engine is not taught"):
+        operation_of(graph.call_function(torch.ops.aten.erf.default, (graph.placeholder("x"),)))
+
+
+def test_whatever_goes_wrong_while_shapes_are_followed_names_the_layer_and_the_operation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from deepreduce.private.kernels import KERNELS
+
+    network = TOYS["chain"].network()
+    site = network.sites[0].name
+
+    def broken(x: Any, *, shape: tuple[int, ...]) -> Any:
+        raise ValueError("no such thing\nand more")
+
+    monkeypatch.setitem(KERNELS, "relu", broken)
+    with pytest.raises(
+        UserError, match=rf"{site} computes relu in a way .* \(ValueError: no such thing\)$"
+    ) as caught:
+        lowered(network)
+    assert isinstance(caught.value.__cause__, UnsupportedError)
+    assert isinstance(caught.value.__cause__.__cause__, ValueError)
+    monkeypatch.setitem(KERNELS, "relu", lambda x, *, shape: x[:, 1:])
+    with pytest.raises(UserError, match=rf"{site} computes relu in a way that is not expressed \(its output is"):
+        lowered(network)
