@@ -40,21 +40,18 @@ _DEFAULTS: Mapping[str, Any] = {
     "ceil_mode": False, "count_include_pad": True, "divisor_override": None, "keepdim": False, "dim": None,
 }  # fmt: skip
 
-_OPTIONS = (
-    "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "eps", "ceil_mode", "count_include_pad",
-    "divisor_override", "output_size",
-)  # fmt: skip
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 
-_MODULES: tuple[tuple[type[nn.Module], str], ...] = (
-    (nn.Conv2d, "conv2d"),
-    (nn.Linear, "linear"),
-    (nn.modules.batchnorm._BatchNorm, "batch_norm"),
-    (nn.MaxPool2d, "max_pool2d"),
-    (nn.AvgPool2d, "avg_pool2d"),
-    (nn.AdaptiveMaxPool2d, "adaptive_max_pool2d"),
-    (nn.AdaptiveAvgPool2d, "adaptive_avg_pool2d"),
+_MODULES: tuple[tuple[type[nn.Module], str, tuple[str, ...]], ...] = (
+    (nn.Conv2d, "conv2d", ("stride", "padding", "dilation", "groups", "padding_mode")),
+    (nn.Linear, "linear", ()),
+    (nn.modules.batchnorm._BatchNorm, "batch_norm", ("eps",)),
+    (nn.MaxPool2d, "max_pool2d", ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+    (nn.AvgPool2d, "avg_pool2d", _PARAMETERS["avg_pool2d"][1:]),
+    (nn.AdaptiveMaxPool2d, "adaptive_max_pool2d", ("output_size",)),
+    (nn.AdaptiveAvgPool2d, "adaptive_avg_pool2d", ("output_size",)),
 )
+"""Modules, the functions that they call, and the attributes that they give those."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +82,8 @@ class Call:
     @property
     def stride(self) -> tuple[int, int] | None:
         """Of a convolution or a pool; a pool's is its window's size where none is given."""
-        is_pool = "kernel_size" in self.options and self.function != "conv2d"
-        return self.pair("kernel_size" if is_pool and not self.options.get("stride") else "stride")
+        is_window = self.function in ("max_pool2d", "avg_pool2d") and not self.options.get("stride")
+        return self.pair("kernel_size" if is_window else "stride")
 
 
 def call_of(node: fx.Node, module: fx.GraphModule) -> Call | None:
@@ -112,12 +109,13 @@ def call_of(node: fx.Node, module: fx.GraphModule) -> Call | None:
 
 
 def _of_module(node: fx.Node, layer: nn.Module) -> Call | None:
-    function = next((name for kind, name in _MODULES if isinstance(layer, kind)), None)
-    if function is None or not node.all_input_nodes:
-        return None
-    options = {name: getattr(layer, name) for name in _OPTIONS if hasattr(layer, name)}
-    held = {name: f"{node.target}.{name}" for name in _TENSORS if getattr(layer, name, None) is not None}
-    return Call(function=function, source=node.all_input_nodes[0], options={**options, **held})
+    for kind, function, attributes in _MODULES:
+        if isinstance(layer, kind) and node.all_input_nodes:
+            options = {name: getattr(layer, name) for name in attributes}
+            tensors = [name for name in _PARAMETERS[function] if name in _TENSORS]
+            options |= {name: f"{node.target}.{name}" for name in tensors if getattr(layer, name) is not None}
+            return Call(function=function, source=node.all_input_nodes[0], options=options)
+    return None
 
 
 def _path(value: Any) -> Any:
