@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import signal
 import socket
 import sys
@@ -48,7 +49,7 @@ def main(descriptor: int) -> None:
                 raise AssertionError(order.kind)
         except Exception as error:  # whatever the engine raises is told to who asked
             traceback.print_exc()  # to this process's own log
-            answer = Message(kind="failed", values={"reason": _line(error)})
+            answer = Message(kind="failed", values={"reason": reason_of(error, order)})
         send(channel, answer)
 
 
@@ -74,9 +75,21 @@ def _joined(order: Message) -> Engine:
     return engine
 
 
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
+_PREFIX = re.compile(r"(what:)?\s*(\[[^\]]*:\d+\])?")
+"""What the engine puts before a reason: a word, and the line of its source."""
+_CANT_LISTEN, _SILENT = "server failed start", "Get data timeout"
+
+
+def reason_of(error: Exception, order: Message) -> str:
+    """One line for what was raised, in plain words where it is known what the engine means."""
+    lines = [re.sub(_PREFIX, "", line.strip(), count=1).strip() for line in str(error).splitlines()]
+    line = next((line for line in lines if line), type(error).__name__)[:200]
+    if _CANT_LISTEN in line:
+        (_, port) = order.values["addresses"][order.values["rank"]].rsplit(":", 1)
+        return f"port {port} can't be used ({line}); give another, or none for free ones"
+    if _SILENT in line:
+        return f"another party was silent for too long ({line}); give a longer timeout"
+    return line
 
 
 if __name__ == "__main__":

@@ -123,39 +123,44 @@ class PartyProcess:
         return RunError(f"the {self.role}'s process {how}" + (f": {lines[-1][:200]}" if lines else ""))
 
 
+_HANG_UP = select.POLLHUP | getattr(select, "POLLRDHUP", 0)
+"""That the other end of a connection has closed it. Linux says so only where asked for the latter."""
+
+
 def answers(
     parties: Sequence[PartyProcess], *, timeout_s: float, other: socket.socket | None = None
 ) -> list[Message]:
     """One message from each, in their order. Raises `RunError` where one fails, dies or takes longer.
 
-    `other` is a connection to the starter of parties elsewhere; where it closes, their parties are gone too.
+    `other` is a connection to the starter of parties elsewhere; where it closes, their parties are gone too. What
+    lies there unread, as the next query may, is left there and hides nothing.
     """
-    waiting, found = {party.channel: party for party in parties}, {}
+    waiting, found = {party.channel.fileno(): party for party in parties}, {}
+    poll = select.poll()
+    for descriptor in waiting:
+        poll.register(descriptor, select.POLLIN)
+    if other is not None:
+        poll.register(other, _HANG_UP)
     deadline = time.monotonic() + timeout_s
     while waiting:
-        watched = [*waiting, *([other] if other is not None else [])]
-        ready, _, _ = select.select(watched, [], [], max(deadline - time.monotonic(), 0))
-        if other is not None and other in ready:
-            _check_open(other)
-            other = None  # the next message lies there; it can wait
-            continue
+        ready = [descriptor for descriptor, _ in poll.poll(1000 * max(deadline - time.monotonic(), 0))]
         if not ready:
             roles = " and ".join(f"the {party.role}'s" for party in waiting.values())
             raise RunError(f"no answer from {roles} process within {timeout_s:g} s; give a longer timeout")
-        for channel in ready:
-            party = waiting.pop(channel)
+        for descriptor in waiting.keys() & set(ready):  # first: whoever has its answer may well hang up
+            party = waiting.pop(descriptor)
+            poll.unregister(descriptor)
             found[party.rank] = party.hear()
+        if waiting and other is not None and other.fileno() in ready:
+            raise RunError("the other side went away")
     return [found[party.rank] for party in parties]
 
 
-def _check_open(other: socket.socket) -> None:
-    """Raises `RunError` where the connection has closed; what it holds is left there."""
-    try:
-        closed = not other.recv(1, socket.MSG_PEEK)
-    except OSError:
-        closed = True
-    if closed:
-        raise RunError("the other side went away")
+def hung_up(connection: socket.socket) -> bool:
+    """Whether the other end has closed it, whatever lies there unread."""
+    poll = select.poll()
+    poll.register(connection, _HANG_UP)
+    return bool(poll.poll(0))
 
 
 class Place(TypingProtocol):
@@ -208,14 +213,20 @@ def running_parties(
 
 
 def choose_ports(count: int, given: Sequence[int] | None, *, host: str = HOST) -> list[int]:
-    """The `given` ports of `host`, or so many free ones. Raises `UserError` for one in use and for a wrong number."""
+    """The `given` ports of `host`, or so many free ones (0: any free one).
+
+    Raises `UserError` for one in use or given twice, and for a wrong number of them.
+    """
     if given is not None and len(given) != count:
         raise UserError(f"{len(given)} ports are given for {count} parties; give one for each")
     wanted = list(given) if given is not None else [0] * count
+    twice = sorted({port for port in wanted if port and wanted.count(port) > 1})
+    if twice:  # with SO_REUSEADDR it could be had twice, as long as nobody listens
+        raise UserError(f"port {twice[0]} is given twice; give each party one of its own")
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in wanted]
         for taken, port in zip(sockets, wanted, strict=True):
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are over don't count
             try:
                 taken.bind((host, port))
             except (OSError, OverflowError) as error:
