@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -120,11 +122,50 @@ def test_a_network_of_the_zoo_predicts_what_pytorch_does(name: str, protocol: st
 
 
 _CHUNK = 2**26
+_HASH_BITS = 20
 
 
-def found_in_memory(pid: int, patterns: set[bytes]) -> set[bytes]:
+class Patterns:
+    """Many pieces of memory, of 16 bytes and more, that are searched for at once.
+
+    Wherever a piece lies, each 8 bytes of memory that begin at a multiple of 8 are either in it whole or not: so
+    those memory words are looked at that may be in a piece, by a table of their hashes.
+    """
+
+    def __init__(self, patterns: set[bytes]) -> None:
+        assert all(len(pattern) >= 16 for pattern in patterns)
+        self.longest = max(map(len, patterns))
+        self._anchors: dict[int, list[tuple[bytes, int]]] = {}
+        for pattern in patterns:
+            for shift in range(8):  # how the piece may lie
+                places = range(shift, len(pattern) - 7, 8)
+                place = max(places, key=lambda at: len(set(pattern[at : at + 8])))  # the least common word
+                self._anchors.setdefault(int.from_bytes(pattern[place : place + 8], "little"), []).append(
+                    (pattern, place)
+                )
+        self._words = np.array(sorted(self._anchors), np.uint64)
+        self._table = np.zeros(2**_HASH_BITS, np.bool_)
+        self._table[self._hashes(self._words)] = True
+
+    @staticmethod
+    def _hashes(words: Array) -> Array:
+        return (words * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _HASH_BITS)
+
+    def found_in(self, content: bytes) -> set[bytes]:
+        words = np.frombuffer(content, np.uint64, count=len(content) // 8)
+        places = np.flatnonzero(self._table[self._hashes(words)])
+        places = places[np.isin(words[places], self._words)]
+        return {
+            pattern
+            for place in places
+            for pattern, at in self._anchors[int(words[place])]
+            if content[max(8 * place - at, 0) : 8 * place - at + len(pattern)] == pattern
+        }
+
+
+def found_in_memory(pid: int, patterns: Patterns) -> set[bytes]:
     """Those of the patterns that a process holds anywhere in memory that it can write."""
-    overlap, found = max(map(len, patterns)) - 1, set[bytes]()
+    overlap, found = patterns.longest - 1, set[bytes]()
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         for place, end in touched(pid):
             tail = b""
@@ -138,7 +179,7 @@ def found_in_memory(pid: int, patterns: set[bytes]) -> set[bytes]:
                     break
                 place += len(chunk)
                 content = tail + chunk
-                found |= {pattern for pattern in patterns - found if pattern in content}
+                found |= patterns.found_in(content)
                 tail = content[-overlap:]
     return found
 
@@ -160,15 +201,68 @@ def touched(pid: int) -> Iterator[tuple[int, int]]:
 
 
 def held_as(values: Array) -> set[bytes]:
-    """How a process that knows 24 values in a row would hold them: as floats, or in the engine's fixed point."""
-    row = values.reshape(-1)[:24]
-    fixed = np.round(row.astype(np.float64) * 2**18).astype(np.int64)
-    return {row.astype(np.float32).tobytes(), row.astype(np.float64).tobytes(), fixed.tobytes()}
+    """How a process that knows values in a row would hold them: as floats, or in the engine's fixed point."""
+    scaled = values.astype(np.float64) * 2**18
+    forms = (values.astype(np.float32), values.astype(np.float64), np.round(scaled).astype(np.int64),
+             np.trunc(scaled).astype(np.int64))  # fmt: skip
+    return {form.tobytes() for form in forms}
 
 
-@pytest.mark.skipif(os.name != "posix" or not Path("/proc/self/mem").exists(), reason="reads /proc/PID/mem")
-@pytest.mark.slow
-@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def windows(array: Array, *, at: int = 5) -> list[Array]:
+    """Runs of up to 24 values from all over the array; none where they could be somewhere by chance."""
+    row = np.ascontiguousarray(array).reshape(-1)
+    length = min(24, len(row))
+    starts = sorted({int(start) for start in np.linspace(0, len(row) - length, at)})
+    return [run for run in (row[start : start + length] for start in starts) if len(np.unique(run)) >= 8]
+
+
+def traces(array: Array) -> set[bytes]:
+    """What a process holds that knows an image (C, H, W) or a weight as the parties store it, in either's order."""
+    order = {4: (3, 2, 0, 1), 3: (1, 2, 0), 2: (1, 0)}.get(array.ndim)
+    orders = [array, array.transpose(order)] if order is not None else [array]
+    return {held for each in orders for window in windows(each) for held in held_as(window)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secrets:
+    """What gives away the client's image, and each of the server's weights by name."""
+
+    image: set[bytes]
+    weights: dict[str, set[bytes]]
+
+    @classmethod
+    def of(cls, image: torch.Tensor, weights: Mapping[str, Array]) -> Secrets:
+        found = {name: traces(array) for name, array in weights.items()}
+        return cls(image=traces(image.numpy()), weights={name: held for name, held in found.items() if held})
+
+    @cached_property
+    def patterns(self) -> Patterns:
+        return Patterns(self.image.union(*self.weights.values()))
+
+    def known_to(self, pid: int) -> tuple[bool, set[str]]:
+        """Whether a process knows the image, and the names of the weights that it knows."""
+        found = found_in_memory(pid, self.patterns)
+        return bool(found & self.image), {name for name, held in self.weights.items() if found & held}
+
+
+reads_memory = pytest.mark.skipif(
+    os.name != "posix" or not Path("/proc/self/mem").exists(), reason="reads /proc/PID/mem"
+)
+
+
+def test_what_is_searched_for_is_found_wherever_it_lies() -> None:
+    rng = np.random.default_rng(0)
+    content = rng.bytes(2**16)
+    for length in (16, 17, 32, 96, 192):
+        for at in (0, 1, 7, 12, 1003, 2**16 - length):
+            pattern = content[at : at + length]
+            assert Patterns({pattern, rng.bytes(length)}).found_in(content) == {pattern}
+
+
+@reads_memory
+@pytest.mark.parametrize(
+    "protocol", ["semi2k", *(pytest.param(each, marks=pytest.mark.slow) for each in ("cheetah", "aby3"))]
+)
 def test_no_process_holds_the_input_of_another(protocol: str) -> None:
     network = TOYS["basic"].network()
     generator = torch.Generator().manual_seed(11)
@@ -177,20 +271,17 @@ def test_no_process_holds_the_input_of_another(protocol: str) -> None:
         for parameter in network.module.parameters():
             parameter.copy_(torch.randint(-1024, 1024, parameter.shape, generator=generator) / 4096)
     lowered = lower(prepare(network))
-    # as PyTorch orders them, and as the parties do
-    image_held = held_as(image.numpy()) | held_as(image.permute(1, 2, 0).numpy())
-    kernels = [array for array in lowered.weights.values() if array.size > 100][:2]
-    weights_held = {pattern for k in kernels for pattern in held_as(k) | held_as(k.transpose(3, 2, 0, 1))}
+    secrets = Secrets.of(image, lowered.weights)
+    assert {name for name, array in lowered.weights.items() if array.size >= 16} <= set(secrets.weights)
     chosen = PROTOCOLS[protocol]
     with running_parties(
         lowered.program, chosen, weights=lowered.weights, masks=lowered.masks, place=Loopback(), timeout_s=60
     ) as parties:
         ask(parties, image, timeout_s=60)
         for party in parties:
-            found = found_in_memory(party.pid, image_held | weights_held)
             # the owners are found out, so that a look at the others means something
-            knows = bool(found & image_held), bool(found & weights_held)
-            assert knows == (party.rank == CLIENT, party.rank == SERVER), party.role
+            expected = party.rank == CLIENT, set(secrets.weights) if party.rank == SERVER else set()
+            assert secrets.known_to(party.pid) == expected, party.role
 
 
 # -- links --------------------------------------------------------------------------------------------------
