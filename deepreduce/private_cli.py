@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -61,10 +64,17 @@ def run(
     """
     from deepreduce.api import private_run
     from deepreduce.cost.link import link_named
+    from deepreduce.private.protocol import protocol_named
     from deepreduce.storage import write_text
     from deepreduce.wiring import config_for_network
 
-    over = link_named(link)
+    parties, over = protocol_named(protocol).parties, link_named(link)
+    _check_count("--images", images)
+    _check_count("--repeats", repeats)
+    _check_seconds("--timeout", timeout)
+    given_ports = _ports(ports, parties)
+    if csv_file is not None:
+        _check_writable(csv_file)
     found = private_run(
         candidate,
         config_for_network(candidate, config=config, data=data, settings=settings or ()),
@@ -73,7 +83,7 @@ def run(
         shape=shape,
         images=images,
         repeats=repeats,
-        ports=_ports(ports),
+        ports=given_ports,
         timeout_s=timeout,
     )
     if csv_file is not None:
@@ -89,34 +99,38 @@ def run(
 @app.command()
 def serve(
     candidate: Candidate,
-    port: Annotated[int, typer.Option("--port", help="Port that clients connect to.")] = 9000,
+    port: Annotated[int, typer.Option("--port", help="Port that clients connect to; 0: any free one.")] = 9000,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     protocol: ProtocolName = "cheetah",
     link: Annotated[
         str, typer.Option("--link", help="To the clients: loopback, lan or wan. Layers merge where that is faster.")
     ] = "lan",
+    idle: Annotated[
+        float, typer.Option("--idle", help="Seconds that a client may ask nothing before it is the next one's turn.")
+    ] = 60.0,
     timeout: Timeout = 600.0,
 ) -> None:
     """Hold a network's weights and answer one client after another, until Ctrl-C."""
     from deepreduce.cost.link import link_named
     from deepreduce.export import SavedNetwork
     from deepreduce.pricing import collapse_cost
-    from deepreduce.private.protocol import protocol_named
-    from deepreduce.private.serving import listening
+    from deepreduce.private.serving import listening, protocol_between_two
     from deepreduce.private.serving import serve as serve_network
 
-    label, cost = protocol_named(protocol).label, collapse_cost(protocol, link_named(link))
+    protocol_between_two(protocol)
+    cost = collapse_cost(protocol, link_named(link))
+    _check_seconds("--idle", idle)
+    _check_seconds("--timeout", timeout)
     saved = SavedNetwork.read(candidate)
-    network = saved.load()
     with listening(host, port) as door:
-        print(f"serving {network.name}, {network.relu_count:,} ReLUs, under {label} at {host}:{port}", flush=True)
         serve_network(
-            network,
+            saved.load(),
             door,
             protocol=protocol,
             standardisation=saved.standardisation,
             timeout_s=timeout,
             told=lambda line: print(line, flush=True),
+            idle_s=idle,
             cost=cost,
         )
 
@@ -128,6 +142,12 @@ def query(
         list[str],
         typer.Option("--image", help="A .npy or picture file of pixel values, or a test image's number. Repeatable."),
     ],
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol", help="What the server must offer: cheetah, or semi2k (a cost reference: it hides nothing)."
+        ),
+    ] = "cheetah",
     timeout: Timeout = 600.0,
     data: Annotated[str | None, typer.Option("--data", help="The data set that --image numbers.")] = None,
     config: ConfigFile = None,
@@ -136,14 +156,20 @@ def query(
 ) -> None:
     """Have a server classify images that it never sees. The logits are known here alone."""
     from deepreduce.api import image_to_query
-    from deepreduce.private.serving import session
+    from deepreduce.private.serving import protocol_between_two, session
     from deepreduce.wiring import resolve_config
 
-    host, separator, port = connect.rpartition(":")
-    if not separator or not port.isdigit():
+    host, _, digits = connect.rpartition(":")
+    port = int(digits) if digits.isdecimal() and len(digits) < 6 else 0
+    if not host or not 0 < port < 2**16:
         raise UserError(f"--connect is {connect!r}; give HOST:PORT as in 127.0.0.1:9000")
+    protocol_between_two(protocol)
+    _check_seconds("--timeout", timeout)
+    for name in image:
+        if not name.isdecimal() and not os.path.exists(name):
+            raise UserError(f"--image is {name!r}; give a file that is there, or the number of a test image")
     chosen = resolve_config(data=data, config=config, settings=settings or ())
-    with session(host, int(port), timeout_s=timeout) as served:
+    with session(host, port, timeout_s=timeout, protocol=protocol) as served:
         label = served.offer.protocol.label
         if not as_json:
             print(f"{served.offer.program.network} under {label}", flush=True)
@@ -178,6 +204,10 @@ def calibrate(
     from deepreduce.private.calibrate import calibrate as fit_this_machine
     from deepreduce.storage import write_json
 
+    _check_count("--repeats", repeats)
+    _check_seconds("--timeout", timeout)
+    if out is not None:
+        _check_writable(out)
     name = f"{CALIBRATED}{protocol}"
     found = fit_this_machine(
         protocol,
@@ -196,10 +226,42 @@ def calibrate(
     print(f"\n{name} kept in {kept}.")
 
 
-def _ports(text: str | None) -> list[int] | None:
+# -- what is given is checked before anything starts -----------------------------------------------------------------
+
+
+_MOST_SECONDS = 86_400
+
+
+def _check_seconds(flag: str, seconds: float) -> None:
+    if not 0 < seconds <= _MOST_SECONDS:  # NaN is neither
+        raise UserError(f"{flag} is {seconds:g}; give seconds above 0, at most {_MOST_SECONDS:,}")
+
+
+def _check_count(flag: str, count: int) -> None:
+    if count < 1:
+        raise UserError(f"{flag} is {count}; give at least 1")
+
+
+def _check_writable(path: Path) -> None:
+    """Raises what writing the file would, which would otherwise be told when all is measured."""
+    from deepreduce.storage import writing
+
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
+def _ports(text: str | None, count: int) -> list[int] | None:
+    """The `count` ports in `text`, none of which is in use."""
+    from deepreduce.private.processes import choose_ports
+
     if text is None:
         return None
     try:
-        return [int(part) for part in text.split(",")]
+        ports = [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"--ports is {text!r}; give whole numbers as in 9001,9002") from None
+    choose_ports(count, ports)
+    return ports
