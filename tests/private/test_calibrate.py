@@ -20,6 +20,7 @@ from deepreduce.private.calibration_networks import calibration_networks, judgin
 from deepreduce.private.graph import prepare
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.result import Agreement, LayerCost, PrivateRun, Query, Spread
+from tests.private.small import needs_engine, small_resnet
 
 TRUTH = CostModel(
     name="truth",
@@ -79,6 +80,17 @@ def test_a_calibration_is_judged_on_six_networks_that_it_was_not_fitted_to(monke
     assert text.splitlines()[0] == "mine-semi2k, of semi2k (trusted dealer: a cost reference)"
     value = json.loads(json.dumps(found.to_json()))
     assert CostModel.from_json(value["model"]) == found.model
+
+
+@pytest.mark.slow
+@needs_engine
+def test_on_the_engine_bytes_and_messages_of_another_network_are_told_exactly() -> None:
+    found = room.calibrate("semi2k", name="mine-semi2k", repeats=1, judged=[small_resnet()], timeout_s=120)
+    (verdict,) = found.verdicts
+    assert abs(verdict.error(attrgetter("bytes"))) < 0.005
+    assert abs(verdict.error(attrgetter("messages"))) < 0.02
+    assert verdict.measured.seconds > 0 and found.model.online.seconds
+    assert found.model.online.bytes["comparisons"] == pytest.approx(144)  # of a ReLU, as SPU sends them
 
 
 def test_no_judged_network_is_one_of_those_fitted_to() -> None:
