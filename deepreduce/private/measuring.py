@@ -131,6 +131,7 @@ def _layer_costs(program: Program, protocol: Protocol, found: Sequence[Answer]) 
                 seconds=Spread.of([part.seconds for part in parts]),
                 bytes=statistics.median_low(part.bytes for part in parts),
                 serial_bytes=statistics.median_low(part.serial_bytes for part in parts),
+                sent_messages=statistics.median_low(part.sent_messages for part in parts),
                 messages=statistics.median_low(part.messages for part in parts),
             )
         )
@@ -145,6 +146,7 @@ def _query_cost(program: Program, protocol: Protocol, answer: Answer) -> Query:
         seconds=answer.seconds,
         bytes=sum(part.bytes for part in parts),
         serial_bytes=sum(part.serial_bytes for part in parts),
+        sent_messages=sum(part.sent_messages for part in parts),
         messages=sum(part.messages for part in parts),
     )
 
@@ -164,8 +166,9 @@ def _part(seen: Sequence[LayerProfile], kind: str, protocol: Protocol) -> Query:
     return Query(
         seconds=max(profile.seconds for profile in seen),
         bytes=sum(profile.bytes_sent for profile in seen),
-        serial_bytes=protocol.sequential([profile.bytes_sent for profile in seen], kind),
-        messages=protocol.sequential([profile.messages_sent for profile in seen], kind),
+        serial_bytes=protocol.sequential_bytes([profile.bytes_sent for profile in seen], kind),
+        sent_messages=sum(profile.messages_sent for profile in seen),
+        messages=protocol.sequential_messages([profile.messages_sent for profile in seen], kind),
     )
 
 

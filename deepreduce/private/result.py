@@ -35,13 +35,15 @@ class Spread:
 class Query:
     """What one query cost, from the image to its logits: wall seconds with the parties on one machine.
 
-    `bytes` are all that all parties sent. `serial_bytes` and `messages` leave out what was sent at the same time in
-    another direction (`Protocol.sequential`): they are what a link's bandwidth and delay are multiplied with.
+    `bytes` and `sent_messages` are all that all parties sent, as the engine's profile counts them. `serial_bytes` and
+    `messages` leave out what was on its way at the same time (`Protocol`): they are what a link's bandwidth and delay
+    are multiplied with.
     """
 
     seconds: float
     bytes: int
     serial_bytes: int
+    sent_messages: int
     messages: int
 
 
@@ -57,6 +59,7 @@ class LayerCost:
     seconds: Spread
     bytes: int
     serial_bytes: int
+    sent_messages: int
     messages: int
 
 
@@ -238,14 +241,17 @@ class PrivateRun:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         spread_of = ["seconds", "seconds_low", "seconds_high", "repeats"]
-        writer.writerow(["name", "kind", *spread_of, "bytes", "serial_bytes", "messages", "protocol"])
+        writer.writerow(["name", "kind", *spread_of, *_COUNTS, "protocol"])
         for layer in self.layers:
             spread = layer.seconds
             seconds = [f"{value:.6f}" for value in (spread.median, spread.low, spread.high)]
-            counts = [layer.bytes, layer.serial_bytes, layer.messages]
+            counts = [getattr(layer, count) for count in _COUNTS]
             writer.writerow([layer.name, layer.kind, *seconds, spread.count, *counts, self.protocol.label])
         return text.getvalue()
 
+
+_COUNTS = ("bytes", "serial_bytes", "sent_messages", "messages")
+"""Of a `Query`, all but its seconds."""
 
 _LAYER_KINDS = {
     "convolution": CONV, "linear": LINEAR, "product": MATMUL, "scale": BATCH_NORM, "relu": RELU, "relu6": RELU6,

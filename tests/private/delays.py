@@ -20,8 +20,8 @@ from tests.private.small import images
 _PATIENCE = 240.0
 
 
-def seconds_over_delays(network: Network, *, protocol: str, one_way_s: Sequence[float]) -> list[float]:
-    """Seconds of a query's layers together, as the slowest party saw each, for each of the delays."""
+def seconds_over_delays(network: Network, *, protocol: str, one_way_s: Sequence[float]) -> list[list[float]]:
+    """Seconds of each layer of a query, as the slowest party saw it, for each of the delays."""
     chosen = PROTOCOLS[protocol]
     lowered = lower(prepare(network))
     image = images(1, network)[0]
@@ -41,7 +41,7 @@ def seconds_over_delays(network: Network, *, protocol: str, one_way_s: Sequence[
         for delay in one_way_s:
             link.one_way_s = delay
             answer = ask(parties, image, timeout_s=_PATIENCE)
-            found.append(sum(max(p.seconds for p in each) for each in zip(*answer.profiles, strict=True)))
+            found.append([max(p.seconds for p in each) for each in zip(*answer.profiles, strict=True)])
     return found
 
 

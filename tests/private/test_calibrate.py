@@ -45,6 +45,7 @@ def made_up(network: Network, images: Tensor, *, protocol: str, repeats: int, ti
                 seconds=seconds,
                 bytes=round(cost.online_bytes),
                 serial_bytes=round(cost.online_bytes / 2),
+                sent_messages=round(cost.messages),
                 messages=round(cost.messages),
             )
         )
@@ -58,6 +59,7 @@ def made_up(network: Network, images: Tensor, *, protocol: str, repeats: int, ti
                 seconds=sum(layer.seconds.median for layer in layers),
                 bytes=sum(layer.bytes for layer in layers),
                 serial_bytes=sum(layer.serial_bytes for layer in layers),
+                sent_messages=sum(layer.sent_messages for layer in layers),
                 messages=sum(layer.messages for layer in layers),
             ),
         ),

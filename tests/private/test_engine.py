@@ -23,7 +23,6 @@ from deepreduce.private.graph import prepare
 from deepreduce.private.measuring import ask
 from deepreduce.private.processes import Loopback, running_parties
 from deepreduce.private.protocol import CLIENT, PROTOCOLS, SERVER
-from tests.private.delays import seconds_over_delays
 from tests.private.plain import calibrated
 from tests.private.small import images, needs_engine, small_resnet
 from tests.zoo import TOYS
@@ -282,17 +281,3 @@ def test_no_process_holds_the_input_of_another(protocol: str) -> None:
             # the owners are found out, so that a look at the others means something
             expected = party.rank == CLIENT, set(secrets.weights) if party.rank == SERVER else set()
             assert secrets.known_to(party.pid) == expected, party.role
-
-
-# -- links --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("protocol", ["semi2k", "cheetah", "aby3"])
-def test_messages_one_after_another_are_those_that_a_slow_link_delays(protocol: str) -> None:
-    network = TOYS["basic"].network()
-    found = measure(network, images(1, network), protocol=protocol, repeats=3, timeout_s=60)
-    near, far = seconds_over_delays(network, protocol=protocol, one_way_s=(0.02, 0.06))
-    delayed = (far - near) / 0.04
-    # aby3 sends some of what is counted to two parties at once
-    assert 0.75 * found.messages < delayed < 1.2 * found.messages, (found.messages, delayed)

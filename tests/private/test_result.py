@@ -56,18 +56,31 @@ def run_of(answers: Sequence[Answer]) -> PrivateRun:
 
 def test_a_refill_in_another_layer_each_time_is_part_of_every_query() -> None:
     found = run_of([answer(2.0, 0), answer(3.0, 1), answer(4.0, 2)])
-    # both parties send all of it; under cheetah a convolution's messages take turns, a ReLU's go at once
-    assert found.bytes == 2 * 8_000 * (23 + REFILL)
+    assert found.bytes == 2 * 8_000 * (23 + REFILL)  # both parties send all of it
     assert sum(layer.bytes for layer in found.layers) == 2 * 8_000 * 23
-    assert [query.messages for query in found.queries] == [25 + 2 * REFILL, 25 + REFILL, 25 + REFILL]
-    assert found.messages == 25 + REFILL and found.seconds.median == 3.0
-    assert "2,525 (2,525 to 5,025) messages" in found.to_text(LINKS["loopback"])
+    assert {query.sent_messages for query in found.queries} == {2 * (23 + REFILL)}
+    # under cheetah a convolution's bytes take turns, a ReLU's go both ways at once
+    assert [query.serial_bytes for query in found.queries] == [
+        8_000 * (25 + 2 * REFILL), 8_000 * (25 + REFILL), 8_000 * (25 + REFILL)
+    ]  # fmt: skip
+    assert found.seconds.median == 3.0
+    assert f"{found.bytes:,} bytes" in found.to_text(LINKS["loopback"])
+
+
+def test_under_cheetah_a_link_delays_a_layer_as_often_however_large_it_is() -> None:
+    found = run_of([answer(2.0, None), answer(2.0, 1)])
+    assert [layer.messages for layer in found.layers] == [4, 22, 22, 1]
+    assert {query.messages for query in found.queries} == {49}
+    semi2k = PROTOCOLS["semi2k"]
+    assert semi2k.sequential_messages([8, 7], "relu") == 8  # as the engine counts them
+    assert PROTOCOLS["cheetah"].sequential_messages([0, 0], "relu") == 0
+    assert PROTOCOLS["cheetah"].sequential_messages([80, 80], "max_pool") == 80  # at most so many
 
 
 def test_seconds_over_a_link_are_those_of_whole_queries() -> None:
     found = run_of([answer(2.0, None), answer(9.0, None), answer(3.0, 1)])
     wan = [
-        seconds + 8 * 8_000 * (25 + refill) / 400e6 + (25 + refill) * 0.02
+        seconds + 8 * 8_000 * (25 + refill) / 400e6 + 49 * 0.02
         for seconds, refill in ((2.0, 0), (9.0, 0), (3.0, REFILL))
     ]
     assert found.seconds_over(LINKS["wan"]) == pytest.approx(sorted(wan)[1])

@@ -1,0 +1,43 @@
+"""The messages that are counted one after another are those that a slow link really delays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from deepreduce.network import Network, trace_network
+from deepreduce.private import measure
+from tests.private.delays import seconds_over_delays
+from tests.private.small import images, needs_engine
+
+_DELAY = 0.15
+
+
+def network() -> Network:
+    """Of each kind of layer one or two; the first ReLU is of so many elements that Cheetah works on parts of it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = nn.Sequential(
+            nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(24), nn.Conv2d(24, 8, 1, stride=2), nn.ReLU6(),
+            nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(), nn.Linear(8, 10),
+        )  # fmt: skip
+        return trace_network(module.eval(), (3, 16, 16), name="each kind")
+
+
+@pytest.mark.slow
+@needs_engine
+@pytest.mark.parametrize("protocol", ["semi2k", "cheetah", "aby3"])
+def test_messages_one_after_another_are_those_that_a_slow_link_delays(protocol: str) -> None:
+    found = measure(network(), images(1, network()), protocol=protocol, repeats=2, timeout_s=60)
+    near, far = seconds_over_delays(network(), protocol=protocol, one_way_s=(0.0, _DELAY))
+    delayed = [(slow - quick) / _DELAY for quick, slow in zip(near, far, strict=True)]
+    told = [f"{a.name} {a.kind}: {a.messages}, {d:.1f}" for a, d in zip(found.layers, delayed, strict=True)]
+    print("\n".join(told))
+    # aby3 sends some of what is counted to two parties at once
+    least = 0.75 if protocol == "aby3" else 0.9
+    assert least * found.messages < sum(delayed) < 1.15 * found.messages, told
+    for layer, count in zip(found.layers, delayed, strict=True):
+        most = max(1.2 * layer.messages, layer.messages + 3)
+        assert count < most and (protocol == "aby3" or count > 0.6 * layer.messages - 2), told
