@@ -118,11 +118,23 @@ def _convolution(
     x: Value, weight: Value, bias: Value | None, stride: list[int], padding: list[int], dilation: list[int],
     transposed: bool, output_padding: list[int], groups: int, *, shape: tuple[int, ...],
 ) -> Value:  # fmt: skip
+    if 1 < groups < x.shape[-1]:  # XLA makes three spatial dimensions of that, of which SPU knows two
+        weight, groups = _widened(weight, groups), 1
     out = jax.lax.conv_general_dilated(
         x, weight, stride, [(p, p) for p in padding], rhs_dilation=dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
     )  # fmt: skip
     return out if bias is None else out + bias
+
+
+def _widened(weight: Value, groups: int) -> Value:
+    """The weight (height, width, inputs of a group, outputs) of a convolution without groups: zeros elsewhere."""
+    inputs = weight.shape[2]
+    parts = [
+        jnp.pad(part, ((0, 0), (0, 0), (group * inputs, (groups - 1 - group) * inputs), (0, 0)))
+        for group, part in enumerate(jnp.split(weight, groups, axis=3))
+    ]
+    return jnp.concatenate(parts, axis=3)
 
 
 def _linear(x: Value, weight: Value, bias: Value | None, *, shape: tuple[int, ...]) -> Value:

@@ -1,0 +1,105 @@
+"""Operations in the engine's own simulation of two parties: what JAX computes, SPU has to compute too.
+
+The bridge's other tests run in plain JAX, which knows operations that SPU does not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deepreduce.network import Network, trace_network
+from deepreduce.private.bridge import Lowered
+from tests.private.plain import calibrated, lowered
+from tests.private.small import needs_engine
+
+pytestmark = needs_engine
+
+SHAPE = (4, 12, 10)
+
+
+def simulated(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
+    """(1, classes) for one image (1, C, H, W): each layer by two threads that hold shares, under Semi2k."""
+    from spu import libspu
+    from spu.utils.simulation import Simulator, sim_jax
+
+    from deepreduce.private.engine import FRACTION_BITS
+    from deepreduce.private.kernels import layer_function
+
+    config = libspu.RuntimeConfig(
+        protocol=libspu.ProtocolKind.SEMI2K, field=libspu.FieldType.FM64, fxp_fraction_bits=FRACTION_BITS
+    )
+    simulator, program = Simulator(2, config), found.program
+    values: dict[str, Any] = dict(found.weights)
+    values[program.image] = image.permute(0, 2, 3, 1).numpy()
+    for layer in program.layers:
+        given = [values[name] for name in (*layer.inputs, *layer.weights)]
+        made = sim_jax(simulator, layer_function(layer, found.masks))(*given)
+        values.update(zip(layer.outputs, made, strict=True))
+    return np.asarray(values[program.logits])
+
+
+def agrees(network: Network) -> None:
+    image = torch.randn(1, *network.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network.module.eval()(image).numpy()
+    np.testing.assert_allclose(simulated(lowered(network), image), expected, rtol=1e-2, atol=5e-3)
+
+
+LAYERS = {
+    "padded": lambda: nn.Conv2d(4, 6, 3, padding=1),
+    "strided": lambda: nn.Conv2d(4, 6, 5, stride=3),
+    "dilated": lambda: nn.Conv2d(4, 6, 3, dilation=2, padding=2),
+    "oblong": lambda: nn.Conv2d(4, 6, (1, 3), padding=(0, 1), stride=(2, 1)),
+    "padded to the same size": lambda: nn.Conv2d(4, 6, (3, 5), padding="same"),
+    "two groups": lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1),
+    "two groups, pointwise": lambda: nn.Conv2d(4, 8, 1, groups=2, stride=2),
+    "depthwise": lambda: nn.Conv2d(4, 4, 3, groups=4, padding=1, stride=2),
+    "depthwise, twice the channels": lambda: nn.Conv2d(4, 8, 3, groups=4, bias=False),
+    "batch-norm": lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)),
+    "max-pool": lambda: nn.MaxPool2d(2),
+    "max-pool, padded": lambda: nn.MaxPool2d(3, 2, 1),
+    "max-pool, ceiling": lambda: nn.MaxPool2d(3, 2, ceil_mode=True),
+    "max-pool, dilated": lambda: nn.MaxPool2d(2, dilation=2),
+    "average": lambda: nn.AvgPool2d(3, 2, 1),
+    "average, padding left out": lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    "average, adaptive": lambda: nn.AdaptiveAvgPool2d((5, 3)),
+    "relu6": nn.ReLU6,
+    "hardtanh": nn.Hardtanh,
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_engine_computes_a_layer_as_pytorch_does(name: str) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(LAYERS[name](), nn.Flatten(), nn.LazyLinear(5))
+    module.eval()(torch.zeros(1, *SHAPE))
+    agrees(trace_network(calibrated(module, SHAPE), SHAPE))
+
+
+class Written(nn.Module):
+    """What networks write between their layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc = nn.Conv2d(4, 6, 3, padding=1), nn.Linear(12, 5)
+        self.scale = nn.Parameter(torch.rand(6, 1, 1))
+        self.register_buffer("mask", torch.rand(6, 12, 10) > 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        masked = torch.where(self.mask, F.relu(y), y)
+        short = F.pad(x[:, 1::2, ::2, ::2], (0, 0, 0, 0, 1, 3))
+        long = torch.cat([masked[:, :3, ::2, ::2], y[:, 3:, 1::2, 1::2]], 1) * self.scale
+        joined = torch.cat([short, long - 0.5 * long**2], 1)
+        return self.fc(joined.clamp(-2, 3).mean((2, 3)))
+
+
+def test_the_engine_computes_what_stands_between_layers_as_pytorch_does() -> None:
+    agrees(trace_network(Written(), SHAPE))
