@@ -72,11 +72,21 @@ def output_shapes(program: Program, layer: Layer, masks: Mapping[str, NDArray[An
 
 
 def _to_torch(x: Value) -> Value:
-    return jnp.transpose(x, (0, 3, 1, 2)) if x.ndim == 4 else x
+    return _transposed(x, (0, 3, 1, 2)) if x.ndim == 4 else x
 
 
 def _to_stored(x: Value) -> Value:
-    return jnp.transpose(x, (0, 2, 3, 1)) if x.ndim == 4 else x
+    return _transposed(x, (0, 2, 3, 1)) if x.ndim == 4 else x
+
+
+def _transposed(x: Value, axes: tuple[int, ...]) -> Value:
+    """With the axes in that order. Masks, which are constants, are transposed here and now.
+
+    XLA would do it by another layout of the same memory, which SPU does not look at.
+    """
+    if isinstance(x, np.ndarray):
+        return np.ascontiguousarray(np.transpose(x, axes))
+    return jnp.transpose(x, axes)
 
 
 def _axis(x: Value, dim: int) -> int:
