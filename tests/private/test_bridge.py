@@ -232,30 +232,30 @@ def five(x: Tensor) -> Tensor:
     return x.view(-1, 2, 2, 6, 6)
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda x, net: five(x) * net.four,
-        lambda x, net: net.four - five(x),
-        lambda x, net: five(x) + five(x).sum(1),
-        lambda x, net: five(x).sum(2, keepdim=True),
-        lambda x, net: five(x).mean((1, 4)),
-        lambda x, net: torch.where(net.wide, F.relu(five(x)), five(x)),
-        lambda x, net: torch.addmm(net.bias, x.flatten(1), net.matrix, beta=0.5, alpha=2),
-        lambda x, net: torch.addmm(net.bias[None], x.flatten(1), net.matrix),
-        lambda x, net: x.double().float(),
-        lambda x, net: x.mean((2, 3), keepdim=True).squeeze()[None],
-        lambda x, net: x.mean((2, 3), keepdim=True).squeeze((2, 3)),
-        lambda x, net: x[:, net.mask],
-        lambda x, net: x[:, net.places],
-        lambda x, net: x[:, [3, 1]],
-        lambda x, net: x / net.beta,
-        lambda x, net: x[:, 1::2, ::3, 1:-1],
-        lambda x, net: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)),
-        lambda x, net: net.bn(net.bn(x).clone()),
-        lambda x, net: x * (net.alpha > 0).float(),
-    ],
-)
+BETWEEN: list[Callable[[Tensor, Any], Tensor]] = [
+    lambda x, net: five(x) * net.four,
+    lambda x, net: net.four - five(x),
+    lambda x, net: five(x) + five(x).sum(1),
+    lambda x, net: five(x).sum(2, keepdim=True),
+    lambda x, net: five(x).mean((1, 4)),
+    lambda x, net: torch.where(net.wide, F.relu(five(x)), five(x)),
+    lambda x, net: torch.addmm(net.bias, x.flatten(1), net.matrix, beta=0.5, alpha=2),
+    lambda x, net: torch.addmm(net.bias[None], x.flatten(1), net.matrix),
+    lambda x, net: x.double().float(),
+    lambda x, net: x.mean((2, 3), keepdim=True).squeeze()[None],
+    lambda x, net: x.mean((2, 3), keepdim=True).squeeze((2, 3)),
+    lambda x, net: x[:, net.mask],
+    lambda x, net: x[:, net.places],
+    lambda x, net: x[:, [3, 1]],
+    lambda x, net: x / net.beta,
+    lambda x, net: x[:, 1::2, ::3, 1:-1],
+    lambda x, net: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)),
+    lambda x, net: net.bn(net.bn(x).clone()),
+    lambda x, net: x * (net.alpha > 0).float(),
+]
+
+
+@pytest.mark.parametrize("call", BETWEEN)
 def test_what_stands_between_layers_computes_what_pytorch_computes(call: Callable[[Tensor, Any], Tensor]) -> None:
     agrees(between(call))
 

@@ -5,6 +5,8 @@ The bridge's other tests run in plain JAX, which knows operations that SPU does 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from deepreduce.network import Network, trace_network
 from deepreduce.private.bridge import Lowered
 from tests.private.plain import calibrated, lowered
 from tests.private.small import needs_engine
+from tests.private.test_bridge import BETWEEN, EXPRESSED, MaskedPolynomials, between
+from tests.zoo import TOYS, WRITTEN, OptionA
 
 pytestmark = needs_engine
 
@@ -103,3 +107,25 @@ class Written(nn.Module):
 
 def test_the_engine_computes_what_stands_between_layers_as_pytorch_does() -> None:
     agrees(trace_network(Written(), SHAPE))
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {
+    **{f"between {number}": partial(between, call) for number, call in enumerate(BETWEEN)},
+    **{f"toy {name}": TOYS[name].network for name in EXPRESSED},
+    **{
+        f"{name}, form {form}": lambda name=name, form=form: trace_network(  # type: ignore[misc]
+            calibrated(WRITTEN[name][form](), (3, 16, 16)), (3, 16, 16)
+        )
+        for name in WRITTEN
+        for form in (0, 1)
+    },
+    "option A": lambda: trace_network(OptionA(), (3, 8, 8)),
+    "masks and polynomials": lambda: trace_network(MaskedPolynomials(), (3, 8, 8)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_engine_computes_all_that_the_bridge_expresses(name: str) -> None:
+    torch.manual_seed(0)
+    agrees(NETWORKS[name]())
