@@ -14,7 +14,7 @@ from functools import cached_property
 
 from deepreduce.cost.layers import CONV, Layer, conv_macs
 from deepreduce.network.layers import node_layers
-from deepreduce.network.linear import PAD, Pair
+from deepreduce.network.linear import PAD, LinearOp, Pair
 from deepreduce.network.network import Network
 from deepreduce.network.regions import Area, Region, RegionFinder, area_of, inner_padding, needed, taps
 
@@ -114,7 +114,7 @@ class Merging:
 
     def can_be_padded_once(self, merge: Merge) -> bool:
         """False where another call of one of the region's layers would lose its padding too."""
-        return all(self._calls[op.layer] == 1 for op in merge.region.ops if op.layer and op.padding != (0, 0))
+        return all(self._calls[op.layer] == 1 for op in merge.region.ops if op.layer and _may_pad(op))
 
     def _kept(self, entry: str, exit: str, may: Callable[[Merge], bool]) -> Cover:
         """The last op of a piece as it is, and the branches that it joins, if any, as cheap as they can be."""
@@ -172,6 +172,11 @@ class Merging:
         """The path of the region's only convolution, so that a folded one keeps its name; else a new one."""
         paths = [op.layer for op in region.ops if op.kind == CONV]
         return paths[0] if len(paths) == 1 and self._calls[paths[0]] == 1 else f"collapsed_{region.exit}"
+
+
+def _may_pad(op: LinearOp) -> bool:
+    """Whether it pads; the "same" padding of a window of two is behind alone, which `op.padding` leaves out."""
+    return op.padding != (0, 0) or 2 in op.kernel
 
 
 def _spaced(positions: Sequence[int]) -> tuple[int, int]:

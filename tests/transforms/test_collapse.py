@@ -433,3 +433,18 @@ def test_a_network_padded_once_is_exported_like_any_other(tmp_path: Path, to: st
     # it compares logits, predictions and the ReLUs counted from the file, and raises where one differs
     report = export_network(network, tmp_path / "out", to=to, images=images(network))
     assert report.relu_count == student.relu_count
+
+
+def test_a_layer_that_is_called_twice_keeps_its_padding_though_that_is_behind_alone() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.shared = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 2, padding="same")
+            self.relu, self.head = nn.ReLU(), nn.Conv2d(8, 2, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            # the first call is cheaper together with the stem, and would have to be padded once
+            return self.head(self.shared(self.relu(self.shared(self.stem(x))))).flatten(1)
+
+    with pytest.raises(PlanError, match="no linear region that padding once would make cheaper"):
+        pad_once(trace_network(Twice().eval(), (1, 8, 8)))
