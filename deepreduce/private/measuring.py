@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -51,6 +52,8 @@ def measure(
     """
     chosen = protocol_named(protocol)
     check_installed()
+    if not 0 < timeout_s < math.inf:
+        raise UserError(f"timeout_s is {timeout_s!r}; give seconds, more than 0")
     if len(images) < 1 or tuple(images.shape[1:]) != network.input_shape or repeats < 1:
         raise UserError(
             f"images of shape {tuple(images.shape)} and {repeats} repeats are given; give {network.name} at least"
