@@ -201,5 +201,5 @@ def test_images_of_another_shape_are_refused() -> None:
 @pytest.mark.parametrize("timeout_s", [0, -1.0, float("nan"), float("inf")])
 def test_a_timeout_without_sense_is_refused(timeout_s: float) -> None:
     network = small_resnet()
-    with pytest.raises(UserError, match="timeout_s is .*; give seconds, more than 0"):
+    with pytest.raises(UserError, match=r"timeout_s is .*; give seconds, more than 0"):
         measure(network, images(1, network), protocol="semi2k", timeout_s=timeout_s)
