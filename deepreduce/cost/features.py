@@ -75,13 +75,14 @@ def packing_of(m: int, k: int, n: int) -> Packing:
         returned = -(-(blocks0 * blocks2) // depth)
         multiplied = blocks0 * blocks1 * blocks2
         rotated = -(-(m * n) // POLYNOMIAL) * depth
+        # as SPU prices it; what a product with a vector really takes shows none of it
         price = (sent + returned) * _SENDING + rotated * _ROTATING + multiplied * _MULTIPLYING
         at = len(price) - 1 - int(np.argmin(price[::-1]))  # of equal prices the last
         if best is None or price[at] <= best[0]:
             encoded = int(np.maximum(blocks0, blocks2)[at] * blocks1)
             packing = Packing(
                 sent=int(sent[at]), returned=int(returned[at]), encoded=encoded, multiplied=int(multiplied[at]),
-                rotated=rotated,
+                rotated=rotated if m > 1 else 0,
             )  # fmt: skip
             best = float(price[at]), packing
         depth *= 2

@@ -57,20 +57,48 @@ DELPHI_CIRCA = CostModel(
     ),
 )
 
-# SPU 0.9.5, measured on an idle two-core AVX512 machine over loopback, 2026-11-23 [M]: ResNet-18 at 32x32, a 3x3
-# convolution of 64 to 64 channels at 16x16 and at 32x32, ReLUs of 1e3 to 1e5 elements. The seconds of a product
-# follow from these three convolution times by least squares [D]; bytes and messages are counts of SPU's profile.
-_SOURCE = "SPU 0.9.5 on an idle two-core machine, 2026-11-23; calibrate for yours"
+# SPU 0.9.5, measured over loopback on two idle cores of an AMD EPYC, 2026-11-25 [M]. Seconds are fitted by
+# `deepreduce.cost.fit` to the layers of three networks: ResNet-18 at 32x32, the same with S1 culled and thinned, and
+# one of a quarter of the channels, collapsed. Bytes are counts of SPU's profile, messages the delays of a slow link.
+# What a batch-norm that stands alone costs is of one small network.
+_SOURCE = "SPU 0.9.5 on two idle cores of an AMD EPYC, 2026-11-25; calibrate for yours"
 
 CHEETAH = CostModel(
     name="cheetah",
     source=_SOURCE,
     online=Phase(
-        seconds={"multiplied": 0.485e-3, "rotated": 0.833e-3, "comparisons": 17e-6, "comparing_layers": 0.02},
+        seconds={
+            "sent": 1.49e-3,
+            "returned": 4.47e-3,
+            "encoded": 0.367e-3,
+            "rotated": 1.54e-3,
+            "multiplying_layers": 0.0312,
+            "comparisons": 14.1e-6,
+            "pooled_elements": 11.7e-6,
+            "scaling_layers": 0.05,
+            "other_layers": 2.3e-3,
+            "query": 0.113,
+        },
         # of a ciphertext sent, and of one returned
-        bytes={"sent": 185_000, "returned": 280_000, "comparisons": 98.5},
-        serial_bytes={"sent": 185_000, "returned": 280_000, "comparisons": 77.25},
-        messages={"multiplying_layers": 7, "comparing_layers": 40, "pool_layers": 2, "query": 1},
+        bytes={
+            "sent": 185_000,
+            "returned": 280_000,
+            "comparisons": 98.5,
+            "pooled_elements": 3.125,
+            "scaling_layers": 1_145_000,
+            "scaled_elements": 2.6,
+            "query": 160,
+        },
+        serial_bytes={
+            "sent": 185_000,
+            "returned": 280_000,
+            "comparisons": 77.25,
+            "pooled_elements": 3.125,
+            "scaling_layers": 1_145_000,
+            "scaled_elements": 2.6,
+            "query": 160,
+        },
+        messages={"multiplying_layers": 4, "comparing_layers": 22, "pool_layers": 2, "scaling_layers": 8, "query": 1},
     ),
 )
 
@@ -81,15 +109,27 @@ SEMI2K = CostModel(
     source=_SOURCE + "; a trusted dealer makes the triples: a cost reference, not secure",
     online=Phase(
         seconds={
-            "panels": 0.0779,
-            "multiplications": 3.62e-9,
-            "comparisons": 1.5e-6,
-            "comparing_layers": 0.0075,
+            "panels": 0.066,
+            "left": 0.128e-6,
+            "right": 0.097e-6,
+            "made": 0.57e-6,
+            "multiplying_layers": 0.0331,
+            "comparisons": 1.16e-6,
+            "comparing_layers": 0.0148,
+            "pooled_elements": 8.3e-6,
+            "scaling_layers": 0.007,
+            "other_layers": 2.2e-3,
         },
-        bytes={"left": 16, "right": 16, "made": 8, "comparisons": 144, "pooled_elements": 8},
-        serial_bytes={"left": 8, "right": 8, "made": 4, "comparisons": 72, "pooled_elements": 4},
-        messages={"multiplying_layers": 2, "comparing_layers": 8, "pool_layers": 1, "query": 1},
+        bytes={
+            "left": 16, "right": 16, "made": 8, "comparisons": 144, "pooled_elements": 8, "scaled_elements": 40,
+            "query": 160,
+        },
+        serial_bytes={
+            "left": 8, "right": 8, "made": 4, "comparisons": 72, "pooled_elements": 4, "scaled_elements": 20,
+            "query": 160,
+        },
+        messages={"multiplying_layers": 2, "comparing_layers": 8, "pool_layers": 1, "scaling_layers": 2, "query": 1},
     ),
-)
+)  # fmt: skip
 
 MODELS = {model.name: model for model in (DELPHI, DELPHI_CIRCA, SEMI2K, CHEETAH)}
