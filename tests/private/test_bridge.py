@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import hypothesis.strategies as st
@@ -385,6 +387,14 @@ def call_with(overload: OpOverload, changed: str) -> fx.Node:
 
 
 def test_an_argument_that_the_functions_ignore_must_be_at_its_default() -> None:
+    # in a process of its own: torch.export stumbles over overloads that nothing but looking at them has loaded
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        refused = process.submit(refused_arguments).result()
+    assert {("div", "rounding_mode"), ("sum", "dtype"), ("mean", "dtype"), ("view", "dtype")} <= refused
+
+
+def refused_arguments() -> set[tuple[str, str]]:
+    """(operation, argument) of all that is refused for an argument; every other one is checked on the way."""
     harmless = {"memory_format", "layout", "device", "pin_memory", "non_blocking", "implicit"}
     refused = set()
     for called, overload in overloads():
@@ -401,7 +411,7 @@ def test_an_argument_that_the_functions_ignore_must_be_at_its_default() -> None:
             with pytest.raises(UnsupportedError, match=f"computes {called} with {argument.name}="):
                 operation_of(node)
             refused.add((called, argument.name))
-    assert {("div", "rounding_mode"), ("sum", "dtype"), ("mean", "dtype"), ("view", "dtype")} <= refused
+    return refused
 
 
 def test_an_operation_that_is_not_in_the_table_is_refused() -> None:
