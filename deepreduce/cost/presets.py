@@ -63,6 +63,16 @@ DELPHI_CIRCA = CostModel(
 # What a batch-norm that stands alone costs is of one small network.
 _SOURCE = "SPU 0.9.5 on two idle cores of an AMD EPYC, 2026-11-25; calibrate for yours"
 
+_CHEETAH_BYTES = {
+    "sent": 185_000,  # a ciphertext
+    "returned": 280_000,
+    "comparisons": 98.5,
+    "pooled_elements": 3.125,
+    "scaling_layers": 1_145_000,
+    "scaled_elements": 2.6,
+    "query": 160,
+}
+
 CHEETAH = CostModel(
     name="cheetah",
     source=_SOURCE,
@@ -79,25 +89,8 @@ CHEETAH = CostModel(
             "other_layers": 2.3e-3,
             "query": 0.113,
         },
-        # of a ciphertext sent, and of one returned
-        bytes={
-            "sent": 185_000,
-            "returned": 280_000,
-            "comparisons": 98.5,
-            "pooled_elements": 3.125,
-            "scaling_layers": 1_145_000,
-            "scaled_elements": 2.6,
-            "query": 160,
-        },
-        serial_bytes={
-            "sent": 185_000,
-            "returned": 280_000,
-            "comparisons": 77.25,
-            "pooled_elements": 3.125,
-            "scaling_layers": 1_145_000,
-            "scaled_elements": 2.6,
-            "query": 160,
-        },
+        bytes=_CHEETAH_BYTES,
+        serial_bytes={**_CHEETAH_BYTES, "comparisons": 77.25},
         messages={"multiplying_layers": 4, "comparing_layers": 22, "pool_layers": 2, "scaling_layers": 8, "query": 1},
     ),
 )
