@@ -1,8 +1,7 @@
 # The names that `import deepreduce` offers; __init__.py loads each from here when it is first used.
 
 from .api import Evaluation, analyze, evaluate, export_reduced, private_run, trace
-from .config import OptimizeConfig, load_config
-from .dryrun import DryRun, dry_run
+from .config.schema import OptimizeConfig, load_config
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -17,12 +16,13 @@ from .errors import (
     RunInterrupted,
     UserError,
 )
-from .export import load_reduced
 from .frontier import Point, best, dominates, hypervolume, knee, log_cost, pareto_front
 from .network import AnalysisReport, Network, ReluSite
-from .pipeline import optimize
 from .plan import Candidate, Measurement, ReductionPlan
-from .results import ReducedNetwork, Result, load_result
+from .run.dry_run import DryRun, dry_run
+from .run.optimize import optimize
+from .run.result import ReducedNetwork, Result, load_result
+from .store.checkpoint import load_reduced
 from .transforms import (
     apply_plan,
     cull,

@@ -11,22 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepreduce.config import DataConfig, OptimizeConfig
+from deepreduce.config.inputs import choose_device, load_data
+from deepreduce.config.schema import DataConfig, OptimizeConfig
 from deepreduce.cost.link import link_named
+from deepreduce.cost.preset import collapse_cost
 from deepreduce.data import ImageData
 from deepreduce.errors import DataError, DeepReduceError
-from deepreduce.export import SavedNetwork
-from deepreduce.inputs import choose_device, load_data
-from deepreduce.interchange import ExportReport, export_network
+from deepreduce.export.onnx import ExportReport, export_network
 from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
-from deepreduce.outputs import config_of_network, private_file
-from deepreduce.pricing import collapse_cost
 from deepreduce.private import PrivateRun, measure
-from deepreduce.private.pictures import pixels_of_file, standardised
+from deepreduce.private.images import pixels_of_file, standardised
 from deepreduce.private.serving import Offer
-from deepreduce.storage import write_json
+from deepreduce.run.outputs import config_of_network, private_file
+from deepreduce.store.checkpoint import SavedNetwork
 from deepreduce.training import predict
+from deepreduce.utils.files import write_json
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import TypeVar, overload
 import moocore
 import numpy as np
 
+from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Limits, Objective
 from deepreduce.errors import UserError
-from deepreduce.objective import COUNT_OF_RELUS, RELUS, Limits, Objective
 from deepreduce.plan import Candidate, Measurement
 
 T = TypeVar("T")

@@ -29,8 +29,8 @@ class ReductionPlan:
     the sites that are simply kept). `alpha` scales all channels, `rho` the resolution of the feature maps
     (DeepReDuce, section 3.3); both lie in (0, 1]. `depth` is the number of blocks per stage, or None to leave
     it. `pad_once` does the zero padding of regions that have become linear at their entries, so that they collapse
-    exactly (`deepreduce.transforms.padding`). Equal plans hash equal; `eval(repr(plan))` and `from_json(to_json())`
-    give the plan back. Raises `PlanError` for an unknown action or a scale outside (0, 1].
+    exactly (`deepreduce.transforms.collapse.pad_once`). Equal plans hash equal; `eval(repr(plan))` and
+    `from_json(to_json())` give the plan back. Raises `PlanError` for an unknown action or a scale outside (0, 1].
     """
 
     sites: tuple[tuple[str, str], ...] = ()

@@ -37,7 +37,7 @@ class Cost:
 def measured(words: list[str], folder: Path) -> tuple[float, float, int, int]:
     """Run it; seconds and peak memory of all processes until the teacher is there, and from then on."""
     begin = time.time()
-    command = [sys.executable, "-c", "import sys; from deepreduce.cli import main; main()", "optimize", *words]
+    command = [sys.executable, "-c", "import sys; from deepreduce.cli.main import main; main()", "optimize", *words]
     with (folder.parent / f"{folder.name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         peaks = [0, 0]

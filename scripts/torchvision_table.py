@@ -24,13 +24,13 @@ import torchvision
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from deepreduce.config.inputs import versions  # noqa: E402
 from deepreduce.errors import DeepReduceError  # noqa: E402
-from deepreduce.inputs import versions  # noqa: E402
 from deepreduce.models import ModelSpec, build_model, default_input_size, resolve_spec  # noqa: E402
 from deepreduce.network import Network, trace_network  # noqa: E402
-from deepreduce.storage import read_json, write_json, write_text  # noqa: E402
 from deepreduce.transforms import apply_plan, cull_plan, reshape_plan, thin_plan  # noqa: E402
-from tests.independent import executed_relus  # noqa: E402
+from deepreduce.utils.files import read_json, write_json, write_text  # noqa: E402
+from tests.helpers.independent import executed_relus  # noqa: E402
 
 EDITS = {
     "cull": lambda network: cull_plan(network, [next(s for s, n in network.stage_relu_counts.items() if n)]),

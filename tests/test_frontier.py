@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
 from deepreduce.cost.price import Price, Share
 from deepreduce.errors import UserError
 from deepreduce.frontier import Point, best, dominates, front_by, hypervolume, knee, log_cost, pareto_front
-from deepreduce.objective import COUNT_OF_RELUS, Objective
 from deepreduce.plan import Candidate, Measurement, ReductionPlan
-from tests.report.examples import priced
+from tests.helpers.report_examples import priced
 
 # few distinct values, so that ties and duplicates are common
 points = st.builds(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepreduce.data.images import Augmentation, ImageArrays, Split
-from deepreduce.randomness import derived_generator
+from deepreduce.utils.seed import derived_generator
 
 
 class ArraySplit(Split):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from deepreduce.data.images import Split, Standardisation, first_line, hashed, labels_from_array
 from deepreduce.errors import DataError
-from deepreduce.randomness import derived_generator, derived_seed
+from deepreduce.utils.seed import derived_generator, derived_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -22,7 +22,7 @@ from deepreduce.data.images import (
 )
 from deepreduce.data.loaders import LoaderSplit
 from deepreduce.errors import DataError
-from deepreduce.randomness import derived_generator
+from deepreduce.utils.seed import derived_generator
 
 _RESIZE_CHUNK = 4096
 

@@ -23,7 +23,7 @@ from deepreduce.data.images import (
 )
 from deepreduce.data.loaders import ImageItems, items_from_files, read_rgb
 from deepreduce.errors import DataError, unknown_name
-from deepreduce.randomness import derived_generator
+from deepreduce.utils.seed import derived_generator
 
 DATASETS: dict[str, str] = {
     "digits": "scikit-learn's 1,797 real 8x8 handwritten digits; built in, no download",

@@ -18,10 +18,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from deepreduce.cost.objective import UNLIMITED, Limits
 from deepreduce.errors import PlanError, unknown_name
 from deepreduce.methods.proposal import Collector, Pricing, Proposal, Proposals, ReducedByPlan, unpriced
 from deepreduce.network.network import Network
-from deepreduce.objective import UNLIMITED, Limits
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import THIN_KEEP, cull_plan, reshape_plan, thin_plan
 
@@ -36,7 +36,7 @@ class DeepReduceMethod:
     `thin_keep` is the ReLU that a thinned block keeps: first, last, or both as networks of their own. `alphas` and
     `rhos` are combined with each other; `depths` (blocks per stage) apply at the smallest alpha and rho only, where
     the budget is tightest; None: none of these here, and others in `deepreduce.methods.levers`. `pad_once` has every
-    network pad its linear regions once, so that they collapse exactly (`deepreduce.transforms.padding`).
+    network pad its linear regions once, so that they collapse exactly (`deepreduce.transforms.collapse.pad_once`).
     """
 
     thin_keep: str = "first"

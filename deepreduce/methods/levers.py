@@ -18,11 +18,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from deepreduce.cost.objective import UNLIMITED, Costs, Limits, Objective
 from deepreduce.errors import PlanError
 from deepreduce.methods.deepreduce import DeepReduceMethod, live_stages, reshape_label
 from deepreduce.methods.proposal import Collector, Pricing, Proposal, Proposals, ReducedByPlan
 from deepreduce.network.network import Network
-from deepreduce.objective import UNLIMITED, Costs, Limits, Objective
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import THIN_KEEP, apply_plan, cull_plan, reshape_plan, thin_plan
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from deepreduce.cost.objective import Limits
 from deepreduce.cost.price import Price
 from deepreduce.errors import ModelError, PlanError
 from deepreduce.network.analyze import check_input_size
-from deepreduce.network.load import Load
+from deepreduce.network.compute_cost import Load
 from deepreduce.network.network import Network
-from deepreduce.objective import Limits
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, normalise_plan, pad_once
 

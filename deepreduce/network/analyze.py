@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepreduce.cost.presets import GARBLED_OFFLINE_BYTES, GARBLED_ONLINE_BYTES
+from deepreduce.cost.builtin import GARBLED_OFFLINE_BYTES, GARBLED_ONLINE_BYTES
 from deepreduce.errors import ModelError
-from deepreduce.markup import folded, paragraph, table
 from deepreduce.network.network import Network, ReluSite
+from deepreduce.utils.html import folded, paragraph, table
 
 TAIL = "(after the last ReLU)"
 _COUNTS = ("ReLUs", "share", "MACs", "GC bytes")

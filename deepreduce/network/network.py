@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any
 
 import networkx as nx
@@ -13,9 +12,7 @@ from torch import fx, nn
 
 from deepreduce.errors import PlanError, unknown_name
 from deepreduce.models.spec import ModelSpec
-from deepreduce.network.channels import Channels
-from deepreduce.network.follow import follow_channels
-from deepreduce.network.load import Load
+from deepreduce.network.compute_cost import Load
 
 SITE = "deepreduce_site"
 """Key of a graph node's meta: (site name, stage, block), set once when the original is traced."""
@@ -60,7 +57,7 @@ class Network:
     `output_shape` is that of the only one. `stage_patterns` are the stages that the user gave. `untraceable` says
     why torch.fx can't follow a network that was analyzed through torch.export instead, and so can't be edited.
     `notes` tell what an edit could not do. `is_padded_once`: the zero padding of linear regions is done at their
-    entries (`deepreduce.transforms.padding`), in amounts that fit `input_shape` alone.
+    entries (`deepreduce.transforms.collapse.pad_once`), in amounts that fit `input_shape` alone.
     """
 
     name: str
@@ -119,11 +116,6 @@ class Network:
     def blocks(self) -> tuple[int, ...] | None:
         """Blocks per stage, for a network of the zoo."""
         return self.spec.blocks if self.spec else None
-
-    @cached_property
-    def channels(self) -> Channels:
-        """Which channels belong together: what a change of width may take out."""
-        return follow_channels(self.module, self.input_shape, name=self.name)
 
     def sites_of(self, stage: str) -> tuple[ReluSite, ...]:
         """The stage's sites in network order. Raises `PlanError` for a stage that it has not."""

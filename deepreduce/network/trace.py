@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deepreduce.errors import NetworkTraceError
 from deepreduce.models.spec import ModelSpec
 from deepreduce.network import ops
+from deepreduce.network.meta_run import execute, on_meta, run_without_data
 from deepreduce.network.network import SITE, LinearLayer, Network, ReluSite
-from deepreduce.network.run import execute, on_meta, run_without_data
 from deepreduce.network.stages import SiteDraft, assign_stages
 
 # one call of these is one layer; following them inside gains nothing, and some can't be followed

@@ -25,11 +25,11 @@ from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.network import Network
-from deepreduce.network.layers import layers_of
+from deepreduce.network.cost_layers import layers_of
 from deepreduce.private.calibration_networks import calibration_networks, judging_networks
-from deepreduce.private.graph import prepare
+from deepreduce.private.lowering.aten_graph import prepare
+from deepreduce.private.lowering.program import COSTLY_KINDS
 from deepreduce.private.measuring import measure
-from deepreduce.private.program import COSTLY_KINDS
 from deepreduce.private.protocol import Protocol, protocol_named
 from deepreduce.private.result import LayerCost, PrivateRun
 

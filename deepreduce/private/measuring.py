@@ -16,18 +16,18 @@ from torch import Tensor
 from deepreduce.cost.link import Link
 from deepreduce.errors import UserError
 from deepreduce.network import Network
-from deepreduce.private.bridge import Array, Lowered, lower
-from deepreduce.private.graph import prepare
-from deepreduce.private.install import check_installed
-from deepreduce.private.processes import Loopback, PartyProcess, Place, answers, running_parties
-from deepreduce.private.profile import LayerProfile
-from deepreduce.private.program import REVEAL, REVEALED, Program
+from deepreduce.private.lowering.aten_graph import prepare
+from deepreduce.private.lowering.lower import Array, Lowered, lower
+from deepreduce.private.lowering.program import REVEAL, REVEALED, Program
+from deepreduce.private.parties.link_shaping import ShapedLink
+from deepreduce.private.parties.processes import Loopback, PartyProcess, Place, answers, running_parties
+from deepreduce.private.parties.wire import Message
 from deepreduce.private.protocol import CLIENT, Protocol, protocol_named
 from deepreduce.private.result import Agreement, LayerCost, OverLink, PrivateRun, Query, Spread
-from deepreduce.private.shaping import ShapedLink
-from deepreduce.private.wire import Message
-from deepreduce.transforms.merging import LayerCost as CostOfLayer
-from deepreduce.transforms.merging import macs
+from deepreduce.private.spu.install import check_installed
+from deepreduce.private.spu.profile import LayerProfile
+from deepreduce.transforms.collapse.choose import LayerCost as CostOfLayer
+from deepreduce.transforms.collapse.choose import macs
 
 
 def measure(
@@ -46,9 +46,9 @@ def measure(
     Each image is one query, in turn, and at least `repeats` queries are timed after a first one that is not; the
     parties are processes of their own that end with the call. `ports` are one for each party (None: free ones). The
     images are as the network takes them (standardised). `shaped` has as many queries timed again over that link,
-    which the kernel then makes (`deepreduce.private.shaping`). Linear regions are collapsed where that lowers `cost`,
-    which prices one layer. Raises `UserError` for what can't be expressed and a link that can't be made, `RunError`
-    where a party dies or a query takes more than `timeout_s` seconds.
+    which the kernel then makes (`deepreduce.private.parties.link_shaping`). Linear regions are collapsed where that
+    lowers `cost`, which prices one layer. Raises `UserError` for what can't be expressed and a link that can't be
+    made, `RunError` where a party dies or a query takes more than `timeout_s` seconds.
     """
     chosen = protocol_named(protocol)
     check_installed()

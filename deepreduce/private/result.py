@@ -51,7 +51,8 @@ class Query:
 class LayerCost:
     """What one layer of the network costs for one image, in the quantities of a `Query`; of several, the median.
 
-    `name` is that of the site or layer in the network that ran, `kind` one of `deepreduce.private.program.KINDS`.
+    `name` is that of the site or layer in the network that ran, `kind` one of `KINDS` in
+    `deepreduce.private.lowering.program`.
     """
 
     name: str
@@ -257,7 +258,7 @@ _LAYER_KINDS = {
     "convolution": CONV, "linear": LINEAR, "product": MATMUL, "scale": BATCH_NORM, "relu": RELU, "relu6": RELU6,
     "clamp": RELU6, "max_pool": MAX_POOL, "avg_pool": POOL, "add": ADD, "move": OTHER, "reveal": OTHER,
 }  # fmt: skip
-"""Of `deepreduce.private.program.KINDS`, and of revealing the logits, as a cost names them."""
+"""Of `deepreduce.private.lowering.program.KINDS`, and of revealing the logits, as a cost names them."""
 
 
 def price_of_run(value: Mapping[str, Any], link: Link) -> Price:

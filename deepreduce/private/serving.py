@@ -20,15 +20,15 @@ from torch import Tensor
 from deepreduce.data import Standardisation
 from deepreduce.errors import RunError, UserError
 from deepreduce.network import Network
-from deepreduce.private.bridge import Lowered, lower
-from deepreduce.private.graph import prepare
-from deepreduce.private.install import check_installed
+from deepreduce.private.lowering.aten_graph import prepare
+from deepreduce.private.lowering.lower import Lowered, lower
+from deepreduce.private.lowering.program import Program
 from deepreduce.private.measuring import query_of
-from deepreduce.private.processes import PartyProcess, answers, choose_ports, hung_up
-from deepreduce.private.program import Program
+from deepreduce.private.parties.processes import PartyProcess, answers, choose_ports, hung_up
+from deepreduce.private.parties.wire import ClosedError, Message, MessageError, SilentError, receive, send
 from deepreduce.private.protocol import CLIENT, SERVER, Protocol, protocol_named
-from deepreduce.private.wire import ClosedError, Message, MessageError, SilentError, receive, send
-from deepreduce.transforms.merging import LayerCost, macs
+from deepreduce.private.spu.install import check_installed
+from deepreduce.transforms.collapse.choose import LayerCost, macs
 
 Array = NDArray[Any]
 

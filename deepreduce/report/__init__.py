@@ -1,5 +1,5 @@
 """Results as files and figures: `tables` (CSV and terminal), `plots` (frontier, layers), `published`, `page`.
 
-Everything here returns text, bytes or a figure; writing them into the run folder is `deepreduce.runs`' task.
+Everything here returns text, bytes or a figure; `deepreduce.run.outputs` writes them into the run folder.
 Import the module that you need: `plots` alone pulls in matplotlib.
 """

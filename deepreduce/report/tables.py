@@ -8,9 +8,9 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 
+from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Objective
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
-from deepreduce.objective import COUNT_OF_RELUS, RELUS, Objective
 from deepreduce.plan import Candidate, Measurement, ReductionPlan
 
 _FIRST = (

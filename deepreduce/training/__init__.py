@@ -1,9 +1,9 @@
 """One training loop for teacher and students, distillation, and evaluation."""
 
 from deepreduce.training.batchnorm import recompute_statistics
+from deepreduce.training.distillation import Distillation, distillation_loss
 from deepreduce.training.evaluate import Predictions, churn, predict
-from deepreduce.training.family import Family
-from deepreduce.training.lesson import Lesson, RememberedLogits
+from deepreduce.training.logits_cache import Lesson, RememberedLogits
 from deepreduce.training.loop import (
     EpochRecord,
     Monitor,
@@ -14,8 +14,8 @@ from deepreduce.training.loop import (
     Views,
     train,
 )
-from deepreduce.training.losses import Distillation, distillation_loss
 from deepreduce.training.recipe import PRECISIONS, Precision, Recipe, choose_precision, learning_rate_at
+from deepreduce.training.weight_sharing import Family
 
 __all__ = [
     "PRECISIONS",

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, NonFiniteLossError
-from deepreduce.randomness import derived_generator, derived_seed
+from deepreduce.training.distillation import Distillation, distillation_loss
 from deepreduce.training.evaluate import predict
-from deepreduce.training.lesson import Lesson
-from deepreduce.training.losses import Distillation, distillation_loss
+from deepreduce.training.logits_cache import Lesson
 from deepreduce.training.recipe import Precision, Recipe, learning_rate_at
+from deepreduce.utils.seed import derived_generator, derived_seed
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
 """Network in, new network out: apply a plan, or make the plans that cull, thin and reshape; pad once and collapse."""
 
+from deepreduce.transforms.anneal import FadingNetwork, fading
 from deepreduce.transforms.apply import apply_plan, normalise_plan
-from deepreduce.transforms.collapse import Collapsed, RegionReport, collapse
+from deepreduce.transforms.collapse.collapse import Collapsed, RegionReport, collapse
+from deepreduce.transforms.collapse.pad_once import pad_once
 from deepreduce.transforms.edits import THIN_KEEP, cull, cull_plan, reshape, reshape_plan, thin, thin_plan
-from deepreduce.transforms.fading import FadingNetwork, fading
-from deepreduce.transforms.inherit import can_inherit, inherit
-from deepreduce.transforms.padding import pad_once
+from deepreduce.transforms.warm_start import can_inherit, inherit
 
 __all__ = [
     "THIN_KEEP",

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from deepreduce.errors import ModelError, PlanError, unknown_name
 from deepreduce.models import ModelSpec, build_model
+from deepreduce.network.inplace import is_inplace
 from deepreduce.network.network import SITE, Network
-from deepreduce.network.overwriting import is_inplace
 from deepreduce.network.trace import describe, observe, trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.transforms.padding import pad_once, regions_to_pad
-from deepreduce.transforms.width import narrowed, simplest_alpha
+from deepreduce.transforms.collapse.pad_once import pad_once, regions_to_pad
+from deepreduce.transforms.width.cut import narrowed, simplest_alpha
 
 # layers that have no stride to set; a convolution behind one is not the first to meet the image
 _FUNCTIONAL_LAYERS = {torch.conv2d, F.linear, torch.matmul}
@@ -33,9 +33,10 @@ def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Netwo
     already can be reduced further. Works on the meta device too, where it costs counts but no weights.
 
     Alpha builds a network of the zoo anew; from any other it takes the least important channels of each layer,
-    and `notes` of the result tell which layers it could not scale (`deepreduce.transforms.width`).
+    and `notes` of the result tell which layers it could not scale (`deepreduce.transforms.width.cut`).
 
-    `pad_once` comes last: it pads the linear regions of what all else has made (`deepreduce.transforms.padding`).
+    `pad_once` comes last: it pads the linear regions of what all else has made
+    (`deepreduce.transforms.collapse.pad_once`).
 
     Raises `PlanError` where the plan names a site that the network has not, asks for a size it can't have,
     changes nothing, sets the depth of a network that is not of the zoo, or the size of one that is padded once.

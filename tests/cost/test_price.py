@@ -7,16 +7,16 @@ from functools import cache
 
 import pytest
 
+from deepreduce.cost.builtin import MODELS
 from deepreduce.cost.layers import Layer
 from deepreduce.cost.link import LINKS, Link
 from deepreduce.cost.model import CostModel, Phase
-from deepreduce.cost.presets import MODELS
 from deepreduce.cost.price import LINEAR_LAYERS, OTHER_LAYERS, RELU_LAYERS, Price, Share
 from deepreduce.errors import UserError
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import trace_network
-from deepreduce.network.layers import layers_of
-from tests.report.examples import random_price
+from deepreduce.network.cost_layers import layers_of
+from tests.helpers.report_examples import random_price
 
 
 @cache

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from deepreduce.data import ArraySplit, Augmentation, ImageArrays
 from deepreduce.data.arrays import augment, standardisation
-from deepreduce.randomness import derived_generator
-from tests.data.toys import CPU, cyclic_labels, random_images
+from deepreduce.utils.seed import derived_generator
+from tests.helpers.images import CPU, cyclic_labels, random_images
 
 
 def split(count: int = 23, *, pad: int = 0, flip: bool = False, dtype: torch.dtype = torch.uint8) -> ArraySplit:

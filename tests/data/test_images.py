@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from deepreduce.data import DataFacts, ImageArrays, RawData
 from deepreduce.data.images import balanced, labels_from_array
 from deepreduce.errors import DataError
-from deepreduce.randomness import derived_generator
-from tests.data.toys import cyclic_labels, random_images, striped
+from deepreduce.utils.seed import derived_generator
+from tests.helpers.images import cyclic_labels, random_images, striped
 
 
 def part(labels: list[int]) -> ImageArrays:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deepreduce.data import ImageData, LoaderSplit, Preparation, load_source, prepare
 from deepreduce.errors import DataError
-from tests.data.toys import CPU, save_image
+from tests.helpers.images import CPU, save_image
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deepreduce.data import ArraySplit, ImageArrays, ImageData, Preparation, RawData, Split, prepare, raw_from_python
 from deepreduce.errors import DataError
-from tests.data.toys import CPU, cyclic_labels, random_images, raw
+from tests.helpers.images import CPU, cyclic_labels, random_images, raw
 
 
 def numbered(count: int) -> RawData:

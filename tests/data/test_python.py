@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from deepreduce.data import ImageArrays, ImageItems, Preparation, prepare, raw_from_python
 from deepreduce.errors import DataError
-from tests.data.toys import CPU, cyclic_labels, random_images
+from tests.helpers.images import CPU, cyclic_labels, random_images
 
 X, Y = random_images(12), cyclic_labels(12)
 

@@ -16,7 +16,7 @@ import torch
 from deepreduce.data import DATASETS, Augmentation, ImageArrays, Preparation, known_facts, load_source, prepare
 from deepreduce.data.sources import KNOWN_FACTS
 from deepreduce.errors import DataError
-from tests.data.toys import arrays, random_images, save_image
+from tests.helpers.images import arrays, random_images, save_image
 
 # -- names --------------------------------------------------------------------------------------------------
 

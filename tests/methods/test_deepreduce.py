@@ -21,7 +21,7 @@ from deepreduce.methods.deepreduce import (
 from deepreduce.models import ZOO, build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.transforms import apply_plan, cull, cull_plan, normalise_plan
-from tests.zoo import TOYS
+from tests.helpers.zoo import TOYS
 
 
 def network_of(name: str, *, size: int = 32, blocks: list[int] | None = None) -> Network:

@@ -8,19 +8,19 @@ from functools import partial
 
 import pytest
 
+from deepreduce.cost.builtin import MODELS
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
-from deepreduce.cost.presets import MODELS
+from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective
+from deepreduce.cost.preset import Preset, prices_of
 from deepreduce.cost.price import Price
 from deepreduce.errors import PlanError
 from deepreduce.methods import DeepReduceMethod, LeverSearch, Pricing, Proposal, Proposals, propose_by_levers
 from deepreduce.methods.levers import stage_costs
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
-from deepreduce.network.layers import layers_of
-from deepreduce.objective import COUNT_OF_RELUS, Limits, Objective
+from deepreduce.network.cost_layers import layers_of
 from deepreduce.plan import ReductionPlan
-from deepreduce.pricing import Preset, prices_of
 from deepreduce.transforms import apply_plan, collapse, cull_plan, reshape_plan, thin_plan
 
 ORDER = ("S1",)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from deepreduce.errors import ModelError
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import AnalysisReport, analyze_network, trace_network
-from tests.zoo import TOYS
+from tests.helpers.zoo import TOYS
 
 
 def report_of(name: str) -> AnalysisReport:

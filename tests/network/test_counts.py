@@ -7,8 +7,8 @@ import torch
 
 from deepreduce.models import ZOO, build_model, default_input_size, resolve_spec
 from deepreduce.network import analyze_network, trace_network
-from tests.independent import executed_macs, executed_relus
-from tests.zoo import TOYS
+from tests.helpers.independent import executed_macs, executed_relus
+from tests.helpers.zoo import TOYS
 
 TORCHVISION = (
     "alexnet", "vgg11", "resnet18", "resnext50_32x4d", "squeezenet1_0", "densenet121", "googlenet", "mobilenet_v2",

@@ -18,7 +18,8 @@ from deepreduce.network import Network, trace_network
 from deepreduce.network.network import SITE
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, cull_plan, normalise_plan
-from tests.zoo import REDUCIBLE, TOYS
+from deepreduce.transforms.width.propagate import channels_of
+from tests.helpers.zoo import REDUCIBLE, TOYS
 
 
 def pickled(network: Network) -> Network:
@@ -130,7 +131,7 @@ def test_there_and_back_twice_is_there_and_back_once(way: Callable[[Network], Ne
 
 def test_what_is_known_of_a_network_is_known_after_the_way_too() -> None:
     network = pickled(TOYS["basic"].network())
-    assert network.channels.sets and network.dag.number_of_nodes() == len(network.node_shapes)
+    assert channels_of(network).sets and network.dag.number_of_nodes() == len(network.node_shapes)
     assert [f.name for f in dataclasses.fields(network)] == [f.name for f in dataclasses.fields(Network)]
 
 

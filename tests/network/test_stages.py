@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from deepreduce import OptimizeConfig, load_reduced
-from deepreduce.config import dump_config, load_config
+from deepreduce.config.inputs import original_network
+from deepreduce.config.schema import dump_config, load_config
 from deepreduce.data import DataFacts
 from deepreduce.errors import ConfigError, ModelError
-from deepreduce.export import SavedNetwork, describe_network
-from deepreduce.inputs import original_network
 from deepreduce.network import Network, trace_network
-from deepreduce.runs import NetworkFolder
+from deepreduce.store.checkpoint import SavedNetwork, describe_network
+from deepreduce.store.run_folder import NetworkFolder
 from deepreduce.transforms import cull, cull_plan, reshape
-from tests.zoo import FULL, HALF, TOYS, Basic, Blocks
+from tests.helpers.zoo import FULL, HALF, TOYS, Basic, Blocks
 
 STAGES = {"front": ["relu", "blocks.[01].*"], "back": ["blocks.[23].*"]}
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from deepreduce.errors import ModelError, NetworkTraceError, PlanError
 from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import ReluSite, trace_network
-from tests import zoo
-from tests.zoo import TOYS
+from tests.helpers import zoo
+from tests.helpers.zoo import TOYS
 
 
 @pytest.mark.parametrize("name", TOYS)

@@ -14,13 +14,13 @@ from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
 from deepreduce.errors import UserError
 from deepreduce.network import Network
-from deepreduce.network.layers import layers_of
+from deepreduce.network.cost_layers import layers_of
 from deepreduce.private import calibrate as room
 from deepreduce.private.calibration_networks import calibration_networks, judging_networks
-from deepreduce.private.graph import prepare
+from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.result import Agreement, LayerCost, PrivateRun, Query, Spread
-from tests.private.small import needs_engine, small_resnet
+from tests.helpers.private_networks import needs_engine, small_resnet
 
 TRUTH = CostModel(
     name="truth",

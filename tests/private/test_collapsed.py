@@ -11,10 +11,10 @@ import torch
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.private.bridge import lower
-from deepreduce.private.graph import prepare
+from deepreduce.private.lowering.aten_graph import prepare
+from deepreduce.private.lowering.lower import lower
 from deepreduce.transforms import apply_plan, cull_plan
-from tests.private.plain import calibrated, logits_of, lowered
+from tests.helpers.plain_engine import calibrated, logits_of, lowered
 
 pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
 

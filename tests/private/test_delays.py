@@ -8,8 +8,8 @@ from torch import nn
 
 from deepreduce.network import Network, trace_network
 from deepreduce.private import measure
-from tests.private.delays import seconds_over_delays
-from tests.private.small import images, needs_engine
+from tests.helpers.delays import seconds_over_delays
+from tests.helpers.private_networks import images, needs_engine
 
 _DELAY = 0.15
 

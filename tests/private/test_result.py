@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import pytest
 
 from deepreduce.cost.link import LINKS
+from deepreduce.private.lowering.program import Layer, Program
 from deepreduce.private.measuring import Answer, _layer_costs, _query_cost
-from deepreduce.private.profile import LayerProfile
-from deepreduce.private.program import Layer, Program
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.result import Agreement, PrivateRun
+from deepreduce.private.spu.profile import LayerProfile
 
 LAYERS = tuple(
     Layer(name=name, kind=kind, ops=(), inputs=(), weights=(), outputs=())

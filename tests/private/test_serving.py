@@ -22,20 +22,21 @@ import pytest
 import torch
 
 from deepreduce.cost.link import LINKS
+from deepreduce.cost.preset import collapse_cost
 from deepreduce.errors import RunError, UserError
-from deepreduce.export import SavedNetwork
-from deepreduce.pricing import collapse_cost
 from deepreduce.private import serving
-from deepreduce.private.bridge import lower
-from deepreduce.private.graph import prepare
-from deepreduce.private.processes import HOST, PartyProcess, answers
+from deepreduce.private.lowering.aten_graph import prepare
+from deepreduce.private.lowering.lower import lower
+from deepreduce.private.parties.processes import HOST, PartyProcess, answers
+from deepreduce.private.parties.wire import ClosedError, Message, MessageError, SilentError, receive, send
 from deepreduce.private.protocol import PROTOCOLS, SERVER
 from deepreduce.private.serving import Offer, listening, serve, session
-from deepreduce.private.wire import ClosedError, Message, MessageError, SilentError, receive, send
-from tests.private.plain import lowered
-from tests.private.small import images, needs_engine, parties_left, saved_network, small_resnet
-from tests.private.test_engine import Secrets, reads_memory
-from tests.runs_for_tests import plain_environment
+from deepreduce.store.checkpoint import SavedNetwork
+from tests.helpers import REPOSITORY
+from tests.helpers.plain_engine import lowered
+from tests.helpers.private_networks import images, needs_engine, parties_left, saved_network, small_resnet
+from tests.helpers.runs import plain_environment
+from tests.private.spu.test_engine import Secrets, reads_memory
 
 
 def raw(header: str | bytes) -> bytes:
@@ -444,7 +445,7 @@ def process(*words: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process that runs, and the first line that it printed."""
     with subprocess.Popen(
         [*words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain_environment(),
-        cwd=Path(__file__).parents[2],
+        cwd=REPOSITORY,
     ) as found:  # fmt: skip
         try:
             assert found.stdout is not None

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepreduce.network import Network, trace_network
-from deepreduce.private.bridge import Lowered
-from tests.private.plain import calibrated, lowered
-from tests.private.small import needs_engine
-from tests.private.test_bridge import BETWEEN, EXPRESSED, MaskedPolynomials, between
-from tests.zoo import TOYS, WRITTEN, OptionA
+from deepreduce.private.lowering.lower import Lowered
+from tests.helpers.plain_engine import calibrated, lowered
+from tests.helpers.private_networks import needs_engine
+from tests.helpers.zoo import TOYS, WRITTEN, OptionA
+from tests.private.lowering.test_lower import BETWEEN, EXPRESSED, MaskedPolynomials, between
 
 pytestmark = needs_engine
 
@@ -32,8 +32,8 @@ def simulated(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
     from spu import libspu
     from spu.utils.simulation import Simulator, sim_jax
 
-    from deepreduce.private.engine import FRACTION_BITS
-    from deepreduce.private.kernels import layer_function
+    from deepreduce.private.spu.engine import FRACTION_BITS
+    from deepreduce.private.spu.kernels import layer_function
 
     config = libspu.RuntimeConfig(
         protocol=libspu.ProtocolKind.SEMI2K, field=libspu.FieldType.FM64, fxp_fraction_bits=FRACTION_BITS

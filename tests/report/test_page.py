@@ -15,13 +15,13 @@ import pytest
 import torch
 
 import deepreduce
-from deepreduce.cli import run_command
+from deepreduce.cli.main import run_command
 from deepreduce.errors import CheckpointError, UserError
-from deepreduce.page import page_contents, write_page
 from deepreduce.plan import ReductionPlan
 from deepreduce.report.tables import read_candidates_csv
-from tests.report.made_up_run import HOSTILE, write_run
-from tests.runs_for_tests import NUM_CANDIDATES, TINY, TINY_RELUS
+from deepreduce.run.page import page_contents, write_page
+from tests.helpers.made_up_run import HOSTILE, write_run
+from tests.helpers.runs import NUM_CANDIDATES, TINY, TINY_RELUS
 
 
 class Parsed(HTMLParser):

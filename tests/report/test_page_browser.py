@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from deepreduce.page import write_page
 from deepreduce.plan import Candidate
 from deepreduce.report.tables import read_candidates_csv
-from tests.report.made_up_run import HOSTILE, write_run
+from deepreduce.run.page import write_page
+from tests.helpers.made_up_run import HOSTILE, write_run
 
 pytestmark = pytest.mark.slow
 

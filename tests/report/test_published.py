@@ -8,8 +8,9 @@ import pytest
 
 from deepreduce.errors import UserError
 from deepreduce.report.published import PublishedPoint, read_published_csv, select_published
+from tests.helpers import REPOSITORY
 
-SHIPPED = Path(__file__).parents[2] / "docs" / "published_results.csv"
+SHIPPED = REPOSITORY / "docs" / "published_results.csv"
 HEADER = "method,year,dataset,backbone,relu_count,accuracy_pct,latency_s,source\n"
 ROW = "SNL,2022,CIFAR-100,ResNet18,49900,73.75,1.066,Table 1\n"
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepreduce.cost.objective import Objective
 from deepreduce.cost.price import Price, Share
 from deepreduce.errors import UserError
 from deepreduce.frontier import pareto_front
-from deepreduce.objective import Objective
 from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
 from deepreduce.report.tables import candidates_csv, frontier_csv, frontier_table, read_candidates_csv
-from tests.report.examples import candidate, failed, priced, random_price, random_run, teacher
+from tests.helpers.report_examples import candidate, failed, priced, random_price, random_run, teacher
 
 FIRST_COLUMNS = "plan_id,relu_count,val_accuracy,test_accuracy,train_seconds"
 """Others script against these."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from deepreduce.data import ImageData
 from deepreduce.training import Precision, recompute_statistics
-from tests.data.toys import CPU, striped
-from tests.training.toys import FP32, same_weights, tiny
+from tests.helpers.images import CPU, striped
+from tests.helpers.training import FP32, same_weights, tiny
 
 
 @pytest.fixture(scope="module")

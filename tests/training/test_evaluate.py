@@ -8,8 +8,8 @@ from torch import nn
 
 from deepreduce.errors import UserError
 from deepreduce.training import Predictions, churn, predict
-from tests.data.toys import striped
-from tests.training.toys import tiny
+from tests.helpers.images import striped
+from tests.helpers.training import tiny
 
 
 def predictions(predicted: list[int], labels: list[int]) -> Predictions:

@@ -32,8 +32,8 @@ from deepreduce.training import (
     train,
 )
 from deepreduce.training.loop import ROLLBACK_RATE
-from tests.data.toys import CPU, cyclic_labels, random_images, striped
-from tests.training.toys import FP32, RECIPE, StopAfter, fit, same_weights, tiny, told
+from tests.helpers.images import CPU, cyclic_labels, random_images, striped
+from tests.helpers.training import FP32, RECIPE, StopAfter, fit, same_weights, tiny, told
 
 
 @pytest.fixture(scope="module")

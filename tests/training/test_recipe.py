@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deepreduce.network import trace_network
 from deepreduce.training import Precision, Recipe, choose_precision, learning_rate_at
-from tests import zoo
+from tests.helpers import zoo
 
 
 def rates(epochs: int, steps: int, warmup: float) -> list[float]:

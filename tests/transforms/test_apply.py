@@ -16,8 +16,8 @@ from deepreduce.models import ZOO, build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, cull, cull_plan, normalise_plan, reshape, reshape_plan, thin
-from tests.independent import executed_macs, executed_relus
-from tests.zoo import REDUCIBLE, TOYS, InPlaceShared, Overwriting, RandomNet
+from tests.helpers.independent import executed_macs, executed_relus
+from tests.helpers.zoo import REDUCIBLE, TOYS, InPlaceShared, Overwriting, RandomNet
 
 WIDTHS = {"wrn22_8": 2}  # its stages are 8 times as wide
 

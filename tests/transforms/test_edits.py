@@ -9,7 +9,7 @@ from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import THIN_KEEP, cull, cull_plan, reshape_plan, thin, thin_plan
-from tests.zoo import FULL, HALF, TOYS
+from tests.helpers.zoo import FULL, HALF, TOYS
 
 
 def zoo_network(name: str) -> Network:

@@ -21,15 +21,16 @@ from torch import Tensor
 
 from deepreduce import load_reduced
 from deepreduce.errors import PlanError
-from deepreduce.export import describe_network
-from deepreduce.interchange import export_network
+from deepreduce.export.onnx import export_network
 from deepreduce.network import Network, trace_network
-from deepreduce.network.run import module_tensors
+from deepreduce.network.meta_run import module_tensors
 from deepreduce.plan import ReductionPlan
-from deepreduce.runs import NetworkFolder
+from deepreduce.store.checkpoint import describe_network
+from deepreduce.store.run_folder import NetworkFolder
 from deepreduce.transforms import apply_plan, normalise_plan, reshape
-from tests.independent import executed_macs, executed_relus
-from tests.zoo import STEPS, RandomGraph
+from deepreduce.transforms.width.propagate import channels_of
+from tests.helpers.independent import executed_macs, executed_relus
+from tests.helpers.zoo import STEPS, RandomGraph
 
 SHAPE = (3, 8, 8)
 
@@ -160,13 +161,13 @@ def test_channels_that_are_zero_are_the_ones_that_go_and_no_logit_changes(
     network = trace_network(built(drawn, flat=flat).eval(), SHAPE)
     zero = [
         c
-        for s in network.channels.sets
+        for s in channels_of(network).sets
         for c in s.channels[: len(s.channels) - max(1, round(len(s.channels) * alpha))]
     ]
     assume(zero)
     tensors = dict(module_tensors(network.module))
     with torch.no_grad():
-        for (name, dim), channels in network.channels.tensors.items():
+        for (name, dim), channels in channels_of(network).tensors.items():
             index = torch.as_tensor(np.flatnonzero(np.isin(channels, zero)))
             if "running_var" not in name:
                 tensors[name].index_fill_(dim, index, 0.0)

@@ -1,0 +1,169 @@
+"""The original network and its data, from a config or from Python, checked against each other."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from deepreduce.config.schema import DataConfig, ModelConfig
+from deepreduce.data import (
+    DataFacts,
+    ImageData,
+    Preparation,
+    RawData,
+    known_facts,
+    load_source,
+    prepare,
+    raw_from_python,
+)
+from deepreduce.errors import ConfigError, ModelError, unknown_name
+from deepreduce.models import ModelSpec, build_model, resolve_spec
+from deepreduce.network import Network, trace_network
+from deepreduce.network.analyze import check_input_size
+
+log = logging.getLogger(__name__)
+
+FROM_PYTHON = "python:"
+"""Starts the name of a model or data set that was handed over from Python and has no name of its own."""
+
+
+def preparation_of(config: DataConfig) -> Preparation:
+    """What the config says about preparing images."""
+    return Preparation(
+        val_fraction=config.val_fraction,
+        train_limit=config.train_limit,
+        test_limit=config.test_limit,
+        image_size=config.image_size,
+        channels=config.channels,
+        pad=config.pad,
+        flip=config.flip,
+        workers=config.workers,
+    )
+
+
+def load_data(config: DataConfig, *, seed: int, given: Any = None) -> ImageData:
+    """The data set that the config names, or `given` from Python, prepared. Raises `DataError`."""
+    if isinstance(given, ImageData):
+        return given
+    raw: RawData
+    if given is not None:
+        raw = raw_from_python(given)
+    else:
+        raw = load_source(config.name, root=config.root, download=config.download, image_size=config.image_size)
+    return prepare(raw, preparation_of(config), seed=seed)
+
+
+def facts_without_data(config: DataConfig) -> DataFacts | None:
+    """Sizes after preparation of a data set that everybody knows; None for others."""
+    raw = known_facts(config.name)
+    return None if raw is None else preparation_of(config).facts(raw, config.name)
+
+
+def original_network(config: ModelConfig, facts: DataFacts, *, seed: int, given: nn.Module | None = None) -> Network:
+    """The full network for such data, with its initial, pretrained or loaded weights.
+
+    Built as the config says from `seed`, or `given` from Python, which is not changed. Raises `ModelError` where
+    it does not fit the data or has nothing to reduce.
+    """
+    spec: ModelSpec | None = None
+    if given is None:
+        spec = resolve_spec(
+            config.name,
+            num_classes=facts.num_classes,
+            in_channels=facts.image_shape[0],
+            width=config.width,
+            blocks=config.blocks,
+        )
+        given = build_model(spec, seed=seed, pretrained=config.pretrained)
+    if config.weights is not None:
+        _load_foreign_weights(given, Path(config.weights).expanduser())
+    name = config.name.removeprefix(FROM_PYTHON)
+    network = trace_network(given, facts.image_shape, name=name, spec=spec, stages=config.stages)
+    _check_fit(network, facts)
+    return network
+
+
+def _check_fit(network: Network, facts: DataFacts) -> None:
+    check_input_size(network)
+    if len(network.outputs) != 1:
+        heads = ", ".join(f"{head} {shape}" for head, shape in network.outputs.items())
+        raise ModelError(
+            f"{network.name} has {len(network.outputs)} outputs ({heads}); wrap it in a module that returns the one"
+            f" to be trained, of shape ({facts.num_classes},)"
+        )
+    if network.output_shape != (facts.num_classes,):
+        raise ModelError(
+            f"{network.name} gives a tensor of shape {network.output_shape} for one image; the data have"
+            f" {facts.num_classes} classes, so it must give ({facts.num_classes},)"
+        )
+    if not network.relu_count:
+        others = ", ".join(network.unsupported) or "none"
+        raise ModelError(
+            f"{network.name} has no ReLUs, so there is nothing to reduce (other non-linearities: {others})"
+        )
+    if network.unsupported:
+        counted = ", ".join(f"{kind} x{count}" for kind, count in network.unsupported.items())
+        log.info("%s has non-linearities besides ReLUs, which stay: %s", network.name, counted)
+
+
+def _load_foreign_weights(module: nn.Module, path: Path) -> None:
+    try:
+        weights = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"model.weights: {path} can't be read as safetensors: {error}") from error
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise ModelError(f"model.weights: {path} is of another network: {lines[min(1, len(lines) - 1)]}") from error
+
+
+def fingerprint(network: Network) -> str:
+    """Short hash of a network's graph and weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for node in network.module.graph.nodes:
+        digest.update(f"{node.op} {node.target} {[n.name for n in node.all_input_nodes]};".encode())
+    for name, tensor in sorted(network.module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        if tensor.numel():
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is any. Raises `ConfigError` for what is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(unknown_name("device", name, ["auto", "cpu", "cuda", "cuda:0"]))
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise ConfigError(f"device {name!r} is not there: PyTorch sees {count} CUDA devices; use device cpu")
+    return device
+
+
+def versions() -> Mapping[str, str]:
+    """Of everything that numbers depend on."""
+    import importlib.metadata
+    import platform
+
+    packages = ("deepreduce", "torch", "torchvision", "numpy")
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

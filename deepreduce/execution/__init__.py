@@ -1,0 +1,1 @@
+"""Training tasks and what runs them: in this process or in worker processes."""

@@ -1,0 +1,245 @@
+"""Reduced networks in formats that other programs open: ONNX, and torch.export's.
+
+A file is written only when it agrees with the PyTorch network: it is run on real images, and its ReLUs are counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from deepreduce.errors import DeepReduceError, RunError, UserError, unknown_name
+from deepreduce.network import Network
+from deepreduce.utils.files import TEMPORARY, writing
+
+FORMATS = ("onnx", "torch-export")
+"""`onnx`: an ONNX file for any runtime. `torch-export`: an ExportedProgram (.pt2) for torch.export.load."""
+
+_TOLERANCE = 1e-3
+"""Largest difference of logits, as a share of the largest logit, that other kernels may cause in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was written and how it was checked. `max_abs_error` is over the logits of `checked_images` images."""
+
+    path: str
+    format: str
+    relu_count: int
+    folded: bool
+    checked_images: int
+    max_abs_error: float
+    file_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def export_network(network: Network, path: Path, *, to: str, images: Tensor, fold: bool = False) -> ExportReport:
+    """Write `network` to `path`, for any batch size, and check the file on `images` (N, C, H, W), at least 2.
+
+    `fold` merges batch-norms into the convolutions before them. Raises `UserError` for an unknown format or a missing
+    package, and `RunError`, leaving nothing behind, where the file's ReLUs are not those of the network, its logits
+    differ by more than float32 kernels do, or its predictions differ at all.
+    """
+    if to not in FORMATS:
+        raise UserError(unknown_name("format", to, FORMATS))
+    if len(images) < 2:
+        raise UserError(f"{len(images)} images can't show that a file takes any batch size; give at least 2")
+    module = _folded(network.module) if fold else network.module
+    form = _FORMS[to]
+    aside = path.with_name(path.name + TEMPORARY)
+    modes = {m: m.training for m in network.module.modules()}
+    try:
+        network.module.eval()
+        with writing(path), _quiet():
+            _write(form, module.eval(), images[:2], aside, fold=fold, to=to)
+        error = _checked(network, aside, images, form, path=path)
+        with writing(path):
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+        for m, mode in modes.items():
+            m.training = mode
+    return ExportReport(
+        path=str(path),
+        format=to,
+        relu_count=network.relu_count,
+        folded=fold,
+        checked_images=len(images),
+        max_abs_error=error,
+        file_bytes=path.stat().st_size,
+    )
+
+
+def _write(form: _Form, module: nn.Module, images: Tensor, file: Path, *, fold: bool, to: str) -> None:
+    try:
+        form.write(module, images, file, fold)
+    except (DeepReduceError, OSError):
+        raise
+    except Exception as error:  # the exporters raise what they like
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        other = next(name for name in FORMATS if name != to)
+        raise RunError(
+            f"torch {torch.__version__} can't convert the network to {to} ({lines[0][:160]}); a newer torch may, or"
+            f" --to {other}"
+        ) from error
+
+
+def _checked(network: Network, file: Path, images: Tensor, form: _Form, *, path: Path) -> float:
+    """The largest difference of logits between file and network."""
+    found, expected_count = form.count_relus(file), network.relu_count
+    if found != expected_count:
+        raise RunError(f"{path} would hold {found:,} ReLUs, the network has {expected_count:,}; it is not written")
+    with torch.no_grad():
+        expected = network.module(images)  # (N, classes)
+    logits = form.run(file, images)
+    error = float((logits - expected).abs().max())
+    allowed = _TOLERANCE * max(float(expected.abs().max()), 1.0)
+    if not error <= allowed:
+        raise RunError(f"{path} would differ from the network by {error:.3g} in its logits; it is not written")
+    differing = int((logits.argmax(1) != expected.argmax(1)).sum())
+    if differing:
+        raise RunError(f"{path} would predict {differing} of {len(images)} images differently; it is not written")
+    return error
+
+
+def _folded(module: fx.GraphModule) -> nn.Module:
+    from torch.fx.experimental.optimization import fuse
+
+    return fuse(module.eval())  # a new module; the given one stays as it is
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters' own progress and deprecations are no news to our users."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+# -- ONNX ---------------------------------------------------------------------------------------------------
+
+
+def _write_onnx(module: nn.Module, images: Tensor, file: Path, fold: bool) -> None:
+    _require("onnx", "onnxscript", "onnxruntime")
+    from onnxscript import optimizer
+
+    program = torch.onnx.export(
+        module, (images,), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False,
+        dynamic_shapes=({0: torch.export.Dim("batch")},), optimize=fold,
+    )  # fmt: skip
+    assert program is not None
+    if not fold:
+        # torch's own optimization folds batch-norms too; these passes only clear away what the exporter scaffolds
+        optimizer.inline(program.model)
+        optimizer.fold_constants(program.model, onnx_shape_inference=True)
+        optimizer.remove_unused_nodes(program.model)
+    program.save(file)
+
+
+def _run_onnx(file: Path, images: Tensor) -> Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (name,) = (given.name for given in session.get_inputs())
+    (logits,) = session.run(None, {name: images.numpy()})
+    return torch.from_numpy(logits)
+
+
+def relus_in_onnx(file: Path) -> int:
+    """ReLUs for one image, from the shapes of the file's Relu nodes, and of Clip nodes from 0 (ReLU6)."""
+    _require("onnx")
+    import onnx
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(file)))
+    graph = model.graph
+    constants = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
+    for node in graph.node:
+        values = [a.t for a in node.attribute if a.name == "value"] if node.op_type == "Constant" else []
+        if values:
+            constants[node.output[0]] = onnx.numpy_helper.to_array(values[0])
+    shapes = {
+        value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output)
+    }
+    total = 0
+    for node in graph.node:
+        low = constants.get(node.input[1]) if node.op_type == "Clip" and len(node.input) > 1 else None
+        if node.op_type == "Relu" or (low is not None and float(low) == 0):
+            total += math.prod(shapes[node.output[0]][1:])
+    return total
+
+
+# -- torch.export -------------------------------------------------------------------------------------------
+
+
+def _write_pt2(module: nn.Module, images: Tensor, file: Path, fold: bool) -> None:
+    program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    # by a handle, because torch insists on the ending .pt2 of a path
+    with open(file, "wb") as handle:
+        torch.export.save(program, handle)
+
+
+def _run_pt2(file: Path, images: Tensor) -> Tensor:
+    with torch.no_grad(), open(file, "rb") as handle:
+        logits: Tensor = torch.export.load(handle).module()(images)
+    return logits
+
+
+def relus_in_pt2(file: Path) -> int:
+    """ReLUs for one image, from the operations in the file's graph."""
+    with open(file, "rb") as handle:
+        program = torch.export.load(handle)
+    total = 0
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        name = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
+        capped = name in ("hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min", "clamp_min_")
+        if name in ("relu", "relu_", "relu6", "relu6_") or (capped and len(node.args) > 1 and node.args[1] == 0):
+            total += math.prod(int(n) for n in node.meta["val"].shape[1:])
+    return total
+
+
+def _require(*packages: str) -> None:
+    import importlib.util
+
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"ONNX needs {', '.join(missing)}; install it with: pip install 'deepreduce[export]'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """A format: write a module (with two example images), run a file on images, count a file's ReLUs."""
+
+    write: Callable[[nn.Module, Tensor, Path, bool], None]
+    run: Callable[[Path, Tensor], Tensor]
+    count_relus: Callable[[Path], int]
+
+
+_FORMS = {
+    "onnx": _Form(write=_write_onnx, run=_run_onnx, count_relus=relus_in_onnx),
+    "torch-export": _Form(write=_write_pt2, run=_run_pt2, count_relus=relus_in_pt2),
+}
+assert set(_FORMS) == set(FORMATS)

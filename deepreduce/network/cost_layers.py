@@ -1,0 +1,110 @@
+"""A network as the plain values that a cost takes."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Mapping
+
+from torch import fx
+
+from deepreduce.cost.layers import BATCH_NORM, CONV, LINEAR, MATMUL, MAX_POOL, OTHER, POOL, RELU, RELU6, Layer
+from deepreduce.network.calls import Call, call_of
+from deepreduce.network.linear_ops import CONV_FUNCTION, linear_ops
+from deepreduce.network.meta_run import attribute
+from deepreduce.network.network import Network
+
+_KINDS = {
+    "conv2d": CONV, "linear": LINEAR, "batch_norm": BATCH_NORM, "max_pool2d": MAX_POOL,
+    "adaptive_max_pool2d": MAX_POOL, "avg_pool2d": POOL, "adaptive_avg_pool2d": POOL,
+}  # fmt: skip
+"""What a call is to a cost, written as a module or as a function."""
+
+
+def layers_of(network: Network) -> tuple[Layer, ...]:
+    """Every layer of the network for one image, in the order in which they run."""
+    return tuple(node_layers(network).values())
+
+
+def node_layers(network: Network) -> dict[str, Layer]:
+    """The layer of every graph node that makes a tensor of one read from another, by the node's name.
+
+    A layer's own name is that of its ReLU site, else the path of its module or the name of its node, with "#2" for a
+    second call. A function is the same kind of layer as the module that calls it.
+    """
+    shapes = network.node_shapes
+    macs = {layer.node: layer.macs for layer in network.linear_layers}
+    relus = {site.node: RELU6 if site.kind == "relu6" else RELU for site in network.sites}
+    linear = {node: op.kind for node, op in linear_ops(network).items()}
+    site_names = {site.node: site.name for site in network.sites}
+    calls = Counter[str]()
+    layers = {}
+    for node in network.module.graph.nodes:
+        call = call_of(node, network.module)
+        source = call.source if call is not None else _source(node)
+        made = _made(node, shapes)
+        if node.op in ("placeholder", "get_attr", "output") or source is None or source.name not in shapes:
+            continue
+        if made is None and node.name not in macs:
+            continue
+        name = str(node.target) if node.op == "call_module" else str(node.name)
+        calls[name] += 1
+        before, after = shapes[source.name], made or ()
+        kind = relus.get(node.name) or linear.get(node.name) or _kind(call, before, macs.get(node.name, 0))
+        kind = CONV if kind == CONV_FUNCTION else kind
+        layers[node.name] = Layer(
+            name=site_names.get(node.name) or (name if calls[name] == 1 else f"{name}#{calls[name]}"),
+            kind=kind,
+            in_shape=before,
+            out_shape=after,
+            kernel=_kernel(call, network, before, after) if call and kind in (CONV, POOL, MAX_POOL) else (1, 1),
+            groups=call["groups"] if call and kind == CONV else 1,
+            macs=macs.get(node.name, 0),
+        )
+    return layers
+
+
+def _source(node: fx.Node) -> fx.Node | None:
+    """What a call reads: what the layers before it made, before anything that the network holds."""
+    sources = sorted(node.all_input_nodes, key=lambda source: source.op == "get_attr")
+    return sources[0] if sources else None
+
+
+def _made(node: fx.Node, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The shape of what a call gives, the first part of several; None where it is no tensor (a size, a number)."""
+    parts = [user.name for user in node.users if user.target is operator.getitem]
+    return next((shapes[name] for name in (node.name, *parts) if name in shapes), None)
+
+
+def _kind(call: Call | None, before: tuple[int, ...], macs: int) -> str:
+    if call is not None and call.function in _KINDS:
+        return _KINDS[call.function]
+    if call is not None and _averages_positions(call, before):
+        return POOL
+    return MATMUL if macs else OTHER
+
+
+def _averages_positions(call: Call, before: tuple[int, ...]) -> bool:
+    """Whether it is the mean over height and width, which is a pool of the whole feature map."""
+    dims = call["dim"]
+    if len(before) != 3 or not isinstance(dims, (tuple, list)) or not all(isinstance(dim, int) for dim in dims):
+        return False
+    return sorted(dim % 4 for dim in dims) == [2, 3]
+
+
+def _kernel(call: Call, network: Network, before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) of the window of a convolution or a pool."""
+    if call.function == "conv2d":
+        weight = call["weight"]  # (out, in, height, width)
+        size = (
+            attribute(network.module, weight).shape if isinstance(weight, str) else network.node_shapes[weight.name]
+        )
+        return int(size[-2]), int(size[-1])
+    given = call.pair("kernel_size")
+    if given is not None:
+        return given
+    if len(before) != 3:
+        return 1, 1
+    # what several windows take together is the whole feature map
+    height, width = (-(-whole // size) for whole, size in zip(before[1:], (*after[1:], 1, 1)[:2], strict=True))
+    return height, width

@@ -1,0 +1,247 @@
+"""Which calls of a graph map feature maps linearly, every place alike: what a convolution could do instead."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from deepreduce.cost.layers import ADD, BATCH_NORM, CONV, POOL
+from deepreduce.network.calls import Call, call_of
+from deepreduce.network.meta_run import attribute
+from deepreduce.network.network import Network
+
+IDENTITY, PAD, CONV_FUNCTION = "identity", "pad", "conv function"
+
+Pair = tuple[int, int]
+
+_ADDITIONS = {operator.add, operator.iadd, torch.add}
+_EXACTLY = (nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)  # what subclasses make of them is theirs
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# torchvision's and timm's, which tracing keeps whole; in evaluation they give their input
+_STOCHASTIC = {"StochasticDepth", "DropBlock2d", "DropPath"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearOp:
+    """One call that maps feature maps (C, H, W) linearly, in evaluation mode.
+
+    Along each axis (height, width), output position q reads its operands at q * stride - padding + t * dilation for
+    t < kernel, and zeros outside of them. `groups` is the number of blocks of channels that do not mix. `shifts`
+    tells that something is added that does not depend on the image (a bias). `layer` is the path of the module that
+    is called, "" for a function. `tensors` are the paths of what it computes with, "" for one that it lacks: weight
+    and bias of a convolution, mean, variance, weight and bias of a batch-norm, which has `eps`. `divisor` is what a
+    pool divides by instead of its window's size. `is_rigid`: its call can't be rewritten to pad nothing and to read
+    another operand, so that no region it is in can be padded once.
+    """
+
+    node: str
+    kind: str
+    operands: tuple[str, ...]
+    groups: int
+    layer: str = ""
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    shifts: bool = False
+    tensors: tuple[str, ...] = ()
+    eps: float = 0.0
+    divisor: int | None = None
+    is_rigid: bool = False
+
+
+def linear_ops(network: Network) -> dict[str, LinearOp]:
+    """Every linear call of the network's graph by the name of its node, in graph order.
+
+    Convolutions, batch-norms, average pools, additions of feature maps of one shape, zero padding (or cropping), and
+    what does nothing in evaluation; as modules and as functions. What a convolution can't express is left out:
+    padding that is not with zeros, pools that leave the padding out of the average; and so is a module with hooks,
+    which may do anything.
+    """
+    found = {}
+    for node in network.module.graph.nodes:
+        call = call_of(node, network.module)
+        # a function is given its weights as well
+        sources = [call.source] if call is not None and node.op != "call_module" else node.all_input_nodes
+        operands = tuple(source.name for source in sources)
+        shapes = [network.node_shapes.get(name, ()) for name in (*operands, node.name)]
+        if not operands or any(len(shape) != 3 for shape in shapes):
+            continue
+        op = _linear_op(node, call, network.module, shapes)
+        if op is not None and _gives(op, shapes[0], shapes[-1]):
+            found[node.name] = op
+    return found
+
+
+def _linear_op(
+    node: fx.Node, call: Call | None, module: fx.GraphModule, shapes: Sequence[tuple[int, ...]]
+) -> LinearOp | None:
+    if node.op == "call_module":
+        layer = module.get_submodule(str(node.target))
+        single = len(node.all_input_nodes) == 1 == len(node.args) and not node.kwargs
+        return _of_layer(node, call, module, shapes[0]) if single and not has_hooks(layer) else None
+    if call is not None:
+        op = _of_call(node, call, module, shapes[0])
+        return None if op is None else _of_function(op, node)
+    operands = tuple(source.name for source in node.all_input_nodes)
+    channels = shapes[-1][0]
+    if node.target in _ADDITIONS and not node.kwargs and all(isinstance(value, fx.Node) for value in node.args):
+        if all(shape == shapes[-1] for shape in shapes):
+            operands = tuple(value.name for value in node.args if isinstance(value, fx.Node))  # x + x reads x twice
+            return LinearOp(node=node.name, kind=ADD, operands=operands, groups=channels)
+    elif node.target in (torch.clone, "clone") and not node.kwargs:
+        return LinearOp(node=node.name, kind=IDENTITY, operands=operands, groups=channels)
+    elif node.target is F.pad and (amounts := pad_amounts(node)) is not None:
+        left, _, top, _ = amounts
+        return LinearOp(node=node.name, kind=PAD, operands=operands, groups=channels, padding=(top, left))
+    return None
+
+
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether code of the user's runs with the layer: whoever drops the layer would drop that too."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def is_identity(layer: nn.Module) -> bool:
+    """True for a layer that gives its input in evaluation."""
+    is_known = isinstance(layer, (nn.Identity, *_DROPOUTS)) or type(layer).__name__ in _STOCHASTIC
+    return is_known and not has_hooks(layer)
+
+
+def pad_amounts(node: fx.Node) -> tuple[int, int, int, int] | None:
+    """(left, right, top, bottom) of a call of `F.pad` with zeros; None for other padding."""
+    values = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | dict(node.kwargs)
+    amounts = values.get("pad")
+    if values.get("mode", "constant") != "constant" or values.get("value") not in (None, 0, 0.0):
+        return None
+    if not isinstance(amounts, (tuple, list)) or len(amounts) != 4 or not all(isinstance(n, int) for n in amounts):
+        return None
+    left, right, top, bottom = (int(n) for n in amounts)  # type: ignore[arg-type]
+    return left, right, top, bottom
+
+
+def _of_layer(node: fx.Node, call: Call | None, module: fx.GraphModule, shape: tuple[int, ...]) -> LinearOp | None:
+    layer, path = module.get_submodule(str(node.target)), str(node.target)
+    if call is not None:
+        op = _of_call(node, call, module, shape) if type(layer) in _EXACTLY else None
+        return None if op is None else replace(op, layer=path)
+    op = LinearOp(
+        node=node.name, kind=IDENTITY, operands=(node.all_input_nodes[0].name,), groups=shape[0], layer=path
+    )
+    if type(layer) is nn.ZeroPad2d:
+        left, _, top, _ = layer.padding
+        return replace(op, kind=PAD, padding=(top, left))
+    return op if is_identity(layer) else None
+
+
+def _of_function(op: LinearOp, node: fx.Node) -> LinearOp:
+    """The op of a function that no module calls; it is rigid where it pads or is given more than its operand."""
+    kind = CONV_FUNCTION if op.kind == CONV else op.kind
+    is_alone = len(node.all_input_nodes) == 1 and isinstance(node.args[0] if node.args else None, fx.Node)
+    return replace(op, kind=kind, is_rigid=op.padding != (0, 0) or not is_alone)
+
+
+def _of_call(node: fx.Node, call: Call, module: fx.GraphModule, shape: tuple[int, ...]) -> LinearOp | None:
+    op = LinearOp(node=node.name, kind=IDENTITY, operands=(call.source.name,), groups=shape[0])
+    if call.function == "conv2d":
+        return _convolution(op, call, module)
+    if call.function == "avg_pool2d":
+        return _average_pool(op, call)
+    if call.function == "adaptive_avg_pool2d":
+        return _adaptive_pool(op, call, shape)
+    return _batch_norm(op, call) if call.function == "batch_norm" else None
+
+
+def _convolution(op: LinearOp, call: Call, module: fx.GraphModule) -> LinearOp | None:
+    tensors, stride, dilation = _held(call, "weight", "bias"), call.pair("stride"), call.pair("dilation")
+    if not tensors or not tensors[0] or stride is None or dilation is None:
+        return None
+    height, width = attribute(module, tensors[0]).shape[2:]
+    whole = tuple(d * (k - 1) for d, k in zip(dilation, (height, width), strict=True))  # what "same" pads in all
+    if call["padding"] == "same":
+        padding: Pair | None = (whole[0] // 2, whole[1] // 2)
+    else:
+        padding = (0, 0) if call["padding"] == "valid" else call.pair("padding")
+    if padding is None:
+        return None
+    pads = whole if call["padding"] == "same" else padding
+    if pads != (0, 0) and call["padding_mode"] not in (None, "zeros"):
+        return None
+    return replace(
+        op, kind=CONV, groups=call["groups"], kernel=(height, width), dilation=dilation, stride=stride,
+        padding=padding, shifts=tensors[1] != "", tensors=tensors,
+    )  # fmt: skip
+
+
+def _held(call: Call, *names: str) -> tuple[str, ...] | None:
+    """Paths of tensors that the call is given, "" for none; None where one is computed."""
+    tensors = tuple("" if call[name] is None else call[name] for name in names)
+    return tensors if all(isinstance(path, str) for path in tensors) else None
+
+
+def _average_pool(op: LinearOp, call: Call) -> LinearOp | None:
+    kernel, stride, padding = call.pair("kernel_size"), call.stride, call.pair("padding")
+    if kernel is None or stride is None or padding is None:
+        return None
+    if padding != (0, 0) and not call["count_include_pad"]:
+        return None
+    return replace(op, kind=POOL, kernel=kernel, stride=stride, padding=padding, divisor=call["divisor_override"])
+
+
+def _adaptive_pool(op: LinearOp, call: Call, shape: tuple[int, ...]) -> LinearOp | None:
+    given = call["output_size"]
+    sizes = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+    made = [whole if size is None else size for size, whole in zip(sizes, shape[1:], strict=True)]
+    if not all(isinstance(size, int) for size in made):
+        return None
+    if any(whole % size for size, whole in zip(made, shape[1:], strict=True)):
+        return None  # its windows are of several sizes
+    window = (shape[1] // made[0], shape[2] // made[1])
+    return replace(op, kind=POOL, kernel=window, stride=window)
+
+
+def _batch_norm(op: LinearOp, call: Call) -> LinearOp | None:
+    tensors = _held(call, "running_mean", "running_var", "weight", "bias")
+    if not tensors or not tensors[0] or not tensors[1] or call["training"] or not isinstance(call["eps"], float):
+        return None
+    return replace(op, kind=BATCH_NORM, shifts=True, tensors=tensors, eps=call["eps"])
+
+
+def _gives(op: LinearOp, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether the op's figures explain its output's size: a pool that rounds up reads a window that is cut off."""
+    if op.kind in (PAD, IDENTITY, ADD, BATCH_NORM):
+        return True
+    for axis in (0, 1):
+        last = (after[1 + axis] - 1) * op.stride[axis] - op.padding[axis] + (op.kernel[axis] - 1) * op.dilation[axis]
+        if last > before[1 + axis] - 1 + op.padding[axis] + (op.kind == CONV):  # "same" may pad one more behind
+            return False
+    return True
+
+
+# -- computing them -----------------------------------------------------------------------------------------
+
+
+def compute(op: LinearOp, module: fx.GraphModule, operands: Sequence[Tensor]) -> Tensor:
+    """The op's output (N, C, H, W) in the operands' precision, without any padding of its own.
+
+    Operands are given as far as the op reads them: whoever calls has padded or cropped them.
+    """
+    if op.kind == ADD:
+        return operands[0] + operands[1]
+    (x,) = operands
+    tensors: list[Any] = [attribute(module, path).detach().to(x) if path else None for path in op.tensors]
+    if op.kind in (CONV, CONV_FUNCTION):
+        weight, bias = tensors
+        return F.conv2d(x, weight, bias, op.stride, 0, op.dilation, op.groups)
+    if op.kind == BATCH_NORM:
+        mean, variance, weight, bias = tensors
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=op.eps)
+    if op.kind == POOL:
+        return F.avg_pool2d(x, op.kernel, op.stride, divisor_override=op.divisor)
+    return x

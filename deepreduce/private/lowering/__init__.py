@@ -1,0 +1,1 @@
+"""Turn a network into the program that the parties run."""

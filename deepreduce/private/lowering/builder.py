@@ -1,0 +1,112 @@
+"""Layers that are being put together, operation by operation, and the program that they make."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from deepreduce.private.lowering.constants import Array, Constants
+from deepreduce.private.lowering.operations import KIND_OF
+from deepreduce.private.lowering.program import KINDS, Argument, Layer, Op, Program, Ref, refs
+
+NORM = "batch_norm"
+"""An operation of drafts alone: `fold_batchnorm` folds it, or makes it a product and a sum."""
+
+
+@dataclass
+class Draft:
+    """The operations of a layer."""
+
+    name: str
+    ops: list[Op] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """What a batch-norm does to each channel: times `factor`, plus `offset`, both (channels,) in float64."""
+
+    factor: Array
+    offset: Array
+
+
+class Drafts:
+    """The layers in order. Operations of one name that follow each other are one layer."""
+
+    def __init__(self) -> None:
+        self.layers: list[Draft] = []
+        self.norms: dict[str, Norm] = {}
+        self._numbers = itertools.count()
+
+    def add(self, layer: str, name: str, args: Sequence[Argument], shape: tuple[int, ...]) -> str:
+        """Note down an operation of a layer; returns the name of what it gives."""
+        if not self.layers or self.layers[-1].name != layer:
+            self.layers.append(Draft(layer))
+        output = f"{layer}/{next(self._numbers)}"
+        self.layers[-1].ops.append(Op(name=name, args=tuple(args), output=output, shape=shape))
+        return output
+
+    def add_norm(self, layer: str, source: str, norm: Norm, shape: tuple[int, ...]) -> str:
+        """The same for a batch-norm."""
+        output = self.add(layer, NORM, [Ref(source)], shape)
+        self.norms[output] = norm
+        return output
+
+
+def program_of(
+    drafts: Sequence[Draft],
+    constants: Constants,
+    *,
+    network: str,
+    image: str,
+    image_shape: tuple[int, ...],
+    logits: str,
+) -> Program:
+    """The program of these layers."""
+    used = {name for draft in drafts for op in draft.ops for name in refs(op.args)} | {logits}
+    shapes = {image: stored_shape(image_shape)}
+    shapes |= {op.output: stored_shape(op.shape) for draft in drafts for op in draft.ops}
+    shapes |= {name: array.shape for name, array in (constants.weights | constants.masks).items()}
+    return Program(
+        network=network,
+        image=image,
+        logits=logits,
+        layers=tuple(_layer(draft, drafts, constants, image=image, logits=logits) for draft in drafts),
+        shapes={name: shape for name, shape in shapes.items() if name in used or name == image},
+    )
+
+
+def _layer(draft: Draft, drafts: Sequence[Draft], constants: Constants, *, image: str, logits: str) -> Layer:
+    mentioned = list(dict.fromkeys(name for op in draft.ops for name in refs(op.args)))
+    own = {op.output for op in draft.ops}
+    elsewhere = {name for other in drafts if other is not draft for op in other.ops for name in refs(op.args)}
+    return Layer(
+        name=draft.name,
+        kind=_kind(draft, constants),
+        ops=tuple(draft.ops),
+        inputs=tuple(n for n in mentioned if n not in {*own, *constants.weights, *constants.masks}),
+        weights=tuple(n for n in mentioned if n in constants.weights),
+        outputs=tuple(op.output for op in draft.ops if op.output in elsewhere or op.output == logits),
+    )
+
+
+def _kind(draft: Draft, constants: Constants) -> str:
+    kinds = {_kind_of(op, constants.weights, constants.masks) for op in draft.ops}
+    return next(kind for kind in KINDS if kind in kinds)
+
+
+def _kind_of(op: Op, weights: Mapping[str, Array], masks: Mapping[str, Array]) -> str:
+    """A product with a number of the server's is a scaling; one with a public number is as cheap as a sum."""
+    if op.name == "mul":
+        others = [value.name if isinstance(value, Ref) else None for value in op.args[:2]]
+        if None in others or any(name in masks for name in others):
+            return "add"
+        return "scale" if any(name in weights for name in others) else "product"
+    if op.name == "clamp" and op.args[1] == 0:
+        return "relu6" if len(op.args) > 2 and op.args[2] is not None else "relu"
+    return "relu" if op.name == "clamp_min" and op.args[1] == 0 else KIND_OF[op.name]
+
+
+def stored_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a tensor that PyTorch has as (batch, channels, height, width), channels-last; of others, the same."""
+    return (shape[0], shape[2], shape[3], shape[1]) if len(shape) == 4 else shape

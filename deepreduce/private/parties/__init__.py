@@ -1,0 +1,1 @@
+"""Start the parties' processes, talk to them, and end them."""

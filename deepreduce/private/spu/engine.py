@@ -1,0 +1,147 @@
+"""One party's end of the computation, on SPU. Needs the packages of deepreduce[private]; PyTorch is not imported."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import spu
+import spu.utils.frontend
+from numpy.typing import NDArray
+from spu import libspu
+
+from deepreduce.private.lowering.program import REVEALED, Layer, Program
+from deepreduce.private.protocol import CLIENT, SERVER, Protocol
+from deepreduce.private.spu.kernels import example_inputs, layer_function
+from deepreduce.private.spu.profile import LayerProfile, ProfileLog
+
+FRACTION_BITS = 18
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """A party's place in a computation: its rank, everybody's addresses ("host:port"), how long to wait for them."""
+
+    rank: int
+    addresses: tuple[str, ...]
+    timeout_s: float
+
+
+class Engine:
+    """Holds this party's shares. `connect` waits for the others."""
+
+    def __init__(
+        self, program: Program, masks: Mapping[str, Array], protocol: Protocol, seat: Seat, log: Path
+    ) -> None:
+        _set_log(log)
+        self._program, self._seat = program, seat
+        self._config = _runtime_config(protocol)
+        self._io = spu.Io(protocol.parties, self._config)
+        self._executables = [_compiled(index, layer, program, masks) for index, layer in enumerate(program.layers)]
+        self._profile = ProfileLog(log)
+
+    def connect(self, weights: Mapping[str, Array] | None) -> None:
+        """Find the other parties and share the weights, which the server alone gives."""
+        self._link = libspu.link.create_brpc(_link_description(self._seat), self._seat.rank)
+        self._runtime = spu.Runtime(self._link, self._config)
+        for name in self._program.weights:
+            self._share(name, weights[name] if weights is not None else None, owner=SERVER)
+
+    def query(self, image: Array | None) -> tuple[list[LayerProfile], Array | None]:
+        """What this party saw of each layer; at the client, which alone gives the `image`, its logits too."""
+        self._share(self._program.image, image, owner=CLIENT)
+        for executable in self._executables:
+            self._runtime.run(executable)
+        profiles = self._profile.new()
+        logits, revealing = self._reveal(self._program.logits)
+        names = [layer.name for layer in self._program.layers]
+        assert len(profiles) == len(names), f"{len(profiles)} of {len(names)} layers are in the engine's profile"
+        return [*profiles, revealing], logits
+
+    def _share(self, name: str, value: Array | None, *, owner: int) -> None:
+        """Share a value of its owner's; all others know its shape alone, and put zeros of that shape."""
+        assert (value is not None) == (self._seat.rank == owner)
+        shape = self._program.shapes[name]
+        array = np.zeros(shape, np.float32) if value is None else np.asarray(value, np.float32)
+        assert array.shape == shape, (name, array.shape, shape)
+        shares = self._io.make_shares(array, libspu.Visibility.VIS_SECRET, owner)
+        self._runtime.set_var(name, shares[self._seat.rank])
+
+    def _reveal(self, name: str) -> tuple[Array | None, LayerProfile]:
+        """The value, at the client, who is sent everybody's share of it."""
+        begin = time.perf_counter()
+        share = self._runtime.get_var(name)
+        text = _share_to_text(share)
+        shares = self._link.gather(text, CLIENT)  # text, because the binding decodes it
+        value = None
+        if self._seat.rank == CLIENT:
+            value = np.asarray(self._io.reconstruct([_share_from_text(each) for each in shares]))
+        sent = 0 if self._seat.rank == CLIENT else len(text)
+        seconds = time.perf_counter() - begin
+        return value, LayerProfile(name=REVEALED, seconds=seconds, bytes_sent=sent, messages_sent=min(sent, 1))
+
+
+def _set_log(path: Path) -> None:
+    options = libspu.logging.LogOptions()
+    options.enable_console_logger = False
+    options.system_log_path = str(path)
+    libspu.logging.setup_logging(options)
+
+
+def _runtime_config(protocol: Protocol) -> Any:
+    config = libspu.RuntimeConfig(
+        protocol=getattr(libspu.ProtocolKind, protocol.name.upper()),
+        field=libspu.FieldType.FM64,
+        fxp_fraction_bits=FRACTION_BITS,
+    )
+    config.enable_pphlo_profile = True
+    config.experimental_enable_colocated_optimization = True  # inputs stay whole with their owners until used
+    return config
+
+
+def _link_description(seat: Seat) -> Any:
+    description = libspu.link.Desc()
+    for rank, address in enumerate(seat.addresses):
+        description.add_party(f"party{rank}", address)
+    description.connect_retry_interval_ms = 100
+    description.connect_retry_times = max(int(seat.timeout_s * 10), 1)
+    description.recv_timeout_ms = int(seat.timeout_s * 1000)
+    description.http_timeout_ms = int(seat.timeout_s * 1000)
+    description.http_max_payload_size = 32 * 2**20
+    description.throttle_window_size = 0
+    return description
+
+
+def _compiled(index: int, layer: Layer, program: Program, masks: Mapping[str, Array]) -> Any:
+    function = layer_function(layer, masks)
+    function.__name__ = f"layer{index}"
+    inputs = example_inputs(program, layer)
+    executable, _ = spu.utils.frontend.compile(
+        spu.utils.frontend.Kind.JAX,
+        function,
+        inputs,
+        {},
+        [*layer.inputs, *layer.weights],
+        [libspu.Visibility.VIS_SECRET] * len(inputs),
+        lambda outputs: list(layer.outputs),
+    )
+    return executable
+
+
+def _share_to_text(share: Any) -> str:
+    return json.dumps([base64.b64encode(part).decode() for part in (share.meta, *share.share_chunks)])
+
+
+def _share_from_text(text: str | bytes) -> Any:
+    meta, *chunks = (base64.b64decode(part) for part in json.loads(text))
+    share = libspu.Share()
+    share.meta, share.share_chunks = meta, chunks
+    return share

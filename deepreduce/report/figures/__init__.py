@@ -1,0 +1,1 @@
+"""Figures of matplotlib: the frontier, the ReLUs by layer, the costs."""

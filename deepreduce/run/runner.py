@@ -1,0 +1,160 @@
+"""Who has the networks of a run trained, here or by a crew, and tells those who watch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from deepreduce.config.build import using_threads
+from deepreduce.errors import CheckpointError
+from deepreduce.execution.processes import Crew, CrewError
+from deepreduce.execution.trainer import Job, Outcome, SharedJob, Workshop
+from deepreduce.observers import LoggedNetwork, RunLoggers
+from deepreduce.observers.progress import Watcher
+from deepreduce.plan import TEACHER_ID
+from deepreduce.training import EpochRecord, Monitor, Stopped
+from deepreduce.training.autotune import Arrangement
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+J = TypeVar("J", Job, SharedJob)
+
+TEACHER_FOLDER = "teacher"
+
+
+class Foreman:
+    """Has jobs done in a workshop: several side by side where that is faster. Use as a context manager.
+
+    `workshop` may be exchanged until the first students are trained. `root` is the run's folder. Whoever watches is
+    told of `count` networks, of which `started` have begun, and of `total` multiply-accumulates: `expect` says what
+    is still to come, as a run finds out.
+    """
+
+    def __init__(
+        self, workshop: Workshop, *, arrangement: Arrangement, watcher: Watcher, loggers: RunLoggers, root: Path
+    ) -> None:
+        self.workshop = workshop
+        self.count, self.total = 0, 0.0
+        self._arrangement, self._watcher, self._loggers, self._root = arrangement, watcher, loggers, root
+        self.started, self._begun = 0, 0.0
+        self._crew: Crew | None = None
+        self._alone = arrangement.side_by_side == 1
+
+    def __enter__(self) -> Foreman:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._crew is not None:
+            self._crew.__exit__(kind, error, trace)
+
+    def expect(self, count: int, work: float) -> None:
+        """So many networks are still to come, and so much work."""
+        self.count, self.total = self.started + count, self._begun + work
+
+    def teacher(self, job: Job, work: float) -> Outcome:
+        """Have one network trained, with the threads of the teacher."""
+        outcome: Outcome = self._done(job, work) or self._train_here(job, work)
+        return outcome
+
+    def students(self, jobs: Mapping[K, J], works: Mapping[K, float]) -> Iterator[tuple[K, Any]]:
+        """Every key with what its job's `run_in` gives, as they end; `works` are in multiply-accumulates.
+
+        None of the jobs may start from another one of them. Raises as `Workshop.run` does.
+        """
+        todo = {}
+        for key, job in jobs.items():
+            known = self._done(job, works[key])
+            if known is None:
+                todo[key] = job
+            else:
+                yield key, known
+        yield from self._beside(todo, works)
+
+    def _beside(self, todo: Mapping[K, J], works: Mapping[K, float]) -> Iterator[tuple[K, Any]]:
+        """Side by side where that is faster and possible, else one after the other."""
+        keys = {job.folder.path: key for key, job in todo.items()}
+        left = list(todo.values())
+        crew = self._assembled() if len(left) > 1 else None
+        if crew is not None:
+            for job, outcome in crew.run(left, lambda job: self._told_from_afar(job, works[keys[job.folder.path]])):
+                if isinstance(job, Job):
+                    self._log_begin(job, _history(job))
+                self._end(job, outcome)
+                yield keys[job.folder.path], outcome
+            return
+        with using_threads(self._arrangement.student_threads):
+            for job in left:
+                key = keys[job.folder.path]
+                yield key, self._train_here(job, works[key])
+
+    def _assembled(self) -> Crew | None:
+        """The crew, assembled when it is first wanted; None where there can't be one."""
+        if self._crew is None and not self._alone:
+            crew = Crew(self.workshop, size=self._arrangement.side_by_side, scratch=self._root)
+            try:
+                self._crew = crew.__enter__()
+            except CrewError as error:
+                log.warning("networks are trained one after the other: %s", error)
+                self._alone = True
+        return self._crew
+
+    def _done(self, job: Job | SharedJob, work: float) -> Any:
+        """What became of a job that is done already; None of another one."""
+        known = job.done_in(self.workshop)
+        if known is not None:
+            self._begin(job.name, work)
+            if isinstance(job, Job):
+                self._log_begin(job, _history(job))
+            self._end(job, known, was_done=True)
+        return known
+
+    def _train_here(self, job: J, work: float) -> Any:
+        self._begin(job.name, work)
+        told = Monitor(on_step=partial(self._watcher.step, job.name))
+        if isinstance(job, Job):
+            told = Monitor(on_start=partial(self._log_begin, job), on_step=told.on_step, on_epoch=self._loggers.epoch)
+        outcome = job.run_in(self.workshop, told)
+        self._end(job, outcome)
+        return outcome
+
+    def _told_from_afar(self, job: Job | SharedJob, work: float) -> Monitor:
+        """Loggers take one network at a time, so they are told of this one when it is done."""
+        self._begin(job.name, work)
+        return Monitor(on_step=partial(self._watcher.step, job.name))
+
+    def _begin(self, name: str, work: float) -> None:
+        if self.workshop.stop():
+            raise Stopped
+        self.started += 1
+        self._begun += work
+        self._watcher.begin(name, number=self.started, count=self.count, work=work, total=self.total)
+
+    def _end(self, job: Job | SharedJob, outcome: Any, *, was_done: bool = False) -> None:
+        if isinstance(job, Job):
+            self._loggers.end(outcome)
+            result = outcome.told()
+        else:
+            told = (f"{name} {100 * (each.val_accuracy or 0):.1f} %" for name, each in outcome.items())
+            result = f"val {', '.join(told)}"
+        self._watcher.end(job.name, result=result, was_done=was_done)
+
+    def _log_begin(self, job: Job, epochs: Sequence[EpochRecord]) -> None:
+        folder = job.folder.path.relative_to(self._root).as_posix()
+        plan_id = TEACHER_ID if folder == TEACHER_FOLDER else job.plan.plan_id
+        self._loggers.begin(LoggedNetwork(label=job.name, plan_id=plan_id, folder=folder), epochs)
+
+
+def _history(job: Job) -> tuple[EpochRecord, ...]:
+    """The epochs of a network that is done, none where their file can't be read: no result depends on it."""
+    try:
+        return job.folder.history()
+    except CheckpointError as error:
+        log.warning("%s", error)
+        return ()

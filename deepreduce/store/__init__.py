@@ -1,0 +1,1 @@
+"""The run folder and its files: what is written, and how it is read back."""

@@ -1,0 +1,167 @@
+"""Reduced networks loaded back from their folders: safetensors and JSON, nothing unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepreduce.data import Standardisation
+from deepreduce.errors import CheckpointError, UserError
+from deepreduce.models import ModelSpec, build_model
+from deepreduce.network import Network, trace_network
+from deepreduce.plan import ReductionPlan
+from deepreduce.transforms import apply_plan
+from deepreduce.utils.files import read_json, read_tensors
+
+
+def describe_network(
+    original: Network,
+    reduced: Network,
+    plan: ReductionPlan,
+    *,
+    label: str,
+    standardisation: Standardisation | None = None,
+) -> dict[str, Any]:
+    """What `load_reduced` needs beside the weights, and the sites that are left, as plain values for plan.json."""
+    return {
+        "label": label,
+        "plan_id": plan.plan_id,
+        "plan": plan.to_json(),
+        "model": original.spec.to_json() if original.spec is not None else None,
+        "model_name": original.name,
+        "input_shape": list(original.input_shape),
+        "stages": {k: list(v) for k, v in original.stage_patterns.items()} if original.stage_patterns else None,
+        "standardisation": (
+            {"mean": list(standardisation.mean), "std": list(standardisation.std)} if standardisation else None
+        ),
+        "sites": [{"name": s.name, "stage": s.stage, "relu_count": s.relu_count} for s in reduced.sites],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedNetwork:
+    """A network's folder, read: how the original was built, what was reduced, and the weights."""
+
+    path: Path
+    spec: ModelSpec | None
+    model_name: str
+    input_shape: tuple[int, int, int]
+    plan: ReductionPlan
+    label: str
+    stages: Mapping[str, Sequence[str]] | None = None
+    standardisation: Standardisation | None = None
+
+    @classmethod
+    def read(cls, folder: str | Path) -> SavedNetwork:
+        """Raises `UserError` where the folder holds no saved network, `CheckpointError` for a corrupt plan.json."""
+        path = Path(folder)
+        _check_trained(path)
+        if not (path / "plan.json").is_file() or not (path / "model.safetensors").is_file():
+            raise UserError(
+                f"{path} holds no saved network (plan.json and model.safetensors); give a folder such as"
+                " RUN/candidates/HASH or RUN/teacher"
+            )
+        saved = read_json(path / "plan.json")
+        try:
+            channels, height, width = (int(n) for n in saved["input_shape"])
+            return cls(
+                path=path,
+                spec=ModelSpec.from_json(saved["model"]) if saved["model"] is not None else None,
+                model_name=str(saved["model_name"]),
+                input_shape=(channels, height, width),
+                plan=ReductionPlan.from_json(saved["plan"]),
+                label=str(saved["label"]),
+                standardisation=_standardisation(saved.get("standardisation")),
+                stages=saved.get("stages"),
+            )
+        except (KeyError, TypeError, ValueError, UserError) as error:
+            raise CheckpointError(f"{path / 'plan.json'} does not describe a network: {error}") from error
+
+    def original(self, model: nn.Module | None = None) -> Network:
+        """The network the plan applies to: built from its spec, or `model` where the user made it in Python."""
+        if self.spec is None and model is None:
+            raise UserError(
+                f"{self.path} holds a reduction of {self.model_name}, which was given as a Python module;"
+                " pass model=... of the same class"
+            )
+        if model is None:
+            assert self.spec is not None
+            model = build_model(self.spec)
+        return trace_network(model, self.input_shape, name=self.model_name, spec=self.spec, stages=self.stages)
+
+    def load(self, model: nn.Module | None = None) -> Network:
+        """The reduced network with its trained weights, in evaluation mode."""
+        weights, _ = read_tensors(self.path / "model.safetensors")
+        reduced = apply_plan(self.original(model), self.plan)
+        load_weights(reduced.module, weights, source=self.path)
+        reduced.module.eval()
+        return reduced
+
+
+def _check_trained(path: Path) -> None:
+    """Raise `UserError` for a network of a run that has no weights, since its training failed or was not worth it."""
+    if (path / "model.safetensors").is_file() or not (path / "metrics.json").is_file():
+        return
+    metrics = read_json(path / "metrics.json")
+    if isinstance(metrics, dict) and metrics.get("failure"):
+        raise UserError(f"{path} holds no weights: {metrics['failure']}")
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path) -> None:
+    """Copy weights into a module of the same names and shapes; raises `CheckpointError` for others."""
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{source}: the weights are of another network: {_first_difference(error)}") from error
+
+
+def _first_difference(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[min(1, len(lines) - 1)][:160]
+
+
+class Standardised(nn.Module):
+    """A network that takes raw pixel values, (batch, C, H, W) of any number type, and standardises them first."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, standardisation: Standardisation) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(standardisation.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(standardisation.std).view(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.network((pixels.float() - self.mean) / self.std)  # (batch, classes)
+        return logits
+
+
+def load_reduced(folder: str | Path, *, model: nn.Module | None = None, raw_pixels: bool = False) -> nn.Module:
+    """A trained network of a run, as an ordinary `nn.Module` in evaluation mode, with bit-equal logits.
+
+    `folder` is RUN/teacher or RUN/candidates/HASH. For a network whose original was a Python module, pass a
+    module of the same class as `model`; it is not changed. The network takes images standardised as in training;
+    with `raw_pixels`, it takes pixel values as they are in the data set (bytes: 0 to 255) and standardises them
+    itself. Raises `UserError` where there is nothing to load, or no standardisation is known, and `CheckpointError`
+    where a file is corrupt.
+    """
+    saved = SavedNetwork.read(folder)
+    module = saved.load(model).module
+    if not raw_pixels:
+        return module
+    if saved.standardisation is None:
+        raise UserError(f"{folder} was trained on a data set with transforms of its own; apply those, not raw_pixels")
+    return Standardised(module, saved.standardisation).eval()
+
+
+def _standardisation(value: Any) -> Standardisation | None:
+    if value is None:
+        return None
+    mean, std = (tuple(float(number) for number in value[key]) for key in ("mean", "std"))
+    return Standardisation(mean=mean, std=std)

@@ -1,0 +1,1 @@
+"""Rewrite linear regions into one layer each."""

@@ -1,0 +1,104 @@
+"""Pad once: zero padding of a linear region done at its entry, so that the region is one convolution, borders too."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import fx, nn
+from torch.nn import functional as F
+
+from deepreduce.errors import PlanError
+from deepreduce.network.linear_ops import PAD
+from deepreduce.network.network import Network
+from deepreduce.network.trace import describe, observe
+from deepreduce.transforms.collapse.choose import LayerCost, Merging, is_exact, macs
+from deepreduce.transforms.collapse.regions import Region, amounts_between, area_of, needed, read_by
+
+
+def pad_once(network: Network, *, cost: LayerCost = macs) -> Network:
+    """A new network, to be trained, in which every linear region that is worth collapsing is padded once.
+
+    All of a region's zero padding happens at its entry; the layers inside pad nothing, and branches that skip some
+    of them are cropped. Inside, feature maps are larger than before by what the layers behind still take off, so
+    that training it costs more; what leaves the region has its old shape. Weights, and names of sites and layers,
+    stay; values differ near the borders. Worth collapsing is what one convolution computes at less `cost` (default:
+    multiply-accumulates, which is what a plan's `pad_once` means). The result is for images of the network's
+    `input_shape`.
+
+    Raises `PlanError` where padding is done once already, or nowhere inside a region that is worth it.
+    """
+    regions = regions_to_pad(network, cost=cost)
+    if not regions:
+        raise PlanError(
+            f"{network.name} has no linear region that padding once would make cheaper to collapse; cull or thin"
+            " first, or leave pad_once out"
+        )
+    module = copy.deepcopy(network.module)
+    for region in regions:
+        _pad_at_entry(module, region, network)
+    module.graph.lint()
+    module.recompile()
+    observed = observe(module, network.input_shape, name=network.name)
+    assert observed.outputs == network.outputs
+    padded = describe(
+        module, observed, network.input_shape, name=network.name, spec=network.spec, stages=network.stages
+    )
+    return replace(padded, stage_patterns=network.stage_patterns, notes=network.notes, is_padded_once=True)
+
+
+def regions_to_pad(network: Network, *, cost: LayerCost = macs) -> list[Region]:
+    """The linear regions that one convolution would compute at less cost, if they were padded once."""
+    merging = Merging(network, cost)
+    merges = [
+        merge
+        for region in merging.regions
+        for merge in merging.best(region, lambda merge: is_exact(merge) or merging.can_be_padded_once(merge)).merges
+    ]
+    return [merge.region for merge in merges if not is_exact(merge)]
+
+
+def _pad_at_entry(module: fx.GraphModule, region: Region, network: Network) -> None:
+    """Let every op read exactly what one convolution would, and pad nothing itself."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    areas = needed(region, area_of(network.node_shapes[region.exit]))
+    present = {**areas, region.entry: area_of(network.node_shapes[region.entry])}
+    with module.graph.inserting_before(nodes[region.ops[0].node]):
+        entry = _resized(module, nodes[region.entry], amounts_between(present[region.entry], areas[region.entry]))
+    made: dict[tuple[str, tuple[int, ...]], fx.Node] = {}
+    for op in region.ops:
+        node, read = nodes[op.node], read_by(op, areas[op.node])
+        with module.graph.inserting_before(node):
+            operands = []
+            for name in op.operands:
+                amounts = amounts_between(areas[name], read)
+                source = entry if name == region.entry else nodes[name]
+                if (name, amounts) not in made:
+                    made[name, amounts] = _resized(module, source, amounts)
+                operands.append(made[name, amounts])
+        _read(node, operands)
+        if op.layer:
+            _stop_padding(module.get_submodule(op.layer))
+        elif op.kind == PAD:
+            node.replace_all_uses_with(operands[0])
+            nodes[op.node] = operands[0]
+            module.graph.erase_node(node)
+
+
+def _resized(module: fx.GraphModule, source: fx.Node, amounts: tuple[int, int, int, int]) -> fx.Node:
+    """The node, padded with zeros by `amounts` (left, right, top, bottom); negative ones cut off."""
+    return module.graph.call_function(F.pad, (source, amounts)) if any(amounts) else source
+
+
+def _read(node: fx.Node, operands: Sequence[fx.Node]) -> None:
+    waiting = list(operands)
+    node.args = tuple(waiting.pop(0) if isinstance(value, fx.Node) else value for value in node.args)
+    assert not waiting
+
+
+def _stop_padding(layer: nn.Module) -> None:
+    if isinstance(layer, (nn.Conv2d, nn.AvgPool2d)):
+        layer.padding = (0, 0)
+    elif isinstance(layer, nn.ZeroPad2d):
+        layer.padding = (0, 0, 0, 0)

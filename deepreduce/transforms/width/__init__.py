@@ -1,0 +1,1 @@
+"""Scale the channels of any network."""

@@ -1,0 +1,246 @@
+"""Alpha for any network: cut channels out of it, the least important first.
+
+Of every set of interchangeable channels (`channels_of`) a share alpha stays, at least one; how many follows from
+the network and alpha alone, so that a saved network is rebuilt without its weights. Which ones follows from the
+weights: a channel's importance is the sum of squares of everything that makes, scales and reads it, each tensor in
+units of its own mean, as in torch-pruning's magnitude importance (DepGraph, CVPR 2023, section 3.3); of equally
+important ones the earlier stay. Without weights, on the meta device, the leading ones do.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from deepreduce.errors import ModelError, PlanError
+from deepreduce.network.meta_run import attribute, module_tensors, on_meta
+from deepreduce.network.network import Network
+from deepreduce.network.trace import observe
+from deepreduce.transforms.width.channel_sets import Channels, ChannelSet
+from deepreduce.transforms.width.propagate import channels_of
+
+_LARGEST_DENOMINATOR = 1024
+
+
+def simplest_alpha(network: Network, alpha: float) -> float:
+    """The fraction of smallest denominator that keeps as many channels of each set as `alpha`."""
+    sizes = np.unique([len(s.channels) for s in channels_of(network).sets])
+    if not len(sizes):
+        return alpha
+    wanted = [_count(size, alpha) for size in sizes]
+    for denominator in range(1, _LARGEST_DENOMINATOR):
+        for numerator in (int(alpha * denominator), int(alpha * denominator) + 1):
+            simple = numerator / denominator
+            if 0 < simple <= 1 and [_count(size, simple) for size in sizes] == wanted:
+                return simple
+    return alpha
+
+
+def narrowed(network: Network, alpha: float) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    """A copy of the network's module with channels times `alpha`, and what could not be scaled, in words.
+
+    Raises `PlanError` where no channel can go.
+    """
+    channels = channels_of(network)
+    wanted = [s for s in channels.sets if _count(len(s.channels), alpha) < len(s.channels)]
+    workable = _workable(network, wanted, alpha)
+    notes = _notes(channels, [s for s in wanted if s not in workable])
+    if not workable:
+        reasons = "; ".join(notes) or "each of its layers has one channel"
+        raise PlanError(f"alpha {alpha:g} changes no channel of {network.name}: {reasons}")
+    module = copy.deepcopy(network.module)
+    importance = _importance(module, channels)
+    dropped = [c for s in workable for c in _least_important(s, alpha, importance)]
+    _cut(module, channels, dropped)
+    return module, notes
+
+
+def _count(size: int, alpha: float) -> int:
+    return max(1, round(size * alpha))
+
+
+def _notes(channels: Channels, failed: Sequence[ChannelSet]) -> tuple[str, ...]:
+    layers: dict[str, dict[str, int]] = {}  # reason -> layer -> channels
+    for pin in channels.pinned:
+        layers.setdefault(pin.reason, {})[pin.name] = pin.count
+    for channel_set in failed:
+        counts = layers.setdefault("the forward pass fails with fewer", {})
+        counts[channel_set.name] = counts.get(channel_set.name, 0) + len(channel_set.channels)
+    return tuple(f"not scaled: {_listed(counts)}, because {reason}" for reason, counts in layers.items())
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    shown = ", ".join(f"{layer} ({count} channels)" for layer, count in list(counts.items())[:3])
+    return shown if len(counts) <= 3 else f"{shown} and {len(counts) - 3} more"
+
+
+def _workable(network: Network, wanted: Sequence[ChannelSet], alpha: float) -> list[ChannelSet]:
+    """The sets with which the network still runs and gives what it gave; whole when all do, else found by halving."""
+    module = on_meta(network.module)
+    whole = observe(module, network.input_shape, name=network.name).outputs
+    accepted: list[ChannelSet] = []
+
+    def runs(sets: Sequence[ChannelSet]) -> bool:
+        trial = copy.deepcopy(module)
+        _cut(trial, channels_of(network), [c for s in sets for c in s.channels[_count(len(s.channels), alpha) :]])
+        try:
+            return observe(trial, network.input_shape, name=network.name).outputs == whole
+        except ModelError:
+            return False
+
+    def accept(candidates: Sequence[ChannelSet]) -> None:
+        if not candidates:
+            return
+        if runs([*accepted, *candidates]):
+            accepted.extend(candidates)
+        elif len(candidates) > 1:
+            accept(candidates[: len(candidates) // 2])
+            accept(candidates[len(candidates) // 2 :])
+
+    accept(wanted)
+    return accepted
+
+
+# -- which channels -----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _importance(module: fx.GraphModule, channels: Channels) -> NDArray[np.float64]:
+    tensors = dict(module_tensors(module))
+    size = 1 + max((int(labels.max()) for labels in channels.tensors.values() if labels.size), default=0)
+    importance = np.zeros(size)
+    for (name, dim), labels in channels.tensors.items():
+        tensor = tensors[name]
+        if tensor.is_meta or not isinstance(tensor, nn.Parameter):
+            continue
+        squares = tensor.detach().movedim(dim, 0).reshape(tensor.shape[dim], -1).square().sum(1, dtype=torch.float64)
+        share = (squares / squares.mean().clamp_min(1e-30)).cpu().numpy()
+        np.add.at(importance, labels[labels >= 0], share[labels >= 0])
+    return importance
+
+
+def _least_important(channel_set: ChannelSet, alpha: float, importance: NDArray[np.float64]) -> list[int]:
+    channels = np.asarray(channel_set.channels)
+    order = np.argsort(-importance[channels], kind="stable")
+    return [int(c) for c in channels[order][_count(len(channels), alpha) :]]
+
+
+# -- cutting them out ---------------------------------------------------------------------------------------
+
+
+def _cut(module: fx.GraphModule, channels: Channels, dropped: Sequence[int]) -> None:
+    """Take the channels out of every tensor, layer and figure of the graph."""
+    gone = np.asarray(sorted(dropped), dtype=np.int64)
+    replaced = _sliced_tensors(module, channels, gone)
+    for owner in module.modules():
+        held: list[dict[str, Any]] = [owner._parameters, owner._buffers]
+        for kind in held:
+            for key, tensor in kind.items():
+                if tensor is not None and id(tensor) in replaced:
+                    kind[key] = replaced[id(tensor)]
+        _set_sizes(owner)
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            _set_attribute(module, str(node.target), replaced)
+        elif channels.reshaped.get(node.name):
+            _set_figures(node, [~np.isin(labels, gone) for labels in channels.reshaped[node.name]])
+    module.recompile()
+
+
+def _sliced_tensors(module: fx.GraphModule, channels: Channels, gone: NDArray[np.int64]) -> dict[int, Tensor]:
+    """The smaller tensors, by the id of those that they replace."""
+    replaced = {}
+    for name, tensor in module_tensors(module):
+        smaller = tensor.detach()
+        for dim in range(tensor.dim()):
+            labels = channels.tensors.get((name, dim))
+            if labels is not None and bool((stays := ~np.isin(labels, gone)).sum() < len(labels)):
+                index = torch.as_tensor(np.flatnonzero(stays), device=tensor.device)
+                smaller = smaller.index_select(dim, index)
+        if smaller.shape != tensor.shape:
+            is_parameter = isinstance(tensor, nn.Parameter)
+            replaced[id(tensor)] = nn.Parameter(smaller, tensor.requires_grad) if is_parameter else smaller
+    return replaced
+
+
+def _set_attribute(module: nn.Module, path: str, replaced: Mapping[int, Tensor]) -> None:
+    value = attribute(module, path)
+    if id(value) in replaced:
+        owner, _, key = path.rpartition(".")
+        setattr(attribute(module, owner) if owner else module, key, replaced[id(value)])
+
+
+def _set_sizes(layer: nn.Module) -> None:
+    """What a layer says about itself, from its weights."""
+    weight = getattr(layer, "weight", None)
+    if isinstance(layer, nn.modules.conv._ConvNd) and isinstance(weight, Tensor):
+        made, taken = (1, 0) if layer.transposed else (0, 1)
+        if 1 < layer.groups == layer.in_channels and weight.shape[1] == 1:  # depthwise
+            layer.groups = weight.shape[0] // (layer.out_channels // layer.groups)
+            layer.out_channels, layer.in_channels = weight.shape[0], layer.groups
+        else:
+            scale = 1 if layer.transposed else layer.groups
+            layer.out_channels, layer.in_channels = weight.shape[made], weight.shape[taken] * scale
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.modules.batchnorm._NormBase):
+        known = weight if isinstance(weight, Tensor) else layer.running_mean
+        layer.num_features = layer.num_features if known is None else len(known)
+    elif isinstance(layer, nn.GroupNorm) and isinstance(weight, Tensor):
+        if layer.num_groups == layer.num_channels:
+            layer.num_groups = len(weight)
+        layer.num_channels = len(weight)
+    elif isinstance(layer, nn.LayerNorm) and isinstance(weight, Tensor):
+        layer.normalized_shape = tuple(weight.shape)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(layer.weight)
+
+
+def _set_figures(node: fx.Node, stays: Sequence[NDArray[np.bool_]]) -> None:
+    """Sizes that a call names in figures: what is left of them. `stays` tells it of each element seen or made."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name in ("view", "reshape", "expand"):
+        listed = isinstance(node.args[1], (tuple, list)) if len(node.args) > 1 else False
+        sizes = list(node.args[1]) if listed else list(node.args[1:])  # type: ignore[arg-type]
+        for place, size in enumerate(sizes):
+            if isinstance(size, int) and size > 1 and place < stays[0].ndim:
+                sizes[place] = _left(stays[0], place)
+        node.args = (node.args[0], tuple(sizes)) if listed else (node.args[0], *sizes)
+    elif name == "split" and len(node.args) > 1:
+        dim: Any = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
+        if isinstance(dim, int) and isinstance(node.args[1], (int, tuple, list)):
+            node.args = (node.args[0], [_left(part, dim) for part in stays], *node.args[2:])
+    elif node.target is operator.getitem and isinstance(node.args[1], tuple):
+        bounds = [_bounds(bound, stays[0], dim) for dim, bound in enumerate(node.args[1])]
+        if not any(bound is Ellipsis or bound is None for bound in node.args[1]):
+            node.args = (node.args[0], tuple(bounds))
+    elif name == "layer_norm" and len(node.args) > 1 and isinstance(node.args[1], (tuple, list)):
+        if len(node.args[1]) == 1:
+            node.args = (node.args[0], (_left(stays[0], -1),), *node.args[2:])
+
+
+def _left(stays: NDArray[np.bool_], dim: int) -> int:
+    """Indices of a dimension that hold anything still."""
+    moved = np.moveaxis(stays, dim, 0)
+    return int(moved.reshape(len(moved), -1).any(axis=1).sum())
+
+
+def _bounds(bound: Any, stays: NDArray[np.bool_], dim: int) -> Any:
+    if not isinstance(bound, slice) or dim >= stays.ndim:
+        return bound
+
+    def moved(at: Any) -> Any:
+        if not isinstance(at, int) or at == 0:
+            return at
+        before = np.moveaxis(stays, dim, 0)[:at] if at > 0 else np.moveaxis(stays, dim, 0)[at:]
+        count = _left(before, 0) if len(before) else 0
+        return count if at > 0 else -count
+
+    return slice(moved(bound.start), moved(bound.stop), bound.step)

@@ -1,0 +1,386 @@
+"""Follow the channels of a network through its graph, so that a narrower one can be cut out of it.
+
+One run without data follows every channel through the graph: each tensor is accompanied by a tensor of labels of the
+same shape, a label for each channel that a convolution or linear layer makes. Operations that move values about
+(views, concatenation, chunks, ...) are executed on the labels themselves, so what they do to channels is exact;
+where two labels meet (an addition, a shared layer, a batch-norm) their channels can only go together; and what is not
+understood, the image and the outputs pin their channels down, with the reason.
+
+Three things follow published practice rather than necessity: in a grouped convolution the same positions go in every
+group, so that it keeps its groups; a depthwise one loses groups; and a channel shuffle passes labels on as they are,
+because no choice of channels survives ShuffleNet's repeated shuffles in halves (weights behind one are therefore
+inherited by position).
+
+Why not torch-pruning's dependency graph: version 1.6.1 fails on torchvision's ShuffleNets and Swins, takes chunks
+in the order in which autograd visits them, and guesses along which dimension a view or concatenation works. Where it
+does follow a network, the tests hold these sets against it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deepreduce.network.meta_run import execute, module_tensors, run_without_data
+from deepreduce.network.network import Network
+from deepreduce.transforms.width.channel_sets import FIXED, FREE, OUTPUT, ChannelBook, Channels, PinnedChannels
+
+_MOVING = {
+    "as_strided", "cat", "chunk", "diagonal", "expand", "flip", "permute", "pixel_shuffle", "pixel_unshuffle",
+    "repeat", "reshape", "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose",
+    "unbind", "unsqueeze", "view", "_unsafe_view", "_reshape_alias", "constant_pad_nd",
+}  # fmt: skip
+"""ATen operations that put the same values elsewhere; executed on the labels."""
+
+_CUTTING = {"chunk", "narrow", "select", "slice", "split", "split_with_sizes", "unbind"}
+"""Those whose results hold part of the input: each part must be scaled on its own."""
+
+_SAME = {"alias", "clone", "contiguous", "detach", "lift_fresh", "lift_fresh_copy", "_to_copy", "channel_shuffle",
+         "native_channel_shuffle"}  # fmt: skip
+
+_SPATIAL = {
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d",
+    "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool2d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "upsample_nearest1d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d",
+    "_upsample_bilinear2d_aa", "upsample_bicubic2d", "reflection_pad1d", "reflection_pad2d", "replication_pad1d",
+    "replication_pad2d",
+}  # fmt: skip
+
+_REDUCING = {"sum", "mean", "amax", "amin", "max", "min", "var", "std", "var_mean", "linalg_vector_norm", "prod"}
+
+_NORMS = {"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
+          "_batch_norm_no_update"}  # fmt: skip
+
+
+_known: WeakKeyDictionary[Network, Channels] = WeakKeyDictionary()
+
+
+def channels_of(network: Network) -> Channels:
+    """Return which channels of a network belong together: what a change of width may take out.
+
+    Found by one run of the network for one image without data, and kept for as long as the network lives.
+    """
+    known = _known.get(network)
+    if known is None:
+        followed = run_without_data(network.module, network.input_shape, name=network.name, interpreter=_Following)
+        assert isinstance(followed, _Following)
+        known = _known[network] = followed.book.closed(followed.reshaped)
+    return known
+
+
+class _Following(fx.Interpreter):
+    """Runs a graph with every operation watched; notes the labels at nodes that may name sizes in figures."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module, garbage_collect_values=False)
+        self.book = ChannelBook()
+        self.watch = _Watch(self.book, {id(t): name for name, t in module_tensors(graph_module)})
+        self.reshaped: dict[str, tuple[Tensor, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.watch.where = str(n.target) if n.op == "call_module" else n.name
+        taken = [self.env[source] for source in n.all_input_nodes]
+        with self.watch:
+            result = super().run_node(n)
+        if n.op in ("call_function", "call_method"):
+            shown = taken[:1] if n.target is operator.getitem else result
+            tensors = shown if isinstance(shown, (tuple, list)) else [shown]
+            if tensors and all(isinstance(t, Tensor) for t in tensors):
+                self.reshaped[n.name] = tuple(self.watch.labels_of(t).clone() for t in tensors if _names_sizes(n))
+        if n.op == "output":
+            for tensor in _tensors_in(result):
+                self.book.pin(self.watch.labels_of(tensor), OUTPUT)
+        return result
+
+
+_SIZED = {"view", "reshape", "expand", "split", "getitem", "layer_norm", "flatten", "unflatten"}
+
+
+def _names_sizes(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in _SIZED
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for item in value for t in _tensors_in(item)] if isinstance(value, (tuple, list)) else []
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Gives every tensor its labels, operation by operation."""
+
+    def __init__(self, book: ChannelBook, names: Mapping[int, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.book, self.names = book, names
+        self.where = ""  # the layer or call that runs
+        self._labels: dict[int, Tensor] = {}
+        self._transposed: dict[int, str] = {}  # views of weight matrices
+        self._unshuffled: dict[int, Tensor] = {}  # labels before a view that may begin a channel shuffle
+        self._alive: list[Tensor] = []  # so that an id stays one tensor's
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = execute(func, args, kwargs or {})
+        name: str = func.overloadpacket.__name__
+        base = name.removesuffix("_") if not name.startswith("__") else name
+        self._follow(base, func, args, kwargs or {}, out)
+        return out
+
+    # -- labels of a tensor ---------------------------------------------------------------------------------
+
+    def labels_of(self, tensor: Tensor) -> Tensor:
+        """(*tensor.shape) of labels; a constant's are fixed, a single number's belong to no channel."""
+        known = self._labels.get(id(tensor))
+        if known is not None:
+            return known
+        wide = [d for d, size in enumerate(tensor.shape) if size > 1]
+        name = self.names.get(id(tensor))
+        if name is not None and len(wide) == 1:  # a weight for each channel
+            dim = wide[0]
+            if (name, dim) not in self.book.tensors:
+                self.book.tensors[name, dim] = self.book.fresh(tensor.shape[dim], name)
+            shape = [tensor.shape[dim] if d == dim else 1 for d in range(tensor.dim())]
+            return self.book.tensors[name, dim].view(shape)
+        return torch.full((1,) * tensor.dim(), FIXED if wide else FREE).expand(tensor.shape)
+
+    def _is_matrix(self, tensor: Any) -> bool:
+        return isinstance(tensor, Tensor) and id(tensor) in self.names and sum(n > 1 for n in tensor.shape) > 1
+
+    def _set(self, out: Any, labels: Any) -> None:
+        if isinstance(out, Tensor):
+            self._alive.append(out)
+            self._labels[id(out)] = labels
+        elif isinstance(out, (tuple, list)):
+            for o, part in zip(out, labels, strict=True):
+                self._set(o, part)
+
+    def _channels(self, tensor: Tensor, dim: int) -> Tensor:
+        """(channels,): the label of each index of `dim`; labels that share an index go together."""
+        labels = self.labels_of(tensor).movedim(dim, 0)
+        first = labels.flatten(1)[:, 0] if labels.dim() > 1 else labels
+        if labels.dim() > 1:
+            for axis in range(1, labels.dim()):
+                if labels.stride(axis) == 0 and labels.shape[axis] > 1:
+                    labels = labels.narrow(axis, 0, 1)
+            rest = labels.flatten(1)
+            self.book.join(first[:, None].expand(rest.shape), rest)
+        return first
+
+    # -- operations -----------------------------------------------------------------------------------------
+
+    def _follow(self, base: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        if base in ("convolution", "_convolution"):
+            self._convolution(args, out)
+        elif base in ("linear", "addmm", "mm"):
+            self._linear(base, args, out)
+        elif base in ("t", "transpose", "permute", "detach") and self._is_matrix(args[0]):
+            self._alive.append(out)
+            self._transposed[id(out)] = self.names[id(args[0])] if base != "detach" and out.dim() == 2 else ""
+        elif base in _NORMS or base in ("native_layer_norm", "native_group_norm"):
+            self._norm(base, args, out)
+        elif base in _SAME:
+            self._set(out, self.labels_of(args[0]))
+            self._pass_on_shuffle(args[0], out)
+        elif base in _SPATIAL or (base == "constant_pad_nd" and args[0].shape[:2] == out.shape[:2]):
+            self._spatial(args[0], out)
+        elif base in _REDUCING and isinstance(out, Tensor) and out.shape != args[0].shape:
+            self._reducing(args, out)
+        elif base in _MOVING:
+            self._moving(base, func, args, kwargs, out)
+        else:
+            self._other(base, args, kwargs, out)
+
+    def _convolution(self, args: tuple[Any, ...], out: Tensor) -> None:
+        image, weight, bias, transposed, groups = args[0], args[1], args[2], bool(args[6]), int(args[8])
+        if id(weight) not in self.names or (transposed and groups > 1):
+            reason = "its weight is computed" if id(weight) not in self.names else "it is grouped and transposed"
+            self.book.opaque.append(PinnedChannels(name=self.where, count=out.shape[1], reason=reason))
+            return self._pin_all(args, out, f"they meet a convolution that is not followed: {reason}")
+        name = self.names[id(weight)]
+        taken = self._channels(image, 1)
+        made_dim, taken_dim = (1, 0) if transposed else (0, 1)
+        count = out.shape[1]
+        made = self.book.made_by(name, made_dim, count)
+        if groups == 1:
+            self.book.bind(name, taken_dim, taken)
+        elif weight.shape[1] == 1:  # depthwise: a channel and all that is made of it
+            self.book.join(taken.repeat_interleave(count // groups), made)
+            self.book.bind(name, 1, torch.tensor([FREE]))
+        else:
+            # the same positions in every group
+            for labels in (taken.view(groups, -1), made.view(groups, -1)):
+                self.book.join(labels[:1].expand(labels.shape), labels)
+            self.book.bind(name, 1, taken.view(groups, -1)[0])
+        if isinstance(bias, Tensor):
+            self._bind_vector(bias, made)
+        self._set(out, made.view(1, -1, *(1,) * (out.dim() - 2)).expand(out.shape))
+
+    def _linear(self, base: str, args: tuple[Any, ...], out: Tensor) -> None:
+        if base == "linear":
+            x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else None
+            name = self.names.get(id(weight), "")
+        else:
+            bias, x, weight = args[:3] if base == "addmm" else (None, *args[:2])
+            name = self._transposed.get(id(weight), "")
+        if not name:
+            return self._pin_all(args, out, "two tensors are multiplied")
+        self.book.bind(name, 1, self._channels(x, -1))
+        made = self.book.made_by(name, 0, out.shape[-1])
+        if isinstance(bias, Tensor):
+            self._bind_vector(bias, made)
+        self._set(out, made.expand(out.shape))
+
+    def _bind_vector(self, vector: Tensor, labels: Tensor) -> None:
+        name = self.names.get(id(vector))
+        if name is not None and vector.dim() == 1:
+            self.book.bind(name, 0, labels)
+        elif vector.numel() == labels.numel():
+            self.book.join(self.labels_of(vector).reshape(-1), labels)
+
+    def _norm(self, base: str, args: tuple[Any, ...], out: Any) -> None:
+        x = args[0]
+        if base == "native_layer_norm":
+            if len(args[1]) != 1:
+                return self._pin_all(args, out, "a layer-norm spans several dimensions")
+            channels, vectors = self._channels(x, -1), args[2:4]
+        else:
+            channels = self._channels(x, 1)
+            vectors = args[1:3] if base == "native_group_norm" else args[1:5]
+        if base == "native_group_norm" and int(args[6]) < len(channels):  # else each channel is a group, and goes
+            grouped = channels.view(int(args[6]), -1)
+            self.book.join(grouped[:1].expand(grouped.shape), grouped)
+        for vector in vectors:
+            if isinstance(vector, Tensor) and vector.numel():
+                self._bind_vector(vector, channels)
+        first = out[0] if isinstance(out, (tuple, list)) else out
+        self._set(first, self.labels_of(x))
+
+    def _spatial(self, x: Tensor, out: Any) -> None:
+        channels = self._channels(x, 1) if x.dim() > 3 or x.shape[0] == 1 else None
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if channels is None or tensor.shape[1] != x.shape[1]:
+                return self._pin_all((x,), out, "an unusual shape is pooled")
+            self._set(tensor, channels.view(1, -1, *(1,) * (tensor.dim() - 2)).expand(tensor.shape))
+
+    def _reducing(self, args: tuple[Any, ...], out: Tensor) -> None:
+        x = args[0]
+        dims = next((a for a in args[1:] if isinstance(a, (list, tuple))), None)
+        if dims is None and len(args) > 1 and isinstance(args[1], int) and not isinstance(args[1], bool):
+            dims = [args[1]]
+        dims = sorted({d % x.dim() for d in (dims or range(x.dim()))})
+        labels = self.labels_of(x)
+        for dim in dims:
+            first = labels.narrow(dim, 0, 1)
+            if _varies(labels, dim):
+                if any(_varies(first, d) for d in range(x.dim())):
+                    self.book.join(first.expand(labels.shape), labels)
+                else:
+                    first = torch.full_like(first, FREE)  # a sum over channels has as many terms as there are
+            labels = first
+        self._set(out, labels.reshape(out.shape) if labels.numel() == out.numel() else labels.expand(out.shape))
+
+    def _moving(self, base: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        def labelled(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return self.labels_of(value)
+            if isinstance(value, (tuple, list)):
+                return type(value)(labelled(v) for v in value)
+            return value
+
+        moved = [labelled(value) for value in args]
+        if base in ("view", "_unsafe_view", "_reshape_alias", "reshape"):
+            labels: Any = self._viewed(args[0], moved[0], out)
+        elif base == "expand":
+            labels = moved[0].expand(out.shape)
+        elif base == "constant_pad_nd":
+            labels = func(moved[0], args[1], FIXED)
+        else:
+            labels = func(*moved, **kwargs)
+        self._set(out, labels)
+        if base in _CUTTING:
+            for part in labels if isinstance(labels, (tuple, list)) else [labels]:
+                self.book.segment(part)
+        if base in ("permute", "transpose"):
+            self._pass_on_shuffle(args[0], out)
+
+    def _viewed(self, source: Tensor, labels: Tensor, out: Tensor) -> Tensor:
+        seen = labels.reshape(out.shape)
+        if id(source) in self._unshuffled and self._unshuffled[id(source)].shape == out.shape:
+            return self._unshuffled[id(source)]
+        varying = [d for d in range(out.dim()) if _varies(seen, d)]
+        if out.dim() > source.dim() and len(varying) > 1:
+            self._alive.append(out)
+            self._unshuffled[id(out)] = labels
+            for part in seen.unbind(varying[0]):  # a grid of channels keeps as many in each row
+                self.book.segment(part)
+        return seen
+
+    def _pass_on_shuffle(self, source: Tensor, out: Tensor) -> None:
+        if id(source) in self._unshuffled:
+            self._alive.append(out)
+            self._unshuffled[id(out)] = self._unshuffled[id(source)]
+
+    def _other(self, base: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        taken = _tensors_in([*args, *kwargs.values()])
+        made = _tensors_in(out)
+        if not made:
+            return
+        if not taken:
+            return  # a constant; labels_of knows
+        shape = made[0].shape
+        fits = all(t.shape == shape for t in made) and not any(self._is_matrix(t) for t in taken)
+        try:
+            fits = fits and np.broadcast_shapes(*(tuple(t.shape) for t in taken)) == tuple(shape)
+        except ValueError:
+            fits = False
+        if not fits or base in ("bmm", "matmul"):
+            return self._pin_all(tuple(taken), out, f"{base} is not followed")
+        labels = self._met([self.labels_of(t) for t in taken], shape)
+        for tensor in made:
+            self._set(tensor, labels)
+
+    def _met(self, operands: Sequence[Tensor], shape: torch.Size) -> Tensor:
+        """The labels of an element-wise operation's result; operands of other shapes are broadcast."""
+        operands = [labels.view((1,) * (len(shape) - labels.dim()) + labels.shape) for labels in operands]
+        full = [labels for labels in operands if labels.shape == shape]
+        result = full[0] if full else operands[0].expand(shape)
+        for labels in operands:
+            spread = [d for d in range(len(shape)) if labels.shape[d] == 1 and shape[d] > 1]
+            if any(_varies(result, d) for d in spread):
+                if not full and bool((labels > FIXED).any()):
+                    self.book.pin(labels, "two tensors are broadcast against each other")
+                continue  # one value for all channels binds none
+            wide = labels.expand(shape)
+            self.book.join(result, wide)
+            if bool((result == FREE).any()):
+                result = torch.where(result == FREE, wide, result)
+        return result
+
+    def _pin_all(self, args: tuple[Any, ...], out: Any, reason: str) -> None:
+        for tensor in _tensors_in(list(args)):
+            if id(tensor) in self._transposed or self._is_matrix(tensor):
+                name = self._transposed.get(id(tensor)) or self.names.get(id(tensor), "")
+                for dim in range(tensor.dim()):
+                    if (name, dim) in self.book.tensors:
+                        self.book.pin(self.book.tensors[name, dim], reason)
+            else:
+                self.book.pin(self.labels_of(tensor), reason)
+        for tensor in _tensors_in(out):
+            self._set(tensor, torch.full((1,) * tensor.dim(), FIXED).expand(tensor.shape))
+
+
+def _varies(labels: Tensor, dim: int) -> bool:
+    if labels.shape[dim] == 1 or labels.stride(dim) == 0:
+        return False
+    return bool((labels != labels.narrow(dim, 0, 1)).any())

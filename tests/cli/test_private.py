@@ -1,0 +1,254 @@
+"""The commands of `deepreduce private`, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepreduce.cli.main import FAILED, MISTAKE, run_command
+from deepreduce.cost.link import LINKS
+from deepreduce.private.parties import processes
+from deepreduce.private.parties.processes import choose_ports
+from deepreduce.private.result import price_of_run
+from deepreduce.run.outputs import private_file
+from tests.helpers.private_networks import all_end, needs_engine, parties_left, saved_network
+from tests.helpers.runs import command, plain_environment
+from tests.private.test_serving import offer_of, saying
+
+pytestmark = needs_engine
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_network(tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.slow
+def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_path: Path) -> None:
+    done = command(
+        "private", "run", folder, "--protocol", "semi2k", "--link", "lan", "--images", "2", "--repeats", "2",
+        "--csv", "layers.csv", "--json", cwd=tmp_path, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["agreement"]["same_argmax"] == found["agreement"]["images"] == len(found["logits"]) == 2
+    assert found["protocol"]["label"] == "semi2k (trusted dealer: a cost reference)"
+    assert found["link"] == "lan" and found["links"]["lan"]["computed"] and not found["links"]["loopback"]["computed"]
+    assert len((tmp_path / "layers.csv").read_text().splitlines()) == 1 + len(found["layers"])
+    # and it is kept with the network, for the plots and tables of its run
+    assert json.loads(private_file(folder, "semi2k").read_text())["layers"] == found["layers"]
+    price = price_of_run(found, LINKS["lan"])
+    assert price.latency == pytest.approx(found["links"]["lan"]["seconds"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--protocol", "semi3k"], "unknown protocol 'semi3k'; did you mean 'semi2k'"),
+        (["--link", "van"], "unknown link 'van'; did you mean"),
+        (["--ports", "x"], "--ports is 'x'; give whole numbers"),
+        (["--images", "100000"], "100,000 images are asked for; digits has"),
+        (["--ports", "9001"], "1 ports are given for 2 parties"),
+        (["--ports", "9001,9001"], "port 9001 is given twice"),
+        (["--ports", "9001,70000"], "port 70000 can't be used"),
+        (["--ports", "9001,9002", "--protocol", "aby3"], "2 ports are given for 3 parties"),
+        (["--images", "0"], "--images is 0; give at least 1"),
+        (["--repeats", "0"], "--repeats is 0; give at least 1"),
+        (["--timeout", "-1"], "--timeout is -1; give seconds above 0, at most 86,400"),
+        (["--timeout", "0"], "--timeout is 0; give seconds"),
+        (["--timeout", "nan"], "--timeout is nan; give seconds"),
+        (["--timeout", "inf"], "--timeout is inf; give seconds"),
+        (["--csv", "nowhere/layers.csv"], "nowhere/layers.csv can't be written: No such file or directory"),
+        (["--csv", "."], ". can't be written: Is a directory"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    folder: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PartyProcess", None)  # nothing starts
+    is_one_line(["private", "run", str(folder), *words], said, capsys)
+
+
+def is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(words) == MISTAKE
+    printed = capsys.readouterr()
+    assert printed.out == "" and said in printed.err and len(printed.err.splitlines()) == 1
+
+
+def test_a_file_that_can_not_be_written_is_told_before_the_measurement(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import deepreduce.api
+    import deepreduce.private.calibrate
+
+    for module, name in ((deepreduce.api, "private_run"), (deepreduce.private.calibrate, "calibrate")):
+        monkeypatch.setattr(module, name, None)
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "no" / "layers.csv", tmp_path / "file" / "layers.csv", tmp_path):
+        is_one_line(["private", "run", str(folder), "--csv", str(path)], f"{path} can't be written", capsys)
+        is_one_line(["private", "calibrate", "--out", str(path)], f"{path} can't be written", capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--repeats", "0"], "--repeats is 0; give at least 1"),
+        (["--timeout", "-1"], "--timeout is -1; give seconds"),
+        (["--protocol", "cheeta"], "did you mean 'cheetah'"),
+    ],
+)
+def test_a_mistake_in_calibrating_is_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_one_line(["private", "calibrate", *words], said, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--protocol", "aby3"], "aby3 needs 3 parties; serve and query are two"),
+        (["--protocol", "semi3k"], "did you mean 'semi2k'"),
+        (["--timeout", "nan"], "--timeout is nan; give seconds"),
+        (["--idle", "0"], "--idle is 0; give seconds"),
+        (["--link", "van"], "unknown link 'van'"),
+        (["--port", "-1"], "127.0.0.1:-1 can't be used"),
+        (["--port", "65536"], "127.0.0.1:65536 can't be used"),
+    ],
+)
+def test_a_mistake_in_serving_is_one_line(
+    folder: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_one_line(["private", "serve", str(folder), "--port", "0", *words], said, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--protocol", "aby3"], "aby3 needs 3 parties; serve and query are two"),
+        (["--timeout", "-inf"], "--timeout is -inf; give seconds"),
+        (["--connect", "127.0.0.1:65536"], "give HOST:PORT"),
+        (["--connect", "127.0.0.1:0"], "give HOST:PORT"),
+        (["--connect", "127.0.0.1:²"], "give HOST:PORT"),
+        (["--connect", ":9000"], "give HOST:PORT"),
+        (["--connect", "nowhere"], "give HOST:PORT"),
+        (["--image", "nowhere.png"], "--image is 'nowhere.png'; give a file that is there"),
+        (["--image", ""], "--image is ''; give a file that is there"),
+        (["--image", "x" * 5000], "give a file that is there"),
+    ],
+)
+def test_a_mistake_in_asking_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    is_one_line(["private", "query", "--connect", "127.0.0.1:9", "--image", "3", *words], said, capsys)
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_server_that_hides_nothing_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with saying(offer_of("semi2k").to_message()) as (port, heard):
+        said = "offers semi2k (trusted dealer: a cost reference), not cheetah; give --protocol semi2k if all you want"
+        is_one_line(["private", "query", "--connect", f"127.0.0.1:{port}", "--image", "3", *words], said, capsys)
+    assert heard == []
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A standing server that listens already, and the port that it got."""
+    with subprocess.Popen(
+        [Path(sys.executable).with_name("deepreduce"), "private", "serve", folder, "--port", "0",
+         "--protocol", "semi2k", "--timeout", "60"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain_environment(),
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[-1]
+            assert address.startswith("127.0.0.1:")
+            yield process, int(address.rpartition(":")[2])
+        finally:
+            process.kill()
+
+
+def client(port: int, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    address = f"127.0.0.1:{port}"
+    return command(
+        "private", "query", "--connect", address, "--protocol", "semi2k", *words, cwd=cwd, timeout=300
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_server_answers_one_client_after_another_until_ctrl_c(folder: Path, tmp_path: Path) -> None:
+    from deepreduce import load_reduced
+    from deepreduce.data import load_source
+    from tests.helpers.private_networks import DIGITS
+
+    digits = load_source("digits").test
+    pixels = digits.images[3].numpy()  # (1, 8, 8)
+    assert pixels.shape == DIGITS
+    np.save(tmp_path / "image.npy", pixels)
+    with server(folder) as (process, port):
+        first = client(port, "--image", "image.npy", "--image", "3", "--json", cwd=tmp_path)
+        assert (first.returncode, first.stderr) == (0, "")
+        by_file, by_number = json.loads(first.stdout)["replies"]
+        np.testing.assert_allclose(by_file["logits"], by_number["logits"], atol=0.01)
+        expected = load_reduced(folder, raw_pixels=True)(digits.images[3][None]).detach().numpy()[0]
+        np.testing.assert_allclose(by_file["logits"], expected, atol=0.01)
+
+        # one that is killed in the middle of it all does not hurt the next
+        doomed = subprocess.Popen(
+            [Path(sys.executable).with_name("deepreduce"), "private", "query", "--connect", f"127.0.0.1:{port}",
+             "--protocol", "semi2k", *(word for _ in range(500) for word in ("--image", "3"))],
+            cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=plain_environment(),
+        )  # fmt: skip
+        assert doomed.stdout is not None
+        doomed.stdout.readline(), doomed.stdout.readline()
+        left = [int(pid) for pid in parties_left(doomed.pid)]
+        doomed.kill()
+        doomed.communicate()
+        assert left and all_end(left, seconds=10)
+        again = client(port, "--image", "3", cwd=tmp_path)
+        assert again.returncode == 0 and "class" in again.stdout
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130 and errors.splitlines()[-1] == "deepreduce: interrupted"
+    assert not parties_left(process.pid)
+
+
+def test_nobody_at_the_address_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    (port,) = choose_ports(1, None)
+    assert run_command(["private", "query", "--connect", f"127.0.0.1:{port}", "--image", "3"]) == FAILED
+    assert "no server answers at" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_the_users_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert run_command(["private", "serve", str(folder), "--port", str(taken.getsockname()[1])]) == MISTAKE
+    said = capsys.readouterr().err
+    assert "can't be used" in said and "--port" in said
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_a_run_leaves_no_party(folder: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("deepreduce"), "private", "run", folder, "--protocol", "semi2k",
+         "--repeats", "100000"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain_environment(),
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while len(pids := parties_left(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(pids) == 2
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors.splitlines()[-1] == "deepreduce: interrupted"
+    assert all_end([int(pid) for pid in pids], seconds=5)

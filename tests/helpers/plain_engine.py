@@ -1,0 +1,40 @@
+"""A program run in plain JAX: what the bridge made of a network, without any secure computation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepreduce.network import Network
+from deepreduce.private.lowering.aten_graph import prepare
+from deepreduce.private.lowering.lower import Lowered, lower
+
+
+def lowered(network: Network) -> Lowered:
+    return lower(prepare(network))
+
+
+def logits_of(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
+    """(1, classes) for one image (1, C, H, W)."""
+    from deepreduce.private.spu.kernels import layer_function
+
+    program = found.program
+    values: dict[str, Any] = dict(found.weights)
+    values[program.image] = image.permute(0, 2, 3, 1).numpy()
+    for layer in program.layers:
+        given = [values[name] for name in (*layer.inputs, *layer.weights)]
+        values.update(zip(layer.outputs, layer_function(layer, found.masks)(*given), strict=True))
+    return np.asarray(values[program.logits])
+
+
+def calibrated(module: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
+    """The module with batch-norm statistics of random images, in evaluation mode."""
+    torch.manual_seed(0)
+    module.train()
+    with torch.no_grad():
+        for _ in range(10):
+            module(torch.randn(16, *shape))
+    return module.eval()

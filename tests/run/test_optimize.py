@@ -1,0 +1,737 @@
+"""The main job, from config to frontier, on networks and data that take seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import deepreduce
+from deepreduce.config.build import model_seed
+from deepreduce.config.inputs import load_data, original_network, preparation_of
+from deepreduce.data import ImageArrays, ImageData, load_source, prepare
+from deepreduce.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    NonFiniteLossError,
+    PlanError,
+    RunError,
+    RunFolderError,
+    RunInterrupted,
+    UserError,
+)
+from deepreduce.execution import trainer as jobs
+from deepreduce.execution.processes import Crew, CrewError
+from deepreduce.execution.trainer import Job, SharedJob, Workshop
+from deepreduce.frontier import pareto_front
+from deepreduce.network import Network
+from deepreduce.observers.progress import NoWatcher
+from deepreduce.report.tables import read_candidates_csv
+from deepreduce.run import stages as conductor
+from deepreduce.run.outputs import read_run
+from deepreduce.run.page import page_contents
+from deepreduce.search.headroom import Standing
+from deepreduce.training import Distillation, Lesson, RememberedLogits, Views, train
+from deepreduce.transforms import apply_plan
+from deepreduce.utils.seed import derived_seed
+from tests.helpers.runs import (
+    NUM_CANDIDATES,
+    NUM_FAMILIES,
+    NUM_PROBES,
+    RICH,
+    TINY,
+    TINY_RELUS,
+    StopsIn,
+    without_seconds,
+)
+from tests.helpers.training import FP32
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> deepreduce.Result:
+    return deepreduce.optimize(config=None, out=tmp_path_factory.mktemp("run") / "tiny", **TINY)
+
+
+FILES = {"plan.json", "model.safetensors", "metrics.json", "history.csv"}
+
+
+def measured(result: deepreduce.Result) -> list[deepreduce.ReducedNetwork]:
+    """The candidates that were not dropped."""
+    return [n for n in result.candidates if n.candidate.measurement is not None]
+
+
+def cells(result: deepreduce.Result) -> list[list[str]]:
+    """candidates.csv but for what a clock measured."""
+    return without_seconds((result.folder / "candidates.csv").read_text())
+
+
+def test_a_run_leaves_every_file_that_is_promised(finished: deepreduce.Result) -> None:
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names >= {
+        "config.yaml", "environment.json", "log.txt", "criticality.json", "candidates.csv", "frontier.csv",
+        "frontier.png", "frontier.svg", "layers.png", "teacher", "candidates", "drafts", "probes",
+    }  # fmt: skip
+    assert not {"teacher-answers.bin", "report.html"} & names and not any(name.endswith(".part") for name in names)
+    dropped = [n for n in finished.candidates if n.candidate.is_dropped]
+    assert len(finished.candidates) == NUM_CANDIDATES
+    assert len(list((finished.folder / "drafts").iterdir())) == NUM_CANDIDATES
+    assert len(list((finished.folder / "candidates").iterdir())) == NUM_CANDIDATES - len(dropped)
+    assert len(list((finished.folder / "probes").iterdir())) == NUM_PROBES
+    for kind in ("candidates", "drafts", "probes"):
+        for folder in (finished.folder / kind).iterdir():
+            assert {p.name for p in folder.iterdir()} == FILES
+
+
+def test_the_tables_begin_with_the_promised_columns_and_hold_the_teacher(finished: deepreduce.Result) -> None:
+    for name in ("candidates.csv", "frontier.csv"):
+        text = (finished.folder / name).read_text()
+        assert text.startswith("plan_id,relu_count,val_accuracy,test_accuracy,train_seconds,")
+        teacher = [c for c in read_candidates_csv(text) if c.is_teacher]
+        assert [c.relu_count for c in teacher] == [sum(TINY_RELUS.values())]
+
+
+def test_the_frontier_file_is_the_front_of_all_candidates(finished: deepreduce.Result) -> None:
+    everything = read_run(finished.folder)
+    front = {c.plan_id for c in pareto_front(everything)}
+    listed = {c.plan_id for c in read_candidates_csv((finished.folder / "frontier.csv").read_text())}
+    assert listed == front | {"teacher"}
+    assert {n.plan_id for n in finished.frontier} == front
+
+
+def test_every_candidate_has_the_relus_that_its_name_says(finished: deepreduce.Result) -> None:
+    by_label = {n.label: n for n in finished.candidates}
+    order = json.loads((finished.folder / "criticality.json").read_text())["cull_order"]
+    left = sum(TINY_RELUS.values()) - TINY_RELUS[order[0]]
+    assert by_label[f"cull {order[0]}"].relu_count == left
+    assert by_label[f"cull {order[0]} {order[1]}"].relu_count == left - TINY_RELUS[order[1]]
+    assert set(finished.criticality) == set(TINY_RELUS)
+    # the stage that goes first is the least critical one, or can't be told from it
+    worth, images = finished.criticality, 30
+    assert worth[order[0]] - min(worth.values()) < 2 * max(worth.values()) / images**0.5
+
+
+def test_results_load_as_plain_modules_that_are_as_accurate_as_measured(finished: deepreduce.Result) -> None:
+    images = load_data(deepreduce.load_config(values=TINY).data, seed=0)
+    for network in (finished.teacher, *measured(finished)):
+        module = network.model
+        assert isinstance(module, nn.Module) and not module.training
+        right = total = 0
+        with torch.no_grad():
+            for batch, labels in images.test.eval_batches(batch_size=64, device=torch.device("cpu")):
+                right += int((module(batch).argmax(1) == labels).sum())
+                total += len(labels)
+        assert right / total == pytest.approx(network.test_accuracy)
+
+
+def test_a_network_loads_to_take_pixels_as_they_are_in_the_data_set(finished: deepreduce.Result) -> None:
+    config = deepreduce.load_config(values=TINY)
+    raw = load_source("digits")
+    assert isinstance(raw.test, ImageArrays)
+    scale = prepare(raw, preparation_of(config.data), seed=0).standardisation
+    assert scale is not None
+    folder, pixels = finished.frontier[0].folder, raw.test.images
+    model, on_pixels = deepreduce.load_reduced(folder), deepreduce.load_reduced(folder, raw_pixels=True)
+    mean, std = torch.tensor(scale.mean).view(-1, 1, 1), torch.tensor(scale.std).view(-1, 1, 1)
+    assert pixels.dtype == torch.uint8 and int(pixels.max()) == 255
+    with torch.no_grad():
+        assert torch.equal(on_pixels(pixels), model((pixels.float() - mean) / std))
+
+
+def test_the_best_under_a_budget_keeps_the_budget(finished: deepreduce.Result) -> None:
+    smallest = min(n.relu_count for n in measured(finished))
+    assert finished.best(max_relus=smallest).relu_count == smallest
+    assert finished.knee.plan_id in {n.plan_id for n in finished.frontier}
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
+    finished: deepreduce.Result, tmp_path: Path
+) -> None:
+    again = deepreduce.optimize(out=tmp_path / "again", **TINY)
+    other = deepreduce.optimize(out=tmp_path / "other", seed=1, **TINY)
+
+    assert cells(again) == cells(finished)
+    assert cells(other) != cells(finished)
+
+
+def test_a_finished_run_is_not_trained_again(finished: deepreduce.Result) -> None:
+    weights = {p: p.stat().st_mtime_ns for p in finished.folder.rglob("model.safetensors")}
+    again = deepreduce.optimize(out=finished.folder, **TINY)
+    assert {p: p.stat().st_mtime_ns for p in finished.folder.rglob("model.safetensors")} == weights
+    assert [n.plan_id for n in again.candidates] == [n.plan_id for n in finished.candidates]
+
+
+class _Hears(NoWatcher):
+    """Which networks were done before, and how many began."""
+
+    def __init__(self) -> None:
+        self.work = self.total = 0.0
+        self.done_before: dict[str, bool] = {}
+
+    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
+        assert number == len(self.done_before) + 1
+        self.work, self.total, self.count = self.work + work, total, count
+
+    def end(self, name: str, *, result: str, was_done: bool) -> None:
+        assert result
+        self.done_before[name] = was_done
+
+
+def test_who_watches_is_told_of_every_training_and_whether_it_was_done_before(
+    finished: deepreduce.Result, tmp_path: Path
+) -> None:
+    for folder, was_done in ((tmp_path / "run", False), (finished.folder, True)):
+        watcher = _Hears()
+        deepreduce.optimize(out=folder, watcher=watcher, **TINY)
+        assert len(watcher.done_before) == watcher.count == 1 + NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
+        assert set(watcher.done_before.values()) == {was_done}
+        assert watcher.work == pytest.approx(watcher.total, rel=0.2)  # which networks there are was measured
+
+
+def test_another_config_is_refused_and_nothing_in_the_folder_changes(finished: deepreduce.Result) -> None:
+    before = {p: p.read_bytes() for p in finished.folder.rglob("*") if p.is_file()}
+    with pytest.raises(RunFolderError, match=r"training.epochs \(6, now 3\)"):
+        deepreduce.optimize(out=finished.folder, settings=["training.epochs=3"], **TINY)
+    assert {p: p.read_bytes() for p in finished.folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_goes_on_with_its_threads_and_refuses_others(finished: deepreduce.Result) -> None:
+    free = {key: value for key, value in TINY.items() if key != "threads"}
+    assert deepreduce.optimize(out=finished.folder, **free).folder == finished.folder
+    with pytest.raises(RunFolderError, match=r"another threads \(1, now 2\)"):
+        deepreduce.optimize(out=finished.folder, threads=2, **free)
+
+
+def test_a_corrupt_network_is_named_and_trained_again(
+    finished: deepreduce.Result, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.folder, copy)
+    victim = copy / finished.frontier[0].candidate.folder / "model.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-100])
+    again = deepreduce.optimize(out=copy, **TINY)
+    assert str(victim) in caplog.text
+    assert without_seconds((again.folder / "candidates.csv").read_text()) == without_seconds(
+        (finished.folder / "candidates.csv").read_text()
+    )
+
+
+STOPS = [1, 2, 2 + NUM_PROBES, 3 + NUM_PROBES, 2 + NUM_PROBES + NUM_FAMILIES, 1 + NUM_PROBES + NUM_FAMILIES + 3]
+"""The teacher, the first probe, both families, the first and the third candidate."""
+
+
+@pytest.mark.parametrize("side_by_side", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(
+    finished: deepreduce.Result, tmp_path: Path, side_by_side: int
+) -> None:
+    options = {**TINY, "side_by_side": side_by_side}
+    for number in STOPS[::side_by_side]:  # each start of another process takes seconds
+        with pytest.raises(RunInterrupted, match="stopped; all is saved in") as caught:
+            deepreduce.optimize(out=tmp_path / "run", watcher=StopsIn(number), **options)
+        assert caught.value.folder == tmp_path / "run"
+        # the candidates' own trainings are so short that they may end before they are asked
+        assert list((tmp_path / "run").rglob("training.safetensors")) or number > 1 + NUM_PROBES + NUM_FAMILIES
+        assert (tmp_path / "run" / "teacher-answers.bin").exists() == (number > 1)
+    result = deepreduce.optimize(out=tmp_path / "run", **options)
+    for name in ("frontier.csv", "candidates.csv"):
+        one, other = (without_seconds((r.folder / name).read_text()) for r in (result, finished))
+        assert one == other
+    assert not list((tmp_path / "run").rglob("training.safetensors"))
+    assert not (tmp_path / "run" / "teacher-answers.bin").exists()
+
+
+# -- recipe fast ----------------------------------------------------------------------------------------------
+
+
+def accuracy_of_draft(result: deepreduce.Result, network: deepreduce.ReducedNetwork) -> float:
+    return json.loads((result.folder / "drafts" / network.plan_id / "metrics.json").read_text())["val_accuracy"]
+
+
+@pytest.mark.slow
+def test_the_networks_whose_draft_another_one_beats_are_dropped_and_no_others(tmp_path: Path) -> None:
+    result = deepreduce.optimize(out=tmp_path / "run", settings=["fast.margin=0.01"], **TINY)
+    drafts = {n.plan_id: accuracy_of_draft(result, n) for n in result.candidates}
+    for network in result.candidates:
+        rivals = [
+            other
+            for other in result.candidates
+            if other.relu_count <= network.relu_count
+            and drafts[other.plan_id] > drafts[network.plan_id] + 0.01
+        ]  # fmt: skip
+        assert network.candidate.is_dropped == bool(rivals), network.label
+        if rivals:
+            best = max(drafts[other.plan_id] for other in rivals)
+            told = network.candidate.failure or ""
+            assert f"{100 * drafts[network.plan_id]:.2f} % validation accuracy" in told
+            assert told.endswith(f"{100 * best:.2f} %")
+        kind = "drafts" if rivals else "candidates"
+        assert network.folder == result.folder / kind / network.plan_id
+
+
+def drop_first(relu_counts: Any, accuracies: Any, *, margin: float) -> dict[str, str]:
+    """Instead of `beaten`: the network of most ReLUs, by that of fewest."""
+    order = sorted(relu_counts, key=lambda name: relu_counts[name])
+    return {order[-1]: order[0]}
+
+
+def test_a_dropped_network_is_in_the_tables_and_can_be_loaded_as_its_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conductor, "beaten", drop_first)
+    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
+    (dropped,) = (n for n in result.candidates if n.candidate.is_dropped)
+    assert dropped.relu_count == max(n.relu_count for n in result.candidates)
+    assert f"dropped: {dropped.candidate.failure}" in repr(dropped)
+    assert f"1 of {NUM_CANDIDATES} networks were dropped" in result.summary() and "failed" not in result.summary()
+    assert dropped.plan_id not in {n.plan_id for n in result.frontier}
+    assert ',dropped,"its draft has ' in (result.folder / "candidates.csv").read_text()
+    (row,) = (c for c in read_run(result.folder) if c.plan_id == dropped.plan_id)
+    assert row.is_dropped and row.failure == dropped.candidate.failure and row.measurement is None
+    again = {n.plan_id: n.candidate for n in deepreduce.load_result(result.folder).candidates}
+    assert again[dropped.plan_id] == dropped.candidate
+    assert dropped.model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert not (result.folder / "candidates" / dropped.plan_id).exists()
+    page = page_contents(result.folder).to_json()
+    assert [n["id"] for n in page["networks"] if n["is_dropped"]] == [dropped.plan_id]
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> deepreduce.Result:
+    """A run with enough to spend to train every network alone."""
+    return deepreduce.optimize(out=tmp_path_factory.mktemp("run") / "rich", **RICH)
+
+
+def test_networks_that_get_the_full_recipe_are_never_drafted_and_probes_join_them(rich: deepreduce.Result) -> None:
+    probes = [n for n in rich.candidates if n.folder.parent.name == "probes"]
+    others = [n for n in rich.candidates if n.folder.parent.name == "candidates"]
+    # one of the probes is a candidate as well, and is trained once
+    assert len(probes) == NUM_PROBES and len(others) == NUM_CANDIDATES - 1
+    assert len(rich.candidates) == len(measured(rich)) == NUM_PROBES + NUM_CANDIDATES - 1
+    assert not (rich.folder / "drafts").exists()
+    assert [n.label.split(",")[0] for n in probes] == ["only S1", "only S2", "only S3"]
+    assert all(n.relu_count == TINY_RELUS[n.label[5:7]] for n in probes if "alpha" not in n.label)
+    # most ReLUs first, as in every other table, and read back the same
+    counts = [n.relu_count for n in rich.candidates]
+    assert counts == sorted(counts, reverse=True)
+    again = deepreduce.load_result(rich.folder)
+    assert [(n.plan_id, n.folder) for n in again.candidates] == [(n.plan_id, n.folder) for n in rich.candidates]
+
+
+@pytest.mark.parametrize("side_by_side", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_networks_alone_stop_and_go_on_as_drafts_do(
+    rich: deepreduce.Result, tmp_path: Path, side_by_side: int
+) -> None:
+    options = {**RICH, "side_by_side": side_by_side}
+    for number in (1, 3, 2 + NUM_PROBES, 4 + NUM_PROBES)[1::side_by_side]:
+        with pytest.raises(RunInterrupted):
+            deepreduce.optimize(out=tmp_path / "run", watcher=StopsIn(number), **options)
+        assert list((tmp_path / "run").rglob("training.safetensors"))
+    result = deepreduce.optimize(out=tmp_path / "run", **options)
+    assert cells(result) == cells(rich)
+    assert not list((tmp_path / "run").rglob("training.safetensors"))
+
+
+def test_a_network_that_could_not_be_better_is_left_untrained_and_says_so(
+    rich: deepreduce.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = max(n.relu_count for n in rich.candidates if n.folder.parent.name == "candidates")
+    gain = Standing.gain
+
+    def none_for_the_largest(self: Standing, cost: float, epochs: float) -> float:
+        return -1.0 if cost >= most and self.rivals else gain(self, cost, epochs)
+
+    monkeypatch.setattr(Standing, "gain", none_for_the_largest)
+    result = deepreduce.optimize(out=tmp_path / "run", **RICH)
+    (dropped,) = (n for n in result.candidates if n.candidate.is_dropped)
+    assert dropped.relu_count == most
+    assert "validation accuracy already, the full network" in (dropped.candidate.failure or "")
+    folder = result.folder / "drafts" / dropped.plan_id
+    assert dropped.folder == folder
+    assert {p.name for p in folder.iterdir()} == {"plan.json", "metrics.json", "history.csv"}
+    with pytest.raises(UserError, match=r"holds no weights: .*validation accuracy already, the full network"):
+        _ = dropped.model
+    again = deepreduce.optimize(out=tmp_path / "run", **RICH)
+    assert cells(again) == cells(result)
+
+
+def test_a_measured_order_that_can_not_keep_the_limit_gives_way_to_that_of_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S3 has so few ReLUs that thinned it keeps the limit, S1 has not."""
+    limit = TINY_RELUS["S3"]
+    measured_order = conductor.measured_cull_order
+
+    def keeping_s1(*arguments: Any, **options: Any) -> Any:
+        return ("S3", "S2"), measured_order(*arguments, **options)[1]
+
+    monkeypatch.setattr(conductor, "measured_cull_order", keeping_s1)
+    result = deepreduce.optimize(out=tmp_path / "run", max_relus=limit, **TINY)
+    assert result.candidates and all(n.relu_count <= limit for n in result.candidates)
+    assert f"no network has at most {limit} ReLUs" in caplog.text and "culling S1, S2 instead" in caplog.text
+    assert json.loads((result.folder / "criticality.json").read_text())["cull_order"] == ["S1", "S2"]
+
+
+def test_all_training_of_students_together_costs_no_more_than_the_price(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted apart from the schedule: images that each network is trained on, times its multiplications."""
+    fit, spent, jobs_trained = Workshop._fit, [], 0
+
+    def counting(self: Workshop, module: nn.Module, job: Job | SharedJob, told: Any, **options: Any) -> Any:
+        nonlocal jobs_trained
+        steps = job.recipe.num_steps(self.data.train.num_steps(job.recipe.batch_size))
+        plans = [job.jobs[i].plan for i in job.turns] if isinstance(job, SharedJob) else [job.plan]
+        batch_size = job.recipe.batch_size
+        each = sum(apply_plan(self.original, plan).load.per_image(batch_size) for plan in plans) / len(plans)
+        if self.lesson is not None:
+            jobs_trained += 1
+            spent.append(steps * batch_size * each)
+        return fit(self, module, job, told, **options)
+
+    monkeypatch.setattr(Workshop, "_fit", counting)
+    settings = ["training.epochs=6", "fast.price=0.8"]
+    result = deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)
+    assert len(measured(result)) == NUM_CANDIDATES
+    assert jobs_trained == NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
+    config = deepreduce.load_config(values=TINY)
+    images = load_data(config.data, seed=0)
+    network = original_network(config.model, images.facts, seed=0)
+    whole = 6 * images.facts.train_images * network.load.per_image(32)
+    # each training has whole steps, at least one
+    rounding = jobs_trained * 16 * network.load.per_image(16)
+    assert 0.3 * 0.8 * whole < sum(spent) < 0.8 * whole + rounding
+
+
+def test_the_teacher_is_asked_once_for_each_view_and_its_answers_are_gone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, write = [], RememberedLogits.write
+
+    def counting(self: RememberedLogits, logits: torch.Tensor, *, epoch: int, step: int) -> None:
+        assert (tmp_path / "run" / "teacher-answers.bin").is_file()
+        written.append((epoch, step))
+        write(self, logits, epoch=epoch, step=step)
+
+    monkeypatch.setattr(RememberedLogits, "write", counting)
+    deepreduce.optimize(out=tmp_path / "run", **TINY)
+    assert written and len(set(written)) == len(written)
+    assert not (tmp_path / "run" / "teacher-answers.bin").exists()
+
+
+@pytest.mark.parametrize("settings", [["distill.remember_gb=0"], ["distill.remember_gb=1e-6"]])
+def test_remembering_less_changes_no_number(finished: deepreduce.Result, tmp_path: Path, settings: list[str]) -> None:
+    assert cells(deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)) == cells(finished)
+
+
+@pytest.mark.slow
+def test_students_side_by_side_are_those_trained_one_after_the_other(
+    finished: deepreduce.Result, tmp_path: Path
+) -> None:
+    beside = deepreduce.optimize(out=tmp_path / "run", **{**TINY, "side_by_side": 2})
+    assert cells(beside) == cells(finished)
+    one, other = ((r.folder / "frontier.csv").read_text() for r in (beside, finished))
+    assert without_seconds(one) == without_seconds(other)
+    assert beside.criticality == finished.criticality
+    assert {p.name for p in beside.folder.iterdir()} == {p.name for p in finished.folder.iterdir()}
+    names = sorted(p.relative_to(finished.folder) for p in finished.folder.rglob("model.safetensors"))
+    for name in names:
+        assert (beside.folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
+
+
+def test_what_other_processes_can_not_import_is_trained_one_after_the_other(
+    finished: deepreduce.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(self: Crew) -> Crew:
+        raise CrewError("another process can't import its classes")
+
+    monkeypatch.setattr(Crew, "__enter__", refused)
+    result = deepreduce.optimize(out=tmp_path / "run", **{**TINY, "side_by_side": 2})
+    assert "trained one after the other: another process can't import its classes" in caplog.text
+    assert cells(result) == cells(finished)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["max_relus=100"],  # the widest draft is deeper culled than some of the narrower ones
+        ["max_relus=170", "method.thin_keep=both"],  # or has kept other ReLUs of each block
+        ["max_relus=100", "method.rhos=[1,0.5]"],
+    ],
+)
+def test_a_limit_on_relus_leaves_every_draft_a_network_to_start_from(tmp_path: Path, settings: list[str]) -> None:
+    given = ["method.cull_order=S1,S2", "data.train_limit=100", "training.epochs=1", *settings]
+    result = deepreduce.optimize(out=tmp_path / "run", settings=given, **TINY)
+    assert len(measured(result)) == len(result.candidates) > 1
+
+
+def failing(kind: str, real: Any, *, times: int = 1) -> Any:
+    """Instead of `train`: the first networks of that kind have a loss that is not finite."""
+    failed: list[Path] = []
+
+    def train(*args: Any, **options: Any) -> Any:
+        path = options["monitor"].save.__self__.path
+        if path.parent.name == kind and len(failed) < times:
+            failed.append(path)
+            raise NonFiniteLossError("the loss was not finite in epoch 1, also after 2 retries")
+        return real(*args, **options)
+
+    return train
+
+
+def test_a_probe_that_would_be_a_candidate_and_explodes_is_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "train", failing("probes", jobs.train))
+    result = deepreduce.optimize(out=tmp_path / "run", **RICH)
+    (failed,) = (n for n in result.candidates if n.candidate.measurement is None and not n.candidate.is_dropped)
+    assert failed.folder.parent.name == "probes" and "not finite" in (failed.candidate.failure or "")
+    assert result.criticality[failed.label[5:7]] == 0
+
+
+def test_a_loss_that_explodes_fails_that_candidate_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "train", failing("candidates", jobs.train))
+    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
+    (failed,) = (n for n in result.candidates if n.candidate.measurement is None)
+    assert "not finite" in (failed.candidate.failure or "") and not failed.candidate.is_dropped
+    assert failed.plan_id not in {n.plan_id for n in result.frontier}
+    assert 'failed,"the loss was not finite' in (result.folder / "candidates.csv").read_text()
+    assert f"1 of {NUM_CANDIDATES} networks failed" in result.summary()
+
+
+def test_drafts_whose_loss_explodes_fail_together_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "train", failing("drafts", jobs.train))
+    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
+    failed = [n for n in result.candidates if n.candidate.measurement is None]
+    assert {n.plan.alpha for n in failed} == {1.0} and {n.plan.alpha for n in measured(result)} == {0.5}
+    assert all("not finite" in (n.candidate.failure or "") and not n.candidate.is_dropped for n in failed)
+    # their folders are there to tell of them
+    page = {n["id"]: n for n in page_contents(result.folder).to_json()["networks"]}
+    for network in failed:
+        assert (network.folder / "plan.json").is_file()
+        assert sum(count for _, _, count in page[network.plan_id]["sites"]) == network.relu_count
+
+
+def test_a_run_none_of_whose_students_can_be_trained_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "train", failing("candidates", jobs.train, times=99))
+    with pytest.raises(RunError, match=r"no network could be trained: the loss was not finite .*; lower training"):
+        deepreduce.optimize(out=tmp_path / "run", **TINY)
+
+
+# -- recipe paper ---------------------------------------------------------------------------------------------
+
+
+def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen = Workshop.run, []
+
+    def watching(self: Workshop, job: Job, told: Any) -> Any:
+        seen.append(job)
+        return run(self, job, told)
+
+    monkeypatch.setattr(Workshop, "run", watching)
+    result = deepreduce.optimize(out=tmp_path / "run", recipe="paper", **TINY)
+    assert len(measured(result)) == NUM_CANDIDATES and not (result.folder / "drafts").exists()
+    assert len(seen) == 1 + NUM_PROBES + NUM_CANDIDATES
+    recipe = seen[0].recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (6, 32, 0.1)
+    for job in seen:
+        assert job.start is None and job.statistics_batches == 0 and job.recipe == recipe
+        assert len(job.folder.history()) == 6
+    # from scratch: what a student starts with is what the original does
+    config = deepreduce.load_config(values=TINY)
+    images = load_data(config.data, seed=0)
+    original = original_network(config.model, images.facts, seed=model_seed(config))
+    student = next(job for job in seen if job.folder.path.parent.name == "candidates")
+    untrained = apply_plan(original, student.plan, seed=student.seed % 2**31).module.state_dict()
+    trained = student.folder.weights()
+    assert untrained.keys() == trained.keys()
+    again = train_alone(original, student, images, result)
+    assert all(torch.equal(trained[name], tensor) for name, tensor in again.items())
+
+
+def train_alone(original: Network, student: Job, images: ImageData, result: deepreduce.Result) -> dict[str, Any]:
+    """The student by `train` alone, from the original's initial weights and the run's teacher."""
+    network = apply_plan(original, student.plan, seed=student.seed % 2**31)
+    teacher = deepreduce.load_reduced(result.teacher.folder).requires_grad_(False)
+    config = deepreduce.load_config(values=TINY)
+    distillation = Distillation(temperature=config.distill.temperature, weight=config.distill.weight)
+    train(
+        network.module, images, student.recipe, seed=student.seed, precision=FP32, device=torch.device("cpu"),
+        lesson=Lesson(teacher, precision=FP32), distillation=distillation,
+        views=Views(seed=derived_seed(0, "views"), epochs=6),
+    )  # fmt: skip
+    return network.module.state_dict()
+
+
+def test_the_two_recipes_are_runs_of_their_own(finished: deepreduce.Result) -> None:
+    with pytest.raises(RunFolderError, match=r"recipe \('fast', now 'paper'\)"):
+        deepreduce.optimize(out=finished.folder, recipe="paper", **TINY)
+
+
+# -- from Python ----------------------------------------------------------------------------------------------
+
+
+class _Net(nn.Module):
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Conv2d(4, 8, 3, 2, 1),
+        )
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.b(torch.relu(self.a(x))))
+        x = self.c(x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def _tensors() -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(120) % 3
+    images = torch.randn(120, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1)
+    return images[:90], labels[:90], images[90:], labels[90:]
+
+
+_QUICK: dict[str, Any] = {
+    "training": {"epochs": 1, "batch_size": 16},
+    "method": {"alphas": [1.0]},
+    "fast": {"margin": 1.0},
+    "threads": 1,
+    "side_by_side": 1,
+}
+
+
+def test_a_module_and_tensors_of_ones_own_are_reduced_without_being_changed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = _Net()
+    before = {name: t.clone() for name, t in module.state_dict().items()}
+    result = deepreduce.optimize(module, _tensors(), out=tmp_path / "run", **_QUICK)
+    assert all(torch.equal(t, before[name]) for name, t in module.state_dict().items())
+    assert result.teacher.relu_count == 2 * 4 * 64 + 8 * 16
+    small = min(measured(result), key=lambda n: n.relu_count)
+    assert small.model(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    reloaded = deepreduce.load_reduced(small.folder, model=_Net())
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(reloaded(images), small.model(images))
+
+
+def test_torch_data_sets_of_ones_own_will_do(tmp_path: Path) -> None:
+    from torch.utils.data import TensorDataset
+
+    x_train, y_train, x_test, y_test = _tensors()
+    data = (TensorDataset(x_train, y_train), TensorDataset(x_test, y_test))
+    result = deepreduce.optimize(_Net(), data, out=tmp_path / "run", **_QUICK)
+    assert result.frontier
+    with pytest.raises(UserError, match="transforms of its own"):
+        deepreduce.load_reduced(result.teacher.folder, model=_Net(), raw_pixels=True)
+
+
+def test_a_network_that_is_trained_already_is_taken_as_it_is(tmp_path: Path) -> None:
+    module = _Net()
+    options = {**_QUICK, "training": {**_QUICK["training"], "teacher_epochs": 0}}
+    result = deepreduce.optimize(module, _tensors(), out=tmp_path / "run", **options)
+    images = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(result.teacher.model(images), module.eval()(images))
+
+
+def test_a_learning_rate_that_no_network_survives_is_an_error_of_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"teacher could not be trained: .*; lower training.learning_rate"):
+        deepreduce.optimize(
+            out=tmp_path / "run", settings=["training.learning_rate=1e30", "training.clip_norm=null"], **TINY
+        )
+
+
+# -- dry runs -------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_lists_exactly_what_a_run_trains(finished: deepreduce.Result) -> None:
+    order = json.loads((finished.folder / "criticality.json").read_text())["cull_order"]
+    config = deepreduce.load_config(values={**TINY, "method": {**TINY["method"], "cull_order": order}})
+    planned = deepreduce.dry_run(config)
+    listed = {(p.plan_id, p.relu_count) for p in planned.schedule.candidates}
+    assert listed == {(n.plan_id, n.relu_count) for n in finished.candidates}
+    assert planned.estimated_seconds > 0
+
+
+def test_a_dry_run_says_which_networks_depend_on_the_measurement() -> None:
+    free = deepreduce.dry_run(deepreduce.load_config(values=TINY))
+    assert all(c["depends_on_measurement"] for c in free.to_json()["candidates"])
+    assert "depend on a measurement" in free.to_text()
+    fixed = deepreduce.dry_run(deepreduce.load_config(values=TINY, settings=["method.cull_order=S1,S3"]))
+    assert not any(c["depends_on_measurement"] for c in fixed.to_json()["candidates"])
+    assert "depend on" not in fixed.to_text()
+
+
+def test_a_budget_drops_what_exceeds_it_and_an_impossible_one_names_the_smallest() -> None:
+    config = deepreduce.load_config(values=TINY, settings=["max_relus=500"])
+    assert all(p.relu_count <= 500 for p in deepreduce.dry_run(config).schedule.candidates)
+    with pytest.raises(PlanError, match=r"no network has at most 1 ReLU; the smallest, .* raise max_relus"):
+        deepreduce.dry_run(deepreduce.load_config(values=TINY, settings=["max_relus=1"]))
+
+
+def test_known_data_sets_need_not_be_at_hand_for_a_dry_run(tmp_path: Path) -> None:
+    config = deepreduce.load_config(
+        values={"model": "resnet20", "data": {"name": "cifar100", "root": str(tmp_path)}, "threads": 1}
+    )
+    assert deepreduce.dry_run(config).network.output_shape == (100,)
+
+
+# -- mistakes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (["model.name=resnet81"], ModelError, "unknown model 'resnet81'; did you mean 'resnet18'"),
+        (["data.name=digit"], DataError, "unknown data set 'digit'; did you mean 'digits'"),
+        (["device=gpu"], ConfigError, "unknown device 'gpu'"),
+        (["device=cuda:7"], ConfigError, "PyTorch sees"),
+        (["training.epoch=3"], ConfigError, "did you mean 'training.epochs'"),
+        (["method.cull_order=S9"], PlanError, "unknown stage 'S9'"),
+        (["method.cull_order=S1,S2,S3"], PlanError, "leave out the stage to keep"),
+        (["training.batch_size=5000"], DataError, "fewer than a batch of 5000"),
+        (["data.train_limit=5000"], DataError, "data.train_limit is 5,000; digits has 1,438"),
+        (["data.image_size=2", "model.blocks=null"], ModelError, "too small"),
+        (["plot.published=nowhere.csv"], UserError, "nowhere.csv"),
+        (["plot.published_dataset=CIFAR-100"], ConfigError, "plot.published, which"),
+        (["model.weights=nowhere.safetensors"], ModelError, "nowhere.safetensors can't be read"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_written(
+    tmp_path: Path, settings: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)
+    assert not (tmp_path / "run").exists()
+
+
+class _NoRelu(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x.flatten(1)[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (_NoRelu(), r"_NoRelu has no ReLUs, so there is nothing to reduce .*sigmoid"),
+        (_Net(classes=7), r"\(7,\) for one image; the data have 3 classes"),
+    ],
+)
+def test_a_module_that_can_not_be_reduced_says_why(tmp_path: Path, module: nn.Module, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        deepreduce.optimize(module, _tensors(), out=tmp_path / "run", **_QUICK)

@@ -1,0 +1,297 @@
+"""A teacher is asked once for each view, whoever asks, and remembering changes no number."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from deepreduce.config.build import remembered_logits
+from deepreduce.config.schema import load_config
+from deepreduce.data import ImageData
+from deepreduce.training import Lesson, Precision, Recipe, RememberedLogits, Views
+from tests.helpers.images import striped
+from tests.helpers.training import FP32, RECIPE, fit, same_weights, tiny, told
+
+STEPS, BATCH, CLASSES = 4, 18, 3
+"""Of `striped` data with RECIPE."""
+
+
+class Counted(nn.Module):
+    """A teacher that counts the batches it is asked for."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.asked = module.eval().requires_grad_(False), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += 1
+        return self.module(x)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    images = striped()
+    assert (images.train.num_steps(RECIPE.batch_size), RECIPE.batch_size, images.num_classes) == (
+        STEPS,
+        BATCH,
+        CLASSES,
+    )
+    return images
+
+
+@pytest.fixture
+def teacher() -> Counted:
+    return Counted(tiny(seed=9))
+
+
+def remembered(folder: Path, *, epochs: int = 2, **sizes: int) -> RememberedLogits:
+    known = {"steps": STEPS, "batch_size": BATCH, "num_classes": CLASSES} | sizes
+    return RememberedLogits(folder / "answers.bin", epochs=epochs, **known)
+
+
+def batch(seed: int = 0) -> Tensor:
+    return torch.randn(BATCH, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def some_logits(seed: int = 0) -> Tensor:
+    return torch.randn(BATCH, CLASSES, generator=torch.Generator().manual_seed(seed)).half()
+
+
+VIEWS = Views(seed=5, epochs=2)
+
+
+# -- what it teaches ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", [FP32, Precision(bf16=True, channels_last=True)], ids=["fp32", "bf16"])
+def test_logits_are_the_same_with_and_without_remembering_at_first_and_again(
+    tmp_path: Path, teacher: Counted, precision: Precision
+) -> None:
+    plain = Lesson(teacher, precision=precision)
+    kept = Lesson(teacher, precision=precision, remembered=remembered(tmp_path))
+    expected = plain.logits(batch(), epoch=0, step=1)
+    assert expected.dtype == torch.float32 and expected.shape == (BATCH, CLASSES)
+    assert torch.equal(expected, expected.half().float())  # rounded either way
+    for _ in range(2):
+        assert torch.equal(kept.logits(batch(), epoch=0, step=1), expected)
+    assert teacher.asked == 2
+
+
+def test_a_view_is_known_by_its_epoch_and_step_alone(tmp_path: Path, teacher: Counted) -> None:
+    lesson = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path))
+    places = [(epoch, step) for epoch in range(2) for step in range(STEPS)]
+    answers = [lesson.logits(batch(number), epoch=e, step=s) for number, (e, s) in enumerate(places)]
+    assert teacher.asked == len(places)
+    for answer, (epoch, step) in zip(answers, places, strict=True):
+        assert torch.equal(lesson.logits(batch(99), epoch=epoch, step=step), answer)
+    assert teacher.asked == len(places)
+
+
+def test_two_students_ask_the_teacher_once_for_each_view(tmp_path: Path, data: ImageData, teacher: Counted) -> None:
+    lesson = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path))
+    fit(tiny(seed=1), data, lesson=lesson, views=VIEWS)
+    assert teacher.asked == 2 * STEPS
+    fit(tiny(seed=2), data, Recipe(epochs=5, batch_size=BATCH, learning_rate=0.1), lesson=lesson, views=VIEWS)
+    assert teacher.asked == 2 * STEPS
+
+
+def test_views_beyond_the_remembered_epochs_are_asked_for_again(
+    tmp_path: Path, data: ImageData, teacher: Counted
+) -> None:
+    lesson = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path, epochs=1))
+    for asked in (2 * STEPS, 3 * STEPS):  # the first epoch is known to the second student
+        fit(tiny(), data, lesson=lesson, views=VIEWS)
+        assert teacher.asked == asked
+
+
+def test_a_student_is_the_same_whether_the_answers_are_remembered_or_not(
+    tmp_path: Path, data: ImageData, teacher: Counted
+) -> None:
+    lessons = [Lesson(teacher, precision=FP32)]
+    lessons += [Lesson(teacher, precision=FP32, remembered=remembered(tmp_path, epochs=n)) for n in (1, 2, 2)]
+    students = [tiny(seed=1) for _ in lessons]
+    histories = [
+        told(fit(student, data, lesson=lesson, views=VIEWS))
+        for student, lesson in zip(students, lessons, strict=True)
+    ]
+    assert all(history == histories[0] for history in histories)
+    assert all(same_weights(student, students[0]) for student in students)
+
+
+def test_logits_beyond_float16_are_bounded_not_infinite(tmp_path: Path) -> None:
+    class Loud(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([[1e30, -1e30, 1.0]]).expand(len(x), 3)
+
+    for kept in (None, remembered(tmp_path)):
+        lesson = Lesson(Loud(), precision=FP32, remembered=kept)
+        for _ in range(2):
+            logits = lesson.logits(batch(), epoch=0, step=0)
+            assert bool(torch.isfinite(logits).all())
+            assert logits[0, 0] == -logits[0, 1] > 5e4
+
+
+# -- the file -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_back_by_who_opens_the_file_again(tmp_path: Path) -> None:
+    kept = remembered(tmp_path)
+    assert kept.read(epoch=1, step=2) is None
+    kept.write(some_logits(), epoch=1, step=2)
+    for reader in (kept, remembered(tmp_path)):
+        found = reader.read(epoch=1, step=2)
+        assert found is not None and found.dtype == torch.float16 and torch.equal(found, some_logits())
+        assert reader.read(epoch=1, step=1) is None and reader.read(epoch=0, step=2) is None
+
+
+def test_what_is_read_can_be_changed_without_changing_the_file(tmp_path: Path) -> None:
+    kept = remembered(tmp_path)
+    kept.write(some_logits(), epoch=0, step=0)
+    found = kept.read(epoch=0, step=0)
+    assert found is not None
+    found.zero_()
+    again = kept.read(epoch=0, step=0)
+    assert again is not None and torch.equal(again, some_logits())
+
+
+def test_the_file_is_as_large_as_told_and_full_from_the_start(tmp_path: Path) -> None:
+    remembered(tmp_path)
+    status = (tmp_path / "answers.bin").stat()
+    expected = 2 * STEPS * (4 + BATCH * CLASSES * 2)
+    assert status.st_size == expected
+    assert status.st_size == RememberedLogits.size(epochs=2, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
+    assert 512 * status.st_blocks >= expected  # no holes, which a full disk could not fill
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_byte_that_is_not_what_was_written_is_not_believed(
+    tmp_path_factory: pytest.TempPathFactory, place: float, bit: int
+) -> None:
+    """Wherever it lies, one answer at most is lost, and none is wrong."""
+    folder = tmp_path_factory.mktemp("answers")
+    kept = remembered(folder, epochs=1)
+    for step in range(STEPS):
+        kept.write(some_logits(step), epoch=0, step=step)
+    file = folder / "answers.bin"
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    file.write_bytes(content)
+    again = remembered(folder, epochs=1)
+    found = [again.read(epoch=0, step=step) for step in range(STEPS)]
+    assert sum(answer is None for answer in found) == 1
+    assert all(answer is None or torch.equal(answer, some_logits(step)) for step, answer in enumerate(found))
+
+
+def test_an_answer_that_is_not_believed_is_asked_for_again_and_then_known(tmp_path: Path, teacher: Counted) -> None:
+    lesson = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path))
+    expected = lesson.logits(batch(), epoch=0, step=0)
+    content = bytearray((tmp_path / "answers.bin").read_bytes())
+    content[-1 - (2 * STEPS - 1) * BATCH * CLASSES * 2] ^= 0xFF  # the last byte of the first answer
+    (tmp_path / "answers.bin").write_bytes(content)
+    again = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path))
+    for asked in (2, 2):
+        assert torch.equal(again.logits(batch(), epoch=0, step=0), expected)
+        assert teacher.asked == asked
+
+
+def test_a_file_of_another_size_is_begun_anew(tmp_path: Path) -> None:
+    for content in (b"", b"short", bytes(10**6)):
+        (tmp_path / "answers.bin").write_bytes(content)
+        kept = remembered(tmp_path)
+        assert all(kept.read(epoch=0, step=step) is None for step in range(STEPS))
+        kept.write(some_logits(), epoch=0, step=0)
+        assert remembered(tmp_path).read(epoch=0, step=0) is not None
+
+
+def test_what_has_no_place_is_not_written(tmp_path: Path) -> None:
+    kept = remembered(tmp_path)
+    before = (tmp_path / "answers.bin").read_bytes()
+    for epoch, step in ((2, 0), (0, STEPS)):
+        kept.write(some_logits(), epoch=epoch, step=step)
+        assert kept.read(epoch=epoch, step=step) is None
+    kept.write(some_logits()[:-1], epoch=0, step=0)
+    assert (tmp_path / "answers.bin").read_bytes() == before
+
+
+def test_logits_that_are_all_zero_are_known_too(tmp_path: Path) -> None:
+    kept = remembered(tmp_path)
+    kept.write(torch.zeros(BATCH, CLASSES).half(), epoch=0, step=0)
+    found = kept.read(epoch=0, step=0)
+    assert found is not None and not found.any()
+
+
+def test_a_lesson_that_is_handed_to_another_process_maps_the_same_file(tmp_path: Path, teacher: Counted) -> None:
+    lesson = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path))
+    other = pickle.loads(pickle.dumps(lesson))
+    assert len(pickle.dumps(lesson._remembered)) < 1000  # where the file is, not what it holds
+    expected = lesson.logits(batch(), epoch=0, step=0)
+    copied: Any = other._teacher
+    assert torch.equal(other.logits(batch(), epoch=0, step=0), expected) and copied.asked == 0
+    written = other.logits(batch(1), epoch=0, step=1)
+    assert copied.asked == 1
+    assert torch.equal(lesson.logits(batch(1), epoch=0, step=1), written) and teacher.asked == 1
+
+
+# -- no room ------------------------------------------------------------------------------------------------
+
+
+def full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_without_room_on_the_disk_nothing_is_remembered_and_nothing_left_behind(
+    tmp_path: Path, data: ImageData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load_config(settings=[f"training.batch_size={BATCH}", "fast.batch=1"])
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with caplog.at_level(logging.WARNING):
+        assert remembered_logits(tmp_path / "answers.bin", data, config, epochs=2, batch_size=BATCH) is None
+    assert [r.message for r in caplog.records] == [
+        "the teacher's answers are not remembered: No space left on device"
+    ]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_place_that_can_not_be_written_is_told_and_nothing_remembered(
+    tmp_path: Path, data: ImageData, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load_config(settings=[f"training.batch_size={BATCH}", "fast.batch=1"])
+    with caplog.at_level(logging.WARNING):
+        assert (
+            remembered_logits(tmp_path / "nowhere" / "answers.bin", data, config, epochs=2, batch_size=BATCH) is None
+        )
+    assert "not remembered: No such file or directory" in caplog.text
+
+
+def test_where_posix_fallocate_is_missing_the_file_is_filled_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    kept = remembered(tmp_path)
+    kept.write(some_logits(), epoch=1, step=3)
+    assert kept.read(epoch=1, step=3) is not None
+    assert (tmp_path / "answers.bin").stat().st_size == 2 * STEPS * (4 + BATCH * CLASSES * 2)
+
+
+@pytest.mark.parametrize(("share", "epochs"), [(0.0, None), (0.99, None), (1.0, 1), (1.99, 1), (2.0, 2), (50.0, 3)])
+def test_as_many_epochs_are_remembered_as_the_disk_is_allowed_to_hold(
+    tmp_path: Path, data: ImageData, share: float, epochs: int | None
+) -> None:
+    one = RememberedLogits.size(epochs=1, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
+    sizes = {"training.batch_size": BATCH, "fast.batch": 1, "distill.remember_gb": (share * one + 0.5) / 1e9}
+    config = load_config(values=sizes)
+    found = remembered_logits(tmp_path / "answers.bin", data, config, epochs=3, batch_size=BATCH)
+    if epochs is None:
+        assert found is None and not any(tmp_path.iterdir())
+    else:
+        assert (tmp_path / "answers.bin").stat().st_size == epochs * one
