@@ -22,7 +22,7 @@ from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
 from deepreduce.private import PrivateRun, measure
 from deepreduce.private.images import pixels_of_file, standardised
-from deepreduce.private.serving import Offer
+from deepreduce.private.serving import ServerInfo
 from deepreduce.run.outputs import config_of_network, private_file
 from deepreduce.store.checkpoint import SavedNetwork
 from deepreduce.training import predict
@@ -207,7 +207,7 @@ def first_images(data: ImageData, count: int) -> Tensor:
     return torch.cat(found)[:count]
 
 
-def image_to_query(name: str, offer: Offer, data: DataConfig, *, seed: int) -> Tensor:
+def image_to_query(name: str, offer: ServerInfo, data: DataConfig, *, seed: int) -> Tensor:
     """The image (C, H, W), standardised, for a server that makes `offer`: a file of pixel values, or a test image.
 
     `name` is a path, or the number of one of `data`'s test images. Raises `DataError` for what is neither.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepreduce.cost.price import Price
+from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import PlanError, unknown_name
 
 TEACHER_ID = "teacher"
@@ -177,7 +177,7 @@ class Candidate:
     measurement: Measurement | None = None
     failure: str | None = None
     is_dropped: bool = False
-    prices: Mapping[str, Price] = field(default_factory=dict, hash=False)
+    prices: Mapping[str, CostEstimate] = field(default_factory=dict, hash=False)
 
     @property
     def is_teacher(self) -> bool:

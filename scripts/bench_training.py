@@ -21,7 +21,7 @@ from deepreduce.data import Augmentation, ImageArrays, ImageData, RawData, prepa
 from deepreduce.data.prepare import Preparation
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import trace_network
-from deepreduce.training import Lesson, Precision, Recipe, RememberedLogits, Views, train
+from deepreduce.training import AugmentationSchedule, LogitsCache, Precision, Recipe, Teacher, train
 
 CPU = torch.device("cpu")
 NETWORKS = [  # name, width, image size, channels, batch
@@ -57,10 +57,10 @@ class Bench:
         self.precision = Precision(bf16=True, channels_last=True)
         self.data, self.steps, self.batch = noise(size, channels, batch * steps), steps, batch
         self.recipe = Recipe(epochs=1, batch_size=batch, learning_rate=0.01, warmup_epochs=0)
-        self.views = Views(seed=0, epochs=1)
-        remembered = RememberedLogits(folder / "answers", epochs=1, steps=steps, batch_size=batch, num_classes=10)
+        self.views = AugmentationSchedule(seed=0, epochs=1)
+        remembered = LogitsCache(folder / "answers", epochs=1, steps=steps, batch_size=batch, num_classes=10)
         teacher = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.lesson = Lesson(teacher, precision=self.precision, remembered=remembered)
+        self.lesson = Teacher(teacher, precision=self.precision, remembered=remembered)
         images, labels, _ = next(self.data.train.train_batches(batch_size=batch, seed=0, epoch=0, device=CPU))
         self.images, self.labels = images.contiguous(memory_format=torch.channels_last), labels
 
@@ -77,7 +77,7 @@ class Bench:
             optimizer.step()
         return (time.perf_counter() - begin) / self.steps
 
-    def student(self, lesson: Lesson | None = None) -> float:
+    def student(self, lesson: Teacher | None = None) -> float:
         """One epoch of ours."""
         begin = time.perf_counter()
         train(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
-from deepreduce.cost.price import Price, Share
+from deepreduce.cost.price import CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.frontier import Point, best, dominates, front_by, hypervolume, knee, log_cost, pareto_front
 from deepreduce.plan import Candidate, Measurement, ReductionPlan
@@ -188,7 +188,7 @@ LATENCY = Objective(name="latency", preset="cheetah-lan")
 
 
 def taking(seconds: float, network: Candidate) -> Candidate:
-    return priced(network, "cheetah-lan", Price.of([Share(kind="ReLU", compute_seconds=seconds)]))
+    return priced(network, "cheetah-lan", CostEstimate.of([Share(kind="ReLU", compute_seconds=seconds)]))
 
 
 def test_the_front_by_latency_is_not_that_by_relus_and_leaves_out_what_has_none() -> None:

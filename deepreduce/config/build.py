@@ -21,11 +21,11 @@ from deepreduce.data import DataFacts, ImageData
 from deepreduce.methods import DeepReduceMethod, LeverSearch, Pricing
 from deepreduce.network import Network
 from deepreduce.run.outputs import config_of_network, objective_of
-from deepreduce.search.budget import FullRecipe, SharedBudget
-from deepreduce.search.headroom import Standing
+from deepreduce.search.budget import FullBudget, SharedBudget
+from deepreduce.search.headroom import FrontierState
 from deepreduce.search.schedule import Schedule, make_schedule
-from deepreduce.training import Precision, Recipe, RememberedLogits, choose_precision
-from deepreduce.training.autotune import Arrangement, Variant, arrange, remembered_arrangement
+from deepreduce.training import LogitsCache, Precision, Recipe, choose_precision
+from deepreduce.training.autotune import ExecutionPlan, Variant, arrange, remembered_arrangement
 from deepreduce.training.timing import TimedStep
 from deepreduce.utils.seed import derived_seed
 
@@ -76,7 +76,7 @@ def run_schedule(
     *,
     cull_order: Sequence[str] | None,
     measured: bool = False,
-    standing: Standing | None = None,
+    standing: FrontierState | None = None,
     trained: Collection[str] = (),
     presets: Sequence[Preset],
 ) -> Schedule:
@@ -139,11 +139,11 @@ def pricing_under(presets: Sequence[Preset]) -> Pricing:
     return lambda network: prices_of(network, presets)
 
 
-def run_recipe(config: OptimizeConfig) -> FullRecipe | SharedBudget:
+def run_recipe(config: OptimizeConfig) -> FullBudget | SharedBudget:
     """How long students are trained, and from which weights."""
     epochs, batch_size, fast = config.training.epochs, config.training.batch_size, config.fast
     if config.recipe == "paper":
-        return FullRecipe(epochs=epochs, batch_size=batch_size)
+        return FullBudget(epochs=epochs, batch_size=batch_size)
     return SharedBudget(
         epochs=epochs,
         batch_size=batch_size,
@@ -190,7 +190,7 @@ def training_recipe(
 
 def remembered_logits(
     path: Path, data: ImageData, config: OptimizeConfig, *, epochs: int, batch_size: int
-) -> RememberedLogits | None:
+) -> LogitsCache | None:
     """Room on the disk for the teacher's answers to so many epochs of views, or to as many as it may hold.
 
     They are asked for, and kept, in batches of `batch_size`.
@@ -202,19 +202,19 @@ def remembered_logits(
         "batch_size": batch_size,
         "num_classes": data.num_classes,
     }
-    allowed = int(config.distill.remember_gb * 1e9 // RememberedLogits.size(epochs=1, **sizes))
+    allowed = int(config.distill.remember_gb * 1e9 // LogitsCache.size(epochs=1, **sizes))
     if not allowed:
         return None
     try:
-        return RememberedLogits(path, epochs=min(epochs, allowed), **sizes)
+        return LogitsCache(path, epochs=min(epochs, allowed), **sizes)
     except OSError as error:
         log.warning("the teacher's answers are not remembered: %s", error.strerror or error)
         return None
 
 
 def chosen_arrangement(
-    config: OptimizeConfig, network: Network, device: torch.device, *, before: Arrangement | None = None
-) -> Arrangement:
+    config: OptimizeConfig, network: Network, device: torch.device, *, before: ExecutionPlan | None = None
+) -> ExecutionPlan:
     """How to train: as the config says, as `before` (how the run began), and else as a trial finds faster."""
     chosen = before or _tried(config, network, device)
     return replace(
@@ -224,12 +224,12 @@ def chosen_arrangement(
     )
 
 
-def _tried(config: OptimizeConfig, network: Network, device: torch.device) -> Arrangement:
+def _tried(config: OptimizeConfig, network: Network, device: torch.device) -> ExecutionPlan:
     """The arrangement that a trial found for this network, or finds now."""
     available = torch.get_num_threads()
     if device.type != "cpu":
         precision = choose_precision(config.training.precision, network, device=device)
-        return Arrangement(precision=precision, threads=available)
+        return ExecutionPlan(precision=precision, threads=available)
     batch_size = config.training.batch_size
     precisions = [Precision(bf16=bf16, channels_last=last) for bf16 in (False, True) for last in (False, True)]
     if config.training.precision != "auto":
@@ -244,7 +244,7 @@ def _tried(config: OptimizeConfig, network: Network, device: torch.device) -> Ar
     def step_of(precision: Precision) -> Callable[[], float]:
         return TimedStep(network, batch_size=batch_size, precision=precision, device=device)
 
-    def trial() -> Arrangement:
+    def trial() -> ExecutionPlan:
         with using_threads(available), torch.random.fork_rng(devices=[]):
             chosen = arrange(variants, step_of, side_by_side=beside)
         log.info("a trial of some steps found fastest: %s", chosen.told())

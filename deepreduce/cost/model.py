@@ -10,7 +10,7 @@ from typing import Any
 from deepreduce.cost.features import FEATURES, QUERY, feature
 from deepreduce.cost.layers import Layer
 from deepreduce.cost.link import Link
-from deepreduce.cost.price import OTHER_LAYERS, Price, Share, kind_of
+from deepreduce.cost.price import OTHER_LAYERS, CostEstimate, Share, kind_of
 from deepreduce.errors import UserError, unknown_name
 
 Rates = Mapping[str, float]
@@ -89,9 +89,9 @@ class CostModel:
             messages=_total(self.online.messages, layers),
         )
 
-    def price(self, layers: Sequence[Layer], link: Link) -> Price:
+    def price(self, layers: Sequence[Layer], link: Link) -> CostEstimate:
         """The same, told apart by the kinds of layers, with what `link` adds; its latency is that of the estimate."""
-        return Price.of([self._share(layer, link) for layer in layers] + [self._share(None, link)])
+        return CostEstimate.of([self._share(layer, link) for layer in layers] + [self._share(None, link)])
 
     def _share(self, layer: Layer | None, link: Link) -> Share:
         """What a layer costs; None: what a query does besides."""

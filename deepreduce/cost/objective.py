@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from deepreduce.cost.price import Price
+from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.utils.format import short_bytes, short_count, short_seconds
 
@@ -25,7 +25,7 @@ class Costed(Protocol):
         """ReLUs for one image."""
 
     @property
-    def prices(self) -> Mapping[str, Price]:
+    def prices(self) -> Mapping[str, CostEstimate]:
         """By the name of a preset, as in "cheetah-lan"."""
 
 
@@ -34,7 +34,7 @@ class Costs:
     """All that is `Costed`."""
 
     relu_count: int
-    prices: Mapping[str, Price]
+    prices: Mapping[str, CostEstimate]
 
 
 @dataclass(frozen=True, kw_only=True)

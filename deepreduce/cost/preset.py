@@ -10,7 +10,7 @@ from pathlib import Path
 from deepreduce.cost.builtin import MODELS
 from deepreduce.cost.link import LINKS, Link
 from deepreduce.cost.model import CostModel
-from deepreduce.cost.price import Price
+from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.network import Network
 from deepreduce.network.cost_layers import layers_of
@@ -35,7 +35,7 @@ class Preset:
         return f"{self.model.name}-{self.link.name}"
 
 
-def prices_of(network: Network, presets: Iterable[Preset]) -> dict[str, Price]:
+def prices_of(network: Network, presets: Iterable[Preset]) -> dict[str, CostEstimate]:
     """What one image costs under each preset, by its name, collapsed as that preset makes it cheapest.
 
     Weights do not matter: a network on the meta device does.

@@ -51,13 +51,13 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price:
+class CostEstimate:
     """What one image costs a network; `shares` say what of it, one of each kind."""
 
     shares: tuple[Share, ...]
 
     @classmethod
-    def of(cls, parts: Sequence[Share]) -> Price:
+    def of(cls, parts: Sequence[Share]) -> CostEstimate:
         """The price of layers and whatever else there is, of which several may be of one kind."""
         totals = {kind: dict.fromkeys(_AMOUNTS, 0.0) for kind in KINDS}
         for part in parts:
@@ -100,7 +100,7 @@ class Price:
         return {share.kind: {amount: getattr(share, amount) for amount in _AMOUNTS} for share in self.shares}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Price:
+    def from_json(cls, value: Mapping[str, Any]) -> CostEstimate:
         """The price that `to_json` described. Raises `UserError` for anything else."""
         try:
             return cls.of([Share(kind=kind, **{a: float(value[kind][a]) for a in _AMOUNTS}) for kind in KINDS])

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import torch
 
 from deepreduce.errors import DeepReduceError, RunError
-from deepreduce.execution.trainer import Job, SharedJob, Workshop
+from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainTask
 from deepreduce.training import Monitor, Stopped
 from deepreduce.utils.files import TEMPORARY
 
@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 0.2  # seconds between looks at a request to stop
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
-J = TypeVar("J", Job, SharedJob)
+J = TypeVar("J", TrainTask, SharedWeightsTask)
 
 
-class CrewError(Exception):
+class ExecutorError(Exception):
     """The work can't be handed to other processes; it can still be done in this one."""
 
 
@@ -48,24 +48,24 @@ class _Member:
 
     process: subprocess.Popen[bytes]
     connection: Connection
-    job: Job | SharedJob | None = None
+    job: TrainTask | SharedWeightsTask | None = None
     monitor: Monitor = field(default_factory=Monitor)
 
 
-class Crew:
+class ProcessExecutor:
     """`size` processes of one thread that train the networks of a workshop. Use as a context manager.
 
-    Raises `CrewError` on entering where the workshop can't be handed over, as with classes of a script that other
+    Raises `ExecutorError` on entering where the workshop can't be handed over, as with classes of a script that other
     processes can't import.
     """
 
-    def __init__(self, workshop: Workshop, *, size: int, scratch: Path) -> None:
+    def __init__(self, workshop: CandidateTrainer, *, size: int, scratch: Path) -> None:
         self._workshop, self._size, self._scratch = workshop, size, scratch
         self._members: list[_Member] = []
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> ProcessExecutor:
         if os.name != "posix":
-            raise CrewError("side by side works on Linux and macOS only")
+            raise ExecutorError("side by side works on Linux and macOS only")
         give_memory_back()  # what the teacher's training took, the others may have
         file = None
         try:
@@ -79,10 +79,10 @@ class Crew:
                 member.connection.send((str(file), torch.are_deterministic_algorithms_enabled()))
             for member in self._members:
                 if not member.connection.recv():
-                    raise CrewError("another process can't import its classes")
+                    raise ExecutorError("another process can't import its classes")
         except (pickle.PicklingError, AttributeError, TypeError, EOFError, OSError, RuntimeError) as error:
             self._end()
-            raise CrewError(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+            raise ExecutorError(str(error).strip().partition("\n")[0] or type(error).__name__) from error
         except BaseException:
             self._end()
             raise
@@ -213,7 +213,7 @@ def work() -> None:
     file, deterministic = connection.recv()
     torch.use_deterministic_algorithms(deterministic)
     try:
-        workshop: Workshop = torch.load(file, mmap=True, weights_only=False)
+        workshop: CandidateTrainer = torch.load(file, mmap=True, weights_only=False)
     except Exception:  # whatever importing a user's class may raise
         connection.send(False)
         return
@@ -225,7 +225,9 @@ def work() -> None:
             connection.send(_answer(workshop, connection.recv(), connection))
 
 
-def _answer(workshop: Workshop, job: Job | SharedJob, connection: Connection) -> tuple[str, Any]:
+def _answer(
+    workshop: CandidateTrainer, job: TrainTask | SharedWeightsTask, connection: Connection
+) -> tuple[str, Any]:
     def teller(kind: str) -> Callable[[Any], None]:
         return lambda value: connection.send((kind, value))
 

@@ -20,23 +20,23 @@ from deepreduce.plan import Measurement, ReductionPlan
 from deepreduce.store.checkpoint import describe_network, load_weights
 from deepreduce.store.run_folder import NetworkFolder
 from deepreduce.training import (
+    AugmentationSchedule,
     Distillation,
-    Family,
-    Lesson,
     Monitor,
     Precision,
     Predictions,
     Recipe,
+    SharedWeights,
     Snapshot,
+    Teacher,
     Trained,
-    Views,
     churn,
     predict,
     recompute_statistics,
     train,
 )
 from deepreduce.training.timing import JUDGED_BATCH
-from deepreduce.transforms import FadingNetwork, apply_plan, fading, inherit
+from deepreduce.transforms import AnnealedNetwork, apply_plan, fading, warm_start
 from deepreduce.utils.seed import derived_seed
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ _TOO_FEW_TO_NORMALISE = "Expected more than 1 value per channel"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class WarmStart:
     """A network of the run that is trained already: where its weights are, and its plan."""
 
     folder: NetworkFolder
@@ -55,7 +55,7 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainTask:
     """A network to train: what reduces the original to it, whose weights it starts from, by which recipe.
 
     Without a `start` it has the original's initial weights. `statistics_batches` batches give it new batch-norm
@@ -70,23 +70,23 @@ class Job:
     folder: NetworkFolder
     recipe: Recipe
     seed: int
-    start: Start | None = None
+    start: WarmStart | None = None
     statistics_batches: int = 0
     test: bool = True
     first_view: int = 0
     ease: float = 0.0
 
-    def done_in(self, workshop: Workshop) -> Outcome | None:
+    def done_in(self, workshop: CandidateTrainer) -> TrainResult | None:
         """Its outcome where it is trained already."""
         return workshop.finished(self)
 
-    def run_in(self, workshop: Workshop, told: Monitor) -> Outcome:
+    def run_in(self, workshop: CandidateTrainer, told: Monitor) -> TrainResult:
         """Train it; raises as `Workshop.run` does."""
         return workshop.run(self, told)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedJob:
+class SharedWeightsTask:
     """Networks of one size to train together: their convolutions share weights, each has batch-norms of its own.
 
     `jobs` are the networks, of which a `start` common to all gives the first weights; their recipes and seeds are not
@@ -95,18 +95,18 @@ class SharedJob:
     """
 
     name: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[TrainTask, ...]
     turns: tuple[int, ...]
     folder: NetworkFolder
     recipe: Recipe
     seed: int
     ease: float = 0.0
 
-    def done_in(self, workshop: Workshop) -> dict[str, Outcome] | None:
+    def done_in(self, workshop: CandidateTrainer) -> dict[str, TrainResult] | None:
         """The outcome of each of the networks by its name, where all are trained already."""
         return workshop.finished_shared(self)
 
-    def run_in(self, workshop: Workshop, told: Monitor) -> dict[str, Outcome]:
+    def run_in(self, workshop: CandidateTrainer, told: Monitor) -> dict[str, TrainResult]:
         """Train them; raises as `Workshop.run` does."""
         return workshop.run_shared(self, told)
 
@@ -116,7 +116,7 @@ class _Pupil:
     """What is trained for a network: itself, or one whose ReLUs go gradually until it is that network."""
 
     network: Network
-    faded: FadingNetwork | None
+    faded: AnnealedNetwork | None
     ease: float
 
     @property
@@ -144,7 +144,7 @@ def _all(pupils: Sequence[_Pupil]) -> Callable[[float], None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrainResult:
     """What became of a job: accuracies as fractions, or why it failed."""
 
     val_accuracy: float | None = None
@@ -183,7 +183,7 @@ class Outcome:
 
 
 @dataclass(kw_only=True, eq=False)
-class Workshop:
+class CandidateTrainer:
     """Where all networks of a run are trained: the data, the arithmetic, and the teacher once there is one.
 
     `lesson` is what it teaches (None: labels are all there is), `teacher_test` its predictions of the test images:
@@ -198,11 +198,11 @@ class Workshop:
     distillation: Distillation
     checkpoint_seconds: float
     stop: Callable[[], bool]
-    views: Views | None = None
-    lesson: Lesson | None = None
+    views: AugmentationSchedule | None = None
+    lesson: Teacher | None = None
     teacher_test: Predictions | None = None
 
-    def run(self, job: Job, told: Monitor) -> Outcome:
+    def run(self, job: TrainTask, told: Monitor) -> TrainResult:
         """The job's outcome, from its folder where it is done already; `told` is told what is trained.
 
         A corrupt file is named in the log and the network trained again. Raises `Stopped` when asked to stop,
@@ -211,7 +211,7 @@ class Workshop:
         with _one_line(job, self.device):
             return self._done(job) or self._train(job, told)
 
-    def run_shared(self, shared: SharedJob, told: Monitor) -> dict[str, Outcome]:
+    def run_shared(self, shared: SharedWeightsTask, told: Monitor) -> dict[str, TrainResult]:
         """The outcome of each of the networks by its name, from their folders where all are done already.
 
         `train_seconds` of each is its share of the steps. Raises as `run` does.
@@ -221,17 +221,17 @@ class Workshop:
         shared.folder.discard()
         return outcomes
 
-    def _done_shared(self, shared: SharedJob) -> dict[str, Outcome] | None:
+    def _done_shared(self, shared: SharedWeightsTask) -> dict[str, TrainResult] | None:
         done = {job.name: self._done(job) for job in shared.jobs}
         known = {name: outcome for name, outcome in done.items() if outcome is not None}
         return known if len(known) == len(shared.jobs) else None
 
-    def _train_shared(self, shared: SharedJob, told: Monitor) -> dict[str, Outcome]:
+    def _train_shared(self, shared: SharedWeightsTask, told: Monitor) -> dict[str, TrainResult]:
         networks = self._untrained_family(shared.jobs)
         pupils = [
             self._pupil(network, job, ease=shared.ease) for job, network in zip(shared.jobs, networks, strict=True)
         ]
-        family = Family([pupil.module for pupil in pupils])
+        family = SharedWeights([pupil.module for pupil in pupils])
         turns = [family.members[i] for i in shared.turns]
         try:
             trained = self._fit(family, shared, told, turns=turns, fading=pupils)
@@ -250,12 +250,12 @@ class Workshop:
             outcomes[job.name] = self._keep(network, job, own)
         return outcomes
 
-    def finished(self, job: Job) -> Outcome | None:
+    def finished(self, job: TrainTask) -> TrainResult | None:
         """The job's outcome where its folder holds it, whole; a corrupt file is named in the log and cleared away."""
         with _one_line(job, self.device):
             return self._done(job)
 
-    def finished_shared(self, shared: SharedJob) -> dict[str, Outcome] | None:
+    def finished_shared(self, shared: SharedWeightsTask) -> dict[str, TrainResult] | None:
         """The outcomes of the networks by their names, where the folders of all hold them, whole."""
         with _one_line(shared, self.device):
             outcomes = self._done_shared(shared)
@@ -263,12 +263,12 @@ class Workshop:
             shared.folder.discard()
         return outcomes
 
-    def leave_untrained(self, job: Job, reason: str) -> None:
+    def leave_untrained(self, job: TrainTask, reason: str) -> None:
         """Write down what network it would be, and why it is not trained."""
         if self.finished(job) is None:
             self._keep_failure(self._reduced(job), job, reason)
 
-    def load(self, job: Job) -> Network:
+    def load(self, job: TrainTask) -> Network:
         """The job's trained network, in evaluation mode on the device."""
         network = self._reduced(job)
         load_weights(network.module, job.folder.weights(), source=job.folder.path)
@@ -279,17 +279,17 @@ class Workshop:
         """The network's answers to the test images."""
         return self._predict(module, self.data.test)
 
-    def _reduced(self, job: Job) -> Network:
+    def _reduced(self, job: TrainTask) -> Network:
         return apply_plan(self.original, job.plan, seed=_seed(job))
 
-    def _untrained(self, job: Job) -> Network:
+    def _untrained(self, job: TrainTask) -> Network:
         """The network as it starts."""
         if job.start is None:
             return self._reduced(job)
         weights = job.start.folder.weights()
-        return inherit(self.original, job.plan, parent=job.start.plan, weights=weights, seed=_seed(job))
+        return warm_start(self.original, job.plan, parent=job.start.plan, weights=weights, seed=_seed(job))
 
-    def _untrained_family(self, jobs: Sequence[Job]) -> list[Network]:
+    def _untrained_family(self, jobs: Sequence[TrainTask]) -> list[Network]:
         """Networks of one size as they start: what the first one inherits is the same for all."""
         first = self._untrained(jobs[0])
         weights = first.module.state_dict()
@@ -298,7 +298,7 @@ class Workshop:
             load_weights(network.module, weights, source=job.folder.path)
         return [first, *others]
 
-    def _done(self, job: Job) -> Outcome | None:
+    def _done(self, job: TrainTask) -> TrainResult | None:
         try:
             metrics = job.folder.finished()
             if metrics is None:
@@ -314,7 +314,7 @@ class Workshop:
             job.folder.clear()
             return None
 
-    def _train(self, job: Job, told: Monitor) -> Outcome:
+    def _train(self, job: TrainTask, told: Monitor) -> TrainResult:
         network = self._untrained(job)
         pupil = self._pupil(network, job, ease=job.ease)
         try:
@@ -325,20 +325,20 @@ class Workshop:
         pupil.settle()
         return self._keep(network, job, trained)
 
-    def _pupil(self, network: Network, job: Job, *, ease: float) -> _Pupil:
+    def _pupil(self, network: Network, job: TrainTask, *, ease: float) -> _Pupil:
         faded = fading(self.original, job.plan, seed=_seed(job)) if ease else None
         if faded is not None:
             faded.module.load_state_dict(network.module.state_dict())
         return _Pupil(network=network, faded=faded, ease=ease)
 
-    def _keep_failure(self, network: Network, job: Job, failure: str) -> Outcome:
+    def _keep_failure(self, network: Network, job: TrainTask, failure: str) -> TrainResult:
         outcome = _counted(network, failure=failure)
         job.folder.finish(
             weights=None, description=self._description(network, job), metrics=_metrics_of(outcome), history=()
         )
         return outcome
 
-    def _keep(self, network: Network, job: Job, trained: Trained) -> Outcome:
+    def _keep(self, network: Network, job: TrainTask, trained: Trained) -> TrainResult:
         """Measure a network that is trained, and write its files."""
         if job.statistics_batches:
             recompute_statistics(
@@ -354,12 +354,12 @@ class Workshop:
         )
         return outcome
 
-    def _description(self, network: Network, job: Job) -> dict[str, Any]:
+    def _description(self, network: Network, job: TrainTask) -> dict[str, Any]:
         return describe_network(
             self.original, network, job.plan, label=job.name, standardisation=self.data.standardisation
         )
 
-    def _snapshot(self, job: Job | SharedJob) -> Snapshot | None:
+    def _snapshot(self, job: TrainTask | SharedWeightsTask) -> Snapshot | None:
         try:
             return job.folder.snapshot()
         except CheckpointError as error:
@@ -370,7 +370,7 @@ class Workshop:
     def _fit(
         self,
         module: nn.Module,
-        job: Job | SharedJob,
+        job: TrainTask | SharedWeightsTask,
         told: Monitor,
         *,
         fading: Sequence[_Pupil],
@@ -398,11 +398,11 @@ class Workshop:
             module.load_state_dict(untrained)
             return self._fit(module, job, told, turns=turns, fading=fading, first_view=first_view)
 
-    def _views_from(self, first: int) -> Views | None:
+    def _views_from(self, first: int) -> AugmentationSchedule | None:
         """Those of students; a training without a lesson has its own."""
         return replace(self.views, first=first) if self.views is not None and self.lesson is not None else None
 
-    def _measure(self, network: Network, trained: Trained, job: Job) -> Outcome:
+    def _measure(self, network: Network, trained: Trained, job: TrainTask) -> TrainResult:
         # in the plain layout of a network that is loaded back, so that its accuracies are those measured here
         network.module.to(memory_format=torch.contiguous_format)
         val_accuracy = self._predict(network.module, self.data.val).accuracy
@@ -422,12 +422,12 @@ class Workshop:
         return predict(module, split, batch_size=JUDGED_BATCH, device=self.device)
 
 
-def _seed(job: Job) -> int:
+def _seed(job: TrainTask) -> int:
     return job.seed % 2**31
 
 
 @contextmanager
-def _one_line(job: Job | SharedJob, device: torch.device) -> Iterator[None]:
+def _one_line(job: TrainTask | SharedWeightsTask, device: torch.device) -> Iterator[None]:
     """Turns what torch says of too large and of too small batches into our errors."""
     try:
         yield
@@ -444,8 +444,8 @@ def _one_line(job: Job | SharedJob, device: torch.device) -> Iterator[None]:
         raise RunError(f"{job.name} does not fit into the memory of {device}; lower training.batch_size") from error
 
 
-def _counted(network: Network, **values: Any) -> Outcome:
-    return Outcome(
+def _counted(network: Network, **values: Any) -> TrainResult:
+    return TrainResult(
         relu_count=network.relu_count,
         stage_relu_counts=network.stage_relu_counts,
         macs=network.macs,
@@ -453,13 +453,13 @@ def _counted(network: Network, **values: Any) -> Outcome:
     )
 
 
-def _metrics_of(outcome: Outcome) -> dict[str, Any]:
+def _metrics_of(outcome: TrainResult) -> dict[str, Any]:
     return {name: value for name, value in vars(outcome).items() if value is not None}
 
 
-def _outcome_of(metrics: dict[str, Any], job: Job) -> Outcome:
+def _outcome_of(metrics: dict[str, Any], job: TrainTask) -> TrainResult:
     try:
-        outcome = Outcome(**metrics)
+        outcome = TrainResult(**metrics)
     except TypeError as error:
         raise CheckpointError(f"{job.folder.path}: its metrics can't be read: {error}") from error
     if not _holds_numbers(outcome):
@@ -469,7 +469,7 @@ def _outcome_of(metrics: dict[str, Any], job: Job) -> Outcome:
     return outcome
 
 
-def _holds_numbers(outcome: Outcome) -> bool:
+def _holds_numbers(outcome: TrainResult) -> bool:
     counts = {} if outcome.stage_relu_counts is None else outcome.stage_relu_counts
     values = (outcome.val_accuracy, outcome.test_accuracy, outcome.churn)
     costs = (outcome.train_seconds, outcome.relu_count, outcome.macs)

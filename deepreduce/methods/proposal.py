@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from deepreduce.cost.objective import Limits
-from deepreduce.cost.price import Price
+from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import ModelError, PlanError
 from deepreduce.network.analyze import check_input_size
-from deepreduce.network.compute_cost import Load
+from deepreduce.network.compute_cost import ComputeCost
 from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, normalise_plan, pad_once
@@ -17,11 +17,11 @@ from deepreduce.transforms import apply_plan, normalise_plan, pad_once
 _TOLD = 6
 """Networks that are left out for the same reason and told by name."""
 
-Pricing = Callable[[Network], Mapping[str, Price]]
+Pricing = Callable[[Network], Mapping[str, CostEstimate]]
 """What an image costs a network under secure computation, by the name of a preset."""
 
 
-def unpriced(network: Network) -> Mapping[str, Price]:
+def unpriced(network: Network) -> Mapping[str, CostEstimate]:
     """The pricing of those who ask for no prices."""
     return {}
 
@@ -38,8 +38,8 @@ class Proposal:
     label: str
     relu_count: int
     macs: int
-    load: Load
-    prices: Mapping[str, Price] = field(default_factory=dict, hash=False)
+    load: ComputeCost
+    prices: Mapping[str, CostEstimate] = field(default_factory=dict, hash=False)
 
     @property
     def plan_id(self) -> str:

@@ -1,15 +1,15 @@
 """What a network is made of: its traced graph, its ReLU sites, what else is non-linear, what it costs."""
 
 from deepreduce.network.analyze import AnalysisReport, analyze_network
-from deepreduce.network.compute_cost import Load
+from deepreduce.network.compute_cost import ComputeCost
 from deepreduce.network.network import LinearLayer, Network, ReluSite
 from deepreduce.network.trace import trace_network, without_weights
 from deepreduce.network.trace_export import trace_for_analysis
 
 __all__ = [
     "AnalysisReport",
+    "ComputeCost",
     "LinearLayer",
-    "Load",
     "Network",
     "ReluSite",
     "analyze_network",

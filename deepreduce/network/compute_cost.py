@@ -13,7 +13,7 @@ multiply-accumulates a second and core (docs/performance.md).
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class ComputeCost:
     """Of a network: `macs` of one image as hardware sees them, and the `operations` that a batch passes through.
 
     `macs` have channels rounded up to what hardware takes at once.

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from deepreduce.errors import PlanError, unknown_name
 from deepreduce.models.spec import ModelSpec
-from deepreduce.network.compute_cost import Load
+from deepreduce.network.compute_cost import ComputeCost
 
 SITE = "deepreduce_site"
 """Key of a graph node's meta: (site name, stage, block), set once when the original is traced."""
@@ -89,10 +89,10 @@ class Network:
         return sum(layer.macs for layer in self.linear_layers)
 
     @property
-    def load(self) -> Load:
+    def load(self) -> ComputeCost:
         """How long it takes to compute."""
         calls = (node for node in self.module.graph.nodes if node.op.startswith("call_"))
-        return Load(
+        return ComputeCost(
             macs=sum(round(layer.macs * self._padding(layer)) for layer in self.linear_layers),
             operations=sum(1 for _ in calls),
         )

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from deepreduce.cost.objective import Objective
 from deepreduce.errors import UserError
-from deepreduce.execution.trainer import Outcome
+from deepreduce.execution.trainer import TrainResult
 from deepreduce.plan import Candidate
 from deepreduce.training import EpochRecord
 
@@ -26,7 +26,7 @@ _PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy",
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoggedNetwork:
+class ObservedNetwork:
     """A network as logs name it: its `folder` within the run, such as candidates/HASH, is unique."""
 
     label: str
@@ -37,13 +37,13 @@ class LoggedNetwork:
 class RunLogger(Protocol):
     """Keeps the log of a run, one network after the other."""
 
-    def begin(self, network: LoggedNetwork, epochs: Sequence[EpochRecord]) -> None:
+    def begin(self, network: ObservedNetwork, epochs: Sequence[EpochRecord]) -> None:
         """A network of which `epochs` have been trained, all of them where it is done."""
 
     def epoch(self, record: EpochRecord) -> None:
         """Another epoch of it was trained."""
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: TrainResult) -> None:
         """It is done, and was measured."""
 
     def finish(self, candidates: Sequence[Candidate], objective: Objective) -> None:
@@ -62,13 +62,13 @@ class RunLoggers:
     def __init__(self, loggers: Mapping[str, RunLogger]) -> None:
         self._loggers = dict(loggers)
 
-    def begin(self, network: LoggedNetwork, epochs: Sequence[EpochRecord]) -> None:
+    def begin(self, network: ObservedNetwork, epochs: Sequence[EpochRecord]) -> None:
         self._tell(lambda logger: logger.begin(network, epochs))
 
     def epoch(self, record: EpochRecord) -> None:
         self._tell(lambda logger: logger.epoch(record))
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: TrainResult) -> None:
         self._tell(lambda logger: logger.end(outcome))
 
     def finish(self, candidates: Sequence[Candidate], objective: Objective) -> None:
@@ -137,7 +137,7 @@ def curves(record: EpochRecord) -> dict[str, float]:
     return values if record.val_accuracy is None else {**values, "val_accuracy": record.val_accuracy}
 
 
-def measured(outcome: Outcome) -> dict[str, float]:
+def measured(outcome: TrainResult) -> dict[str, float]:
     """What is logged of a network that is done: counts, and accuracies as fractions where they were measured."""
     values = {
         "relu_count": outcome.relu_count,

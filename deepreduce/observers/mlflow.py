@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from deepreduce.cost.objective import Objective
-from deepreduce.execution.trainer import Outcome
-from deepreduce.observers.base import LoggedNetwork, curves, measured
+from deepreduce.execution.trainer import TrainResult
+from deepreduce.observers.base import ObservedNetwork, curves, measured
 from deepreduce.plan import Candidate
 from deepreduce.run.outputs import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS
 from deepreduce.store.run_folder import CONFIG
@@ -36,7 +36,7 @@ class MlflowLogger:
         self._known: set[int] = set()
         self._start = 0.0
 
-    def begin(self, network: LoggedNetwork, epochs: Sequence[EpochRecord]) -> None:
+    def begin(self, network: ObservedNetwork, epochs: Sequence[EpochRecord]) -> None:
         tags = {"mlflow.parentRunId": self._parent.info.run_id, "plan_id": network.plan_id}
         entry = self._entry(network.label, network.folder, tags)
         if entry.info.status in (_DONE, _FAILED):
@@ -53,7 +53,7 @@ class MlflowLogger:
             self._log(curves(record), step=record.epoch, seconds=self._start + record.seconds)
             self._known.add(record.epoch)
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: TrainResult) -> None:
         if self._open is None:
             return
         run_id = self._open.info.run_id

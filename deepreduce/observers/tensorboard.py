@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from deepreduce.cost.objective import Objective
-from deepreduce.execution.trainer import Outcome
+from deepreduce.execution.trainer import TrainResult
 from deepreduce.frontier import front_by, measurement_of
-from deepreduce.observers.base import LoggedNetwork, curves, measured
+from deepreduce.observers.base import ObservedNetwork, curves, measured
 from deepreduce.plan import Candidate
 from deepreduce.report.tables import frontier_rows
 from deepreduce.training import EpochRecord
@@ -22,11 +22,11 @@ class TensorBoardLogger:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "tensorboard"
-        self._network: LoggedNetwork | None = None
+        self._network: ObservedNetwork | None = None
         self._writer: Any = None
         self._start = 0.0
 
-    def begin(self, network: LoggedNetwork, epochs: Sequence[EpochRecord]) -> None:
+    def begin(self, network: ObservedNetwork, epochs: Sequence[EpochRecord]) -> None:
         self._network, self._writer = network, self._fresh(network.folder)
         self._start = time.time() - (epochs[-1].seconds if epochs else 0.0)
         for record in epochs:
@@ -37,7 +37,7 @@ class TensorBoardLogger:
         self._add(record)
         self._writer.flush()
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: TrainResult) -> None:
         from torch.utils.tensorboard.summary import hparams
 
         assert self._network is not None

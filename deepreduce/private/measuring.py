@@ -20,7 +20,7 @@ from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import Array, Lowered, lower
 from deepreduce.private.lowering.program import REVEAL, REVEALED, Program
 from deepreduce.private.parties.link_shaping import ShapedLink
-from deepreduce.private.parties.processes import Loopback, PartyProcess, Place, answers, running_parties
+from deepreduce.private.parties.processes import Loopback, PartyProcess, Transport, answers, running_parties
 from deepreduce.private.parties.wire import Message
 from deepreduce.private.protocol import CLIENT, Protocol, protocol_named
 from deepreduce.private.result import Agreement, LayerCost, OverLink, PrivateRun, Query, Spread
@@ -83,7 +83,7 @@ def measure(
 
 
 def _asked(
-    lowered: Lowered, protocol: Protocol, place: Place, images: Sequence[Tensor], *, timeout_s: float
+    lowered: Lowered, protocol: Protocol, place: Transport, images: Sequence[Tensor], *, timeout_s: float
 ) -> tuple[float, list[Answer]]:
     """Seconds until the first query is over, which is of the first image and not counted; and each image's answer."""
     begin = time.perf_counter()

@@ -11,7 +11,7 @@ from typing import Any
 
 from deepreduce.cost.layers import ADD, BATCH_NORM, CONV, LINEAR, MATMUL, MAX_POOL, OTHER, POOL, RELU, RELU6
 from deepreduce.cost.link import LINKS, Link
-from deepreduce.cost.price import OTHER_LAYERS, Price, Share, kind_of
+from deepreduce.cost.price import OTHER_LAYERS, CostEstimate, Share, kind_of
 from deepreduce.errors import UserError
 from deepreduce.private.protocol import Protocol
 
@@ -261,7 +261,7 @@ _LAYER_KINDS = {
 """Of `deepreduce.private.lowering.program.KINDS`, and of revealing the logits, as a cost names them."""
 
 
-def price_of_run(value: Mapping[str, Any], link: Link) -> Price:
+def price_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
     """What an image costs over `link`, from what `PrivateRun.to_json` says of a run.
 
     It is the whole query's; what that took beyond its layers is among the other layers' costs, and where the layers'
@@ -277,7 +277,7 @@ def price_of_run(value: Mapping[str, Any], link: Link) -> Price:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"this is no result of 'deepreduce private run': {error!r}") from error
-    return Price.of(
+    return CostEstimate.of(
         [
             Share(
                 kind=kind,

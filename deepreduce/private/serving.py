@@ -39,7 +39,7 @@ _MOST_SAID, _MOST_OFFERED = 2**12, 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offer:
+class ServerInfo:
     """What a server tells everybody who connects: all that is public."""
 
     protocol: Protocol
@@ -60,7 +60,7 @@ class Offer:
         return Message(kind="offer", values=values, arrays=self.masks)
 
     @classmethod
-    def from_message(cls, message: Message) -> Offer:
+    def from_message(cls, message: Message) -> ServerInfo:
         """Raises `RunError` for anything but an offer."""
         try:
             values = message.values
@@ -141,7 +141,7 @@ def serve(
     chosen = protocol_between_two(protocol)
     check_installed()
     lowered = lower(prepare(network, cost=cost))
-    offer = Offer(
+    offer = ServerInfo(
         protocol=chosen,
         program=lowered.program,
         masks=lowered.masks,
@@ -167,7 +167,7 @@ def serve(
 
 
 def _serve_client(
-    connection: socket.socket, host: str, offer: Offer, lowered: Lowered, *, timeout_s: float, idle_s: float
+    connection: socket.socket, host: str, offer: ServerInfo, lowered: Lowered, *, timeout_s: float, idle_s: float
 ) -> int:
     """The number of queries served until the client left."""
     connection.settimeout(_GREETING_S)
@@ -225,7 +225,7 @@ class Reply:
 class Session:
     """A client's connection to a server, ready for queries."""
 
-    offer: Offer
+    offer: ServerInfo
     connection: socket.socket
     party: PartyProcess
     timeout_s: float
@@ -258,7 +258,7 @@ def session(host: str, port: int, *, timeout_s: float, protocol: str = "cheetah"
     except (OSError, OverflowError) as error:
         raise RunError(f"no server answers at {host}:{port} ({error}); start 'deepreduce private serve'") from error
     with connection:
-        offer = Offer.from_message(_hear(connection))
+        offer = ServerInfo.from_message(_hear(connection))
         _check_offered(offer.protocol, chosen, at=f"{host}:{port}")
         with PartyProcess(CLIENT) as party:
             own, peer = _ends(connection)

@@ -19,7 +19,7 @@ from deepreduce.config.inputs import choose_device, facts_without_data, load_dat
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, RELUS, Costs, Objective, basis_of
 from deepreduce.cost.preset import prices_of
-from deepreduce.cost.price import Price
+from deepreduce.cost.price import CostEstimate
 from deepreduce.methods import Proposal
 from deepreduce.network import Network
 from deepreduce.observers.progress import duration
@@ -40,7 +40,7 @@ class DryRun:
     schedule: Schedule
     estimated_seconds: float
     objective: Objective = COUNT_OF_RELUS
-    prices: Mapping[str, Price] = field(default_factory=dict)
+    prices: Mapping[str, CostEstimate] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: `candidates` (plan_id, relu_count, macs, label, plan), `probes`, `estimated_seconds`, ..."""
@@ -116,7 +116,7 @@ class DryRun:
         ]
 
 
-def _in_words(price: Price, objective: Objective) -> str:
+def _in_words(price: CostEstimate, objective: Objective) -> str:
     return short_bytes(price.bytes) if objective.name == BYTES else short_seconds(price.latency)
 
 

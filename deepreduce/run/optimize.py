@@ -26,17 +26,17 @@ from deepreduce.config.build import (
 from deepreduce.config.inputs import choose_device, fingerprint, load_data, original_network, versions
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.errors import RunInterrupted
-from deepreduce.execution.trainer import Workshop
+from deepreduce.execution.trainer import CandidateTrainer
 from deepreduce.network import Network
 from deepreduce.observers import check_installed, open_loggers
 from deepreduce.observers.progress import NoWatcher, Watcher
 from deepreduce.run.outputs import overlay_of, published_points, run_title
 from deepreduce.run.result import Result
-from deepreduce.run.runner import Foreman
+from deepreduce.run.runner import Runner
 from deepreduce.run.stages import Conductor
 from deepreduce.store.run_folder import RunFolder, read_costs, recorded_arrangement
 from deepreduce.training import Distillation, Stopped
-from deepreduce.training.autotune import Arrangement
+from deepreduce.training.autotune import ExecutionPlan
 from deepreduce.utils.stop import StopRequest
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def run(
             log.info("run in %s, with %s", folder.path, arrangement.told())
             for note in schedule.notes:
                 log.warning("%s", note)
-            workshop = Workshop(
+            workshop = CandidateTrainer(
                 original=original,
                 data=images,
                 precision=arrangement.precision,
@@ -149,7 +149,7 @@ def run(
                 checkpoint_seconds=config.training.checkpoint_seconds,
                 stop=stop,
             )
-            foreman = Foreman(workshop, arrangement=arrangement, watcher=watching, loggers=loggers, root=folder.path)
+            foreman = Runner(workshop, arrangement=arrangement, watcher=watching, loggers=loggers, root=folder.path)
             try:
                 with foreman:
                     return Conductor(config, folder, foreman, schedule, loggers, model, presets=presets).conduct()
@@ -161,7 +161,7 @@ def run(
 
 
 def _environment(
-    original: Network, data_fingerprint: str, device: torch.device, arrangement: Arrangement
+    original: Network, data_fingerprint: str, device: torch.device, arrangement: ExecutionPlan
 ) -> dict[str, Any]:
     precision = arrangement.precision
     arithmetic = f"{'bf16' if precision.bf16 else 'fp32'}{' channels_last' if precision.channels_last else ''}"

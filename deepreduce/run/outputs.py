@@ -10,7 +10,7 @@ from pathlib import Path
 from deepreduce.config.schema import OptimizeConfig, load_config
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, LATENCY, MEASURED, RELUS, Objective, basis_of
-from deepreduce.cost.price import Price
+from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import CheckpointError, UserError, unknown_name
 from deepreduce.frontier import front_by
 from deepreduce.network import Network
@@ -200,7 +200,7 @@ def private_file(network: Path, protocol: str) -> Path:
     return network / f"private-{protocol}.json"
 
 
-def _measured_prices(network: Path) -> dict[str, Price]:
+def _measured_prices(network: Path) -> dict[str, CostEstimate]:
     prices = {}
     for protocol in PROTOCOLS:
         path = private_file(network, protocol)

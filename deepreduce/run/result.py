@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective, basis_of
-from deepreduce.cost.price import Price
+from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import DeepReduceError, UserError
 from deepreduce.frontier import best, front_by, knee, measurement_of
 from deepreduce.plan import Candidate, Measurement, ReductionPlan
@@ -79,7 +79,7 @@ class ReducedNetwork:
         return self.candidate.relu_count
 
     @property
-    def prices(self) -> Mapping[str, Price]:
+    def prices(self) -> Mapping[str, CostEstimate]:
         """What an image costs under secure computation, by the name of a preset such as "cheetah-lan"."""
         return self.candidate.prices
 
@@ -276,7 +276,7 @@ def _told(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _price(price: Price) -> dict[str, Any]:
+def _price(price: CostEstimate) -> dict[str, Any]:
     return {
         "latency": price.latency,
         "online_bytes": price.online_bytes,

@@ -11,23 +11,23 @@ from typing import Any, TypeVar
 
 from deepreduce.config.build import using_threads
 from deepreduce.errors import CheckpointError
-from deepreduce.execution.processes import Crew, CrewError
-from deepreduce.execution.trainer import Job, Outcome, SharedJob, Workshop
-from deepreduce.observers import LoggedNetwork, RunLoggers
+from deepreduce.execution.processes import ExecutorError, ProcessExecutor
+from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask
+from deepreduce.observers import ObservedNetwork, RunLoggers
 from deepreduce.observers.progress import Watcher
 from deepreduce.plan import TEACHER_ID
 from deepreduce.training import EpochRecord, Monitor, Stopped
-from deepreduce.training.autotune import Arrangement
+from deepreduce.training.autotune import ExecutionPlan
 
 log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
-J = TypeVar("J", Job, SharedJob)
+J = TypeVar("J", TrainTask, SharedWeightsTask)
 
 TEACHER_FOLDER = "teacher"
 
 
-class Foreman:
+class Runner:
     """Has jobs done in a workshop: several side by side where that is faster. Use as a context manager.
 
     `workshop` may be exchanged until the first students are trained. `root` is the run's folder. Whoever watches is
@@ -36,16 +36,22 @@ class Foreman:
     """
 
     def __init__(
-        self, workshop: Workshop, *, arrangement: Arrangement, watcher: Watcher, loggers: RunLoggers, root: Path
+        self,
+        workshop: CandidateTrainer,
+        *,
+        arrangement: ExecutionPlan,
+        watcher: Watcher,
+        loggers: RunLoggers,
+        root: Path,
     ) -> None:
         self.workshop = workshop
         self.count, self.total = 0, 0.0
         self._arrangement, self._watcher, self._loggers, self._root = arrangement, watcher, loggers, root
         self.started, self._begun = 0, 0.0
-        self._crew: Crew | None = None
+        self._crew: ProcessExecutor | None = None
         self._alone = arrangement.side_by_side == 1
 
-    def __enter__(self) -> Foreman:
+    def __enter__(self) -> Runner:
         return self
 
     def __exit__(
@@ -58,9 +64,9 @@ class Foreman:
         """So many networks are still to come, and so much work."""
         self.count, self.total = self.started + count, self._begun + work
 
-    def teacher(self, job: Job, work: float) -> Outcome:
+    def teacher(self, job: TrainTask, work: float) -> TrainResult:
         """Have one network trained, with the threads of the teacher."""
-        outcome: Outcome = self._done(job, work) or self._train_here(job, work)
+        outcome: TrainResult = self._done(job, work) or self._train_here(job, work)
         return outcome
 
     def students(self, jobs: Mapping[K, J], works: Mapping[K, float]) -> Iterator[tuple[K, Any]]:
@@ -84,7 +90,7 @@ class Foreman:
         crew = self._assembled() if len(left) > 1 else None
         if crew is not None:
             for job, outcome in crew.run(left, lambda job: self._told_from_afar(job, works[keys[job.folder.path]])):
-                if isinstance(job, Job):
+                if isinstance(job, TrainTask):
                     self._log_begin(job, _history(job))
                 self._end(job, outcome)
                 yield keys[job.folder.path], outcome
@@ -94,23 +100,23 @@ class Foreman:
                 key = keys[job.folder.path]
                 yield key, self._train_here(job, works[key])
 
-    def _assembled(self) -> Crew | None:
+    def _assembled(self) -> ProcessExecutor | None:
         """The crew, assembled when it is first wanted; None where there can't be one."""
         if self._crew is None and not self._alone:
-            crew = Crew(self.workshop, size=self._arrangement.side_by_side, scratch=self._root)
+            crew = ProcessExecutor(self.workshop, size=self._arrangement.side_by_side, scratch=self._root)
             try:
                 self._crew = crew.__enter__()
-            except CrewError as error:
+            except ExecutorError as error:
                 log.warning("networks are trained one after the other: %s", error)
                 self._alone = True
         return self._crew
 
-    def _done(self, job: Job | SharedJob, work: float) -> Any:
+    def _done(self, job: TrainTask | SharedWeightsTask, work: float) -> Any:
         """What became of a job that is done already; None of another one."""
         known = job.done_in(self.workshop)
         if known is not None:
             self._begin(job.name, work)
-            if isinstance(job, Job):
+            if isinstance(job, TrainTask):
                 self._log_begin(job, _history(job))
             self._end(job, known, was_done=True)
         return known
@@ -118,13 +124,13 @@ class Foreman:
     def _train_here(self, job: J, work: float) -> Any:
         self._begin(job.name, work)
         told = Monitor(on_step=partial(self._watcher.step, job.name))
-        if isinstance(job, Job):
+        if isinstance(job, TrainTask):
             told = Monitor(on_start=partial(self._log_begin, job), on_step=told.on_step, on_epoch=self._loggers.epoch)
         outcome = job.run_in(self.workshop, told)
         self._end(job, outcome)
         return outcome
 
-    def _told_from_afar(self, job: Job | SharedJob, work: float) -> Monitor:
+    def _told_from_afar(self, job: TrainTask | SharedWeightsTask, work: float) -> Monitor:
         """Loggers take one network at a time, so they are told of this one when it is done."""
         self._begin(job.name, work)
         return Monitor(on_step=partial(self._watcher.step, job.name))
@@ -136,8 +142,8 @@ class Foreman:
         self._begun += work
         self._watcher.begin(name, number=self.started, count=self.count, work=work, total=self.total)
 
-    def _end(self, job: Job | SharedJob, outcome: Any, *, was_done: bool = False) -> None:
-        if isinstance(job, Job):
+    def _end(self, job: TrainTask | SharedWeightsTask, outcome: Any, *, was_done: bool = False) -> None:
+        if isinstance(job, TrainTask):
             self._loggers.end(outcome)
             result = outcome.told()
         else:
@@ -145,13 +151,13 @@ class Foreman:
             result = f"val {', '.join(told)}"
         self._watcher.end(job.name, result=result, was_done=was_done)
 
-    def _log_begin(self, job: Job, epochs: Sequence[EpochRecord]) -> None:
+    def _log_begin(self, job: TrainTask, epochs: Sequence[EpochRecord]) -> None:
         folder = job.folder.path.relative_to(self._root).as_posix()
         plan_id = TEACHER_ID if folder == TEACHER_FOLDER else job.plan.plan_id
-        self._loggers.begin(LoggedNetwork(label=job.name, plan_id=plan_id, folder=folder), epochs)
+        self._loggers.begin(ObservedNetwork(label=job.name, plan_id=plan_id, folder=folder), epochs)
 
 
-def _history(job: Job) -> tuple[EpochRecord, ...]:
+def _history(job: TrainTask) -> tuple[EpochRecord, ...]:
     """The epochs of a network that is done, none where their file can't be read: no result depends on it."""
     try:
         return job.folder.history()

@@ -22,7 +22,7 @@ from deepreduce.config.build import (
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.cost.preset import Preset
 from deepreduce.errors import PlanError, RunError
-from deepreduce.execution.trainer import Job, Outcome, SharedJob, Start
+from deepreduce.execution.trainer import SharedWeightsTask, TrainResult, TrainTask, WarmStart
 from deepreduce.methods import Proposal
 from deepreduce.methods.deepreduce import measured_cull_order
 from deepreduce.methods.levers import stage_costs
@@ -31,13 +31,13 @@ from deepreduce.observers import RunLoggers
 from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
 from deepreduce.run.outputs import objective_of, overlay_of, title_of, write_plots, write_tables
 from deepreduce.run.result import ReducedNetwork, Result
-from deepreduce.run.runner import TEACHER_FOLDER, Foreman
-from deepreduce.search.budget import Family, SharedBudget, TrainingCosts
-from deepreduce.search.headroom import Rival, Standing, beaten, turns_for
+from deepreduce.run.runner import TEACHER_FOLDER, Runner
+from deepreduce.search.budget import SharedBudget, SharingGroup, TrainingCosts
+from deepreduce.search.headroom import FrontierState, Incumbent, beaten, turns_for
 from deepreduce.search.schedule import Schedule
 from deepreduce.store.run_folder import ANSWERS, CRITICALITY, RunCosts, RunFolder
-from deepreduce.training import Lesson, Recipe, Views
-from deepreduce.transforms import can_inherit
+from deepreduce.training import AugmentationSchedule, Recipe, Teacher
+from deepreduce.transforms import can_warm_start
 from deepreduce.utils.files import write_json
 from deepreduce.utils.seed import derived_seed
 
@@ -54,7 +54,7 @@ class Conductor:
         self,
         config: OptimizeConfig,
         folder: RunFolder,
-        foreman: Foreman,
+        foreman: Runner,
         schedule: Schedule,
         loggers: RunLoggers,
         model: nn.Module | None,
@@ -98,7 +98,7 @@ class Conductor:
 
     def _train_teacher(self) -> None:
         epochs = teacher_epochs(self.config.training)
-        job = Job(
+        job = TrainTask(
             name=TEACHER_ID,
             plan=ReductionPlan(),
             folder=self.folder.entry(TEACHER_FOLDER),
@@ -108,7 +108,7 @@ class Conductor:
         outcome = self.foreman.teacher(job, self.schedule.teacher_work.total)
         if outcome.failure is not None:
             raise RunError(f"the teacher could not be trained: {outcome.failure}; lower training.learning_rate")
-        self.teacher_start = Start(folder=job.folder, plan=job.plan)
+        self.teacher_start = WarmStart(folder=job.folder, plan=job.plan)
         self.candidates[TEACHER_ID] = Candidate(
             plan_id=TEACHER_ID,
             plan=ReductionPlan(),
@@ -121,8 +121,8 @@ class Conductor:
         self.standing = self._standing_of_teacher(outcome.val_accuracy or 0.0)
         self._teach(self.foreman.workshop.load(job))
 
-    def _standing_of_teacher(self, accuracy: float) -> Standing:
-        return Standing(
+    def _standing_of_teacher(self, accuracy: float) -> FrontierState:
+        return FrontierState(
             whole=self.objective.cost(self.candidates[TEACHER_ID]),
             full=accuracy,
             error=math.sqrt(accuracy * (1 - accuracy) / max(self.facts.val_images, 1)),
@@ -135,14 +135,16 @@ class Conductor:
         test = shop.teacher_test or shop.predict_test(teacher.module)  # known where it was trained just now
         epochs = recipe.views if isinstance(recipe, SharedBudget) else round(recipe.epochs)
         batch_size = recipe.student_batch_size
-        lesson = Lesson(
+        lesson = Teacher(
             teacher.module.requires_grad_(False).to(memory_format=shop.precision.memory_format),
             precision=shop.precision,
             remembered=remembered_logits(
                 self.folder.path / ANSWERS, shop.data, self.config, epochs=epochs, batch_size=batch_size
             ),
         )
-        views = Views(seed=derived_seed(self.config.seed, "views"), epochs=epochs, batch_size=batch_size)
+        views = AugmentationSchedule(
+            seed=derived_seed(self.config.seed, "views"), epochs=epochs, batch_size=batch_size
+        )
         self.foreman.workshop = replace(shop, lesson=lesson, teacher_test=test, views=views)
 
     def _settle_cull_order(self) -> dict[str, float]:
@@ -219,10 +221,10 @@ class Conductor:
         shares = isinstance(self.recipe, SharedBudget) and self.recipe.is_enough(epochs)
         return shares and self.limits.allow(probe)
 
-    def _rival(self, proposal: Proposal, outcome: Outcome) -> Rival | None:
+    def _rival(self, proposal: Proposal, outcome: TrainResult) -> Incumbent | None:
         if outcome.val_accuracy is None:
             return None
-        return Rival(label=proposal.label, cost=self.objective.cost(proposal), accuracy=outcome.val_accuracy)
+        return Incumbent(label=proposal.label, cost=self.objective.cost(proposal), accuracy=outcome.val_accuracy)
 
     # -- networks that share no weights ---------------------------------------------------------------------
 
@@ -233,7 +235,7 @@ class Conductor:
         works = {p: self.costs.alone_work(p, e, tested=True).total for p, e in epochs.items()}
         self._train_candidates(jobs, works)
 
-    def _alone(self, proposal: Proposal, kind: str, *, epochs: float, number: int, test: bool = True) -> Job:
+    def _alone(self, proposal: Proposal, kind: str, *, epochs: float, number: int, test: bool = True) -> TrainTask:
         """The `number`th of some networks that may be trained side by side."""
         recipe = self._student_recipe(epochs, batch_size=self.costs.alone_batch_size)
         job = self._student(proposal, kind, recipe, test=test)
@@ -259,7 +261,7 @@ class Conductor:
         jobs = {
             p: self._student(
                 p, "candidates", self._student_recipe(e, rate=self.config.fast.rate),
-                start=Start(folder=self.folder.entry("drafts", p.plan_id), plan=p.plan),
+                start=WarmStart(folder=self.folder.entry("drafts", p.plan_id), plan=p.plan),
             )
             for p, e in zip(going_on, epochs, strict=True)
         }  # fmt: skip
@@ -267,7 +269,7 @@ class Conductor:
         self.foreman.expect(len(jobs), sum(works.values()))
         self._train_candidates(jobs, works, drafts)
 
-    def _leave_out(self, proposal: Proposal, rival: Rival) -> None:
+    def _leave_out(self, proposal: Proposal, rival: Incumbent) -> None:
         """Drop a network that is not trained at all."""
         reason = (
             f"{rival.label} ({self.objective.text(rival.cost)}) has {100 * rival.accuracy:.2f} % validation accuracy"
@@ -278,27 +280,27 @@ class Conductor:
         self.foreman.workshop.leave_untrained(job, reason)
         self._drop(proposal, reason)
 
-    def _draft(self, families: Sequence[Family]) -> dict[Proposal, Outcome]:
+    def _draft(self, families: Sequence[SharingGroup]) -> dict[Proposal, TrainResult]:
         """Train all networks of the families for a while, those of one size together, and judge them."""
         first, others = families[:1], families[1:]
         outcomes = self._draft_together({family: self.teacher_start for family in first})
         widest = self._widest_draft(first[0], outcomes) if first else self.teacher_start
         # under a limit on ReLUs, the widest draft may lack ReLUs or resolution that smaller networks have
         starts = {
-            family: widest if all(can_inherit(p.plan, widest.plan) for p in family.members) else self.teacher_start
+            family: widest if all(can_warm_start(p.plan, widest.plan) for p in family.members) else self.teacher_start
             for family in others
         }
         return outcomes | self._draft_together(starts)
 
-    def _draft_together(self, starts: Mapping[Family, Start]) -> dict[Proposal, Outcome]:
+    def _draft_together(self, starts: Mapping[SharingGroup, WarmStart]) -> dict[Proposal, TrainResult]:
         jobs = {family: self._shared(family, start) for family, start in starts.items()}
         works = {family: self.costs.family_work(family) for family in jobs}
         outcomes = dict(self.foreman.students(jobs, works))  # in the order in which they ended
         return {p: outcomes[family][p.label] for family in starts for p in family.members}
 
-    def _shared(self, family: Family, start: Start) -> SharedJob:
+    def _shared(self, family: SharingGroup, start: WarmStart) -> SharedWeightsTask:
         recipe = self._student_recipe(0.0)
-        return SharedJob(
+        return SharedWeightsTask(
             name=family.name,
             jobs=tuple(self._student(p, "drafts", recipe, test=False, start=start) for p in family.members),
             turns=tuple(turns_for(family.epochs, rounds=_ROUNDS)),
@@ -308,7 +310,7 @@ class Conductor:
             ease=self.config.fast.ease,
         )
 
-    def _widest_draft(self, family: Family, outcomes: Mapping[Proposal, Outcome]) -> Start:
+    def _widest_draft(self, family: SharingGroup, outcomes: Mapping[Proposal, TrainResult]) -> WarmStart:
         """The draft that smaller families inherit from: of all channels, and of most ReLUs; else the teacher."""
         able = [
             p for p in family.members if p.plan.alpha == 1 and p.plan.depth is None and outcomes[p].failure is None
@@ -316,9 +318,9 @@ class Conductor:
         if not able:
             return self.teacher_start
         widest = max(able, key=lambda p: p.relu_count)
-        return Start(folder=self.folder.entry("drafts", widest.plan_id), plan=widest.plan)
+        return WarmStart(folder=self.folder.entry("drafts", widest.plan_id), plan=widest.plan)
 
-    def _undropped(self, recipe: SharedBudget, drafts: Mapping[Proposal, Outcome]) -> list[Proposal]:
+    def _undropped(self, recipe: SharedBudget, drafts: Mapping[Proposal, TrainResult]) -> list[Proposal]:
         """Drop the drafts that other networks beat; the rest."""
         known = {p.plan_id: r for p, o in drafts.items() if (r := self._rival(p, o)) is not None}
         known |= {f"{number}": rival for number, rival in enumerate(self.standing.rivals)}
@@ -350,9 +352,9 @@ class Conductor:
     # -- candidates -----------------------------------------------------------------------------------------
 
     def _student(
-        self, proposal: Proposal, kind: str, recipe: Recipe, *, start: Start | None = None, test: bool = True
-    ) -> Job:
-        return Job(
+        self, proposal: Proposal, kind: str, recipe: Recipe, *, start: WarmStart | None = None, test: bool = True
+    ) -> TrainTask:
+        return TrainTask(
             name=proposal.label,
             plan=proposal.plan,
             folder=self.folder.entry(kind, proposal.plan_id),
@@ -372,9 +374,9 @@ class Conductor:
 
     def _train_candidates(
         self,
-        jobs: Mapping[Proposal, Job],
+        jobs: Mapping[Proposal, TrainTask],
         works: Mapping[Proposal, float],
-        drafts: Mapping[Proposal, Outcome] | None = None,
+        drafts: Mapping[Proposal, TrainResult] | None = None,
     ) -> None:
         """Train them and keep what becomes of them; the seconds of their `drafts` are theirs too."""
         for proposal, outcome in self.foreman.students(jobs, works):
@@ -383,7 +385,7 @@ class Conductor:
             self._keep_trained(proposal, "candidates", whole)
             write_tables(self.folder.path, self._in_order(), stages=self.original.stages, complete=False)
 
-    def _keep_trained(self, proposal: Proposal, kind: str, outcome: Outcome) -> None:
+    def _keep_trained(self, proposal: Proposal, kind: str, outcome: TrainResult) -> None:
         """Take a network among the candidates that others must beat, unless it failed."""
         rival = self._rival(proposal, outcome)
         if rival is not None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from deepreduce.data import DataFacts
 from deepreduce.methods import Proposal
-from deepreduce.network import Load
-from deepreduce.search.headroom import Rival, Standing, share_epochs, worths
+from deepreduce.network import ComputeCost
+from deepreduce.search.headroom import FrontierState, Incumbent, share_epochs, worths
 from deepreduce.training.timing import ANSWER, JUDGED_BATCH, Work
 
 _ENOUGH = 0.5
@@ -20,7 +20,7 @@ _SHORTEST = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullRecipe:
+class FullBudget:
     """Every network is trained from scratch, for as many epochs as the teacher: the paper's way."""
 
     epochs: float
@@ -67,7 +67,7 @@ class SharedBudget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class SharingGroup:
     """Networks of one size, which can share weights, with the epochs that each is drafted for."""
 
     name: str
@@ -79,13 +79,13 @@ class Family:
         """For the training while it goes on."""
         return "shared-" + "-".join(p.plan_id for p in self.members[:1])
 
-    def shortened(self, share: float) -> Family:
+    def shortened(self, share: float) -> SharingGroup:
         """The same with so much of the epochs."""
         return replace(self, epochs=tuple(share * e for e in self.epochs))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Division:
+class Allocation:
     """How networks that don't get the full recipe share what there is.
 
     `families` are drafted; then those of them that go on share `own` epochs of the full network. Those `alone` have
@@ -94,9 +94,9 @@ class Division:
     """
 
     alone: Mapping[Proposal, float] = field(default_factory=dict)
-    families: tuple[Family, ...] = ()
+    families: tuple[SharingGroup, ...] = ()
     own: float = 0.0
-    needless: Mapping[Proposal, Rival] = field(default_factory=dict)
+    needless: Mapping[Proposal, Incumbent] = field(default_factory=dict)
 
     @property
     def drafted(self) -> tuple[Proposal, ...]:
@@ -113,9 +113,9 @@ class Division:
 class TrainingCosts:
     """What trainings on some data cost, in epochs of the full network's training by a recipe; `load` is its load."""
 
-    load: Load
+    load: ComputeCost
     facts: DataFacts
-    recipe: FullRecipe | SharedBudget
+    recipe: FullBudget | SharedBudget
 
     def epoch_costs(self, networks: Sequence[Proposal], *, batch_size: int) -> list[float]:
         """Of one epoch of each."""
@@ -147,7 +147,7 @@ class TrainingCosts:
 
     # -- work, for those who wait ---------------------------------------------------------------------------
 
-    def work(self, load: Load, epochs: float, *, batch_size: int, tested: bool) -> Work:
+    def work(self, load: ComputeCost, epochs: float, *, batch_size: int, tested: bool) -> Work:
         """Of one network, as if it were validated after every epoch: students of recipe `fast` are less often."""
         return Work(
             load=load,
@@ -166,7 +166,7 @@ class TrainingCosts:
         """Of a network that goes on after its draft."""
         return self.work(proposal.load, epochs, batch_size=self.recipe.student_batch_size, tested=True)
 
-    def family_work(self, family: Family) -> float:
+    def family_work(self, family: SharingGroup) -> float:
         """Of drafting a family, in multiply-accumulates."""
         batch_size = self.recipe.student_batch_size
         return sum(
@@ -174,7 +174,7 @@ class TrainingCosts:
             for p, epochs in zip(family.members, family.epochs, strict=True)
         )
 
-    def division_work(self, division: Division, costs: Mapping[Proposal, float], standing: Standing) -> float:
+    def division_work(self, division: Allocation, costs: Mapping[Proposal, float], standing: FrontierState) -> float:
         """Of all that is trained in a division, if no draft is dropped, in multiply-accumulates."""
         drafts = sum(self.family_work(family) for family in division.families)
         trained = [*division.alone, *division.drafted]
@@ -185,8 +185,8 @@ class TrainingCosts:
         candidates: Sequence[Proposal],
         costs: Mapping[Proposal, float],
         alone: Mapping[Proposal, float],
-        division: Division,
-        standing: Standing,
+        division: Allocation,
+        standing: FrontierState,
     ) -> list[Work]:
         """Of all candidates, drafts apart, were none of them dropped."""
         own_epochs = self.own_epochs(division.drafted, division.own, costs, standing)
@@ -200,14 +200,14 @@ class TrainingCosts:
     # -- a budget, shared out -------------------------------------------------------------------------------
 
     def alone(
-        self, costs: Mapping[Proposal, float], standing: Standing, *, probing: float
+        self, costs: Mapping[Proposal, float], standing: FrontierState, *, probing: float
     ) -> tuple[dict[Proposal, float], float]:
         """The networks that get the full recipe, or nearly, with their epochs; and what that leaves for the others.
 
         `costs` are those of the candidates on the frontier, `probing` is what the probes have cost.
         """
         recipe = self.recipe
-        if isinstance(recipe, FullRecipe):
+        if isinstance(recipe, FullBudget):
             return dict.fromkeys(costs, recipe.epochs), 0.0
         left = self._to_train_with(costs.keys(), probing=probing)
         shares = self._shares(costs, standing, budget=left, batch_size=recipe.alone_batch_size)
@@ -226,11 +226,11 @@ class TrainingCosts:
         # where the images to train with are few, judging must not eat up everything
         return max(whole - probing - recipe.views * ANSWER - judging, 0.5 * max(whole - probing, 0.0))
 
-    def division(self, costs: Mapping[Proposal, float], standing: Standing, *, budget: float) -> Division:
+    def division(self, costs: Mapping[Proposal, float], standing: FrontierState, *, budget: float) -> Allocation:
         """How networks are trained that are too dear for the full recipe."""
         recipe = self.recipe
         if not isinstance(recipe, SharedBudget):
-            return Division()
+            return Allocation()
         shares = self._shares(costs, standing, budget=budget, batch_size=recipe.student_batch_size)
         families = _families(shares)
         # who shares weights with nobody needs no draft
@@ -239,7 +239,7 @@ class TrainingCosts:
         left = max(budget - self.training_alone(alone, alone.values()), 0.0)
         own = (1 - recipe.draft_share) * left
         is_enough = own >= _SHORTEST * sum(self.epoch_costs(drafted, batch_size=recipe.student_batch_size))
-        return Division(
+        return Allocation(
             alone=alone,
             families=tuple(
                 family.shortened(recipe.draft_share if is_enough else 1.0)
@@ -251,7 +251,7 @@ class TrainingCosts:
         )
 
     def _shares(
-        self, costs: Mapping[Proposal, float], standing: Standing, *, budget: float, batch_size: int
+        self, costs: Mapping[Proposal, float], standing: FrontierState, *, budget: float, batch_size: int
     ) -> dict[Proposal, float]:
         """The epochs of each of the networks that can gain something by them."""
         wanted = list(costs)
@@ -266,7 +266,7 @@ class TrainingCosts:
         return {}
 
     def own_epochs(
-        self, going_on: Sequence[Proposal], budget: float, costs: Mapping[Proposal, float], standing: Standing
+        self, going_on: Sequence[Proposal], budget: float, costs: Mapping[Proposal, float], standing: FrontierState
     ) -> list[float]:
         """Epochs that each of the networks that go on is trained for on its own after its draft."""
         each = self.epoch_costs(going_on, batch_size=self.recipe.student_batch_size)
@@ -274,7 +274,7 @@ class TrainingCosts:
         return share_epochs(each, budget=budget, limit=self.recipe.epochs, worths=worth)
 
 
-def _families(shares: Mapping[Proposal, float]) -> tuple[Family, ...]:
+def _families(shares: Mapping[Proposal, float]) -> tuple[SharingGroup, ...]:
     """By width, resolution and depth, the largest first: the next ones inherit from it.
 
     Networks of another resolution would get most of the steps, being cheap, and pull the shared weights their way.
@@ -288,7 +288,7 @@ def _families(shares: Mapping[Proposal, float]) -> tuple[Family, ...]:
         return -alpha, -rho, depth is not None, repr(shape)
 
     return tuple(
-        Family(
+        SharingGroup(
             name=_family_name(*shape),
             members=tuple(by_size[shape]),
             epochs=tuple(shares[p] for p in by_size[shape]),

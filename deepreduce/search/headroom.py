@@ -17,7 +17,7 @@ _NO_COST, _LEAST_ROOM, _LEAST_DISTANCE = 1e-9, 1e-3, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rival:
+class Incumbent:
     """A network that is trained already: its cost, and its validation accuracy as a fraction."""
 
     label: str
@@ -26,7 +26,7 @@ class Rival:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class FrontierState:
     """What is known of a frontier before another network is trained for it.
 
     `full` is the validation accuracy of the full network, whose cost is `whole`; `error` is the standard error of
@@ -37,7 +37,7 @@ class Standing:
     full: float
     error: float
     chance: float
-    rivals: tuple[Rival, ...] = ()
+    rivals: tuple[Incumbent, ...] = ()
 
     @property
     def ceiling(self) -> float:
@@ -45,7 +45,7 @@ class Standing:
         is_one = self.full > self.chance + 2 * self.error
         return self.full if is_one and all(r.accuracy <= self.full + self.error for r in self.rivals) else 1.0
 
-    def best(self, cost: float) -> Rival | None:
+    def best(self, cost: float) -> Incumbent | None:
         """The best rival of no more cost; None where there is none."""
         return max((r for r in self.rivals if r.cost <= cost), key=lambda r: r.accuracy, default=None)
 
@@ -65,7 +65,7 @@ class Standing:
         return self.room(cost) - max(lacking, self.error)
 
 
-def worths(costs: Sequence[float], standing: Standing) -> list[float]:
+def worths(costs: Sequence[float], standing: FrontierState) -> list[float]:
     """What an epoch is worth to each of some networks, in any one unit.
 
     `costs` are those of the frontier. The area under the frontier grows by a network's part of it, half the way to

@@ -22,8 +22,8 @@ from deepreduce.methods.deepreduce import check_cull_order, probes, provisional_
 from deepreduce.methods.levers import stage_costs
 from deepreduce.methods.proposal import unpriced
 from deepreduce.network import Network, without_weights
-from deepreduce.search.budget import Division, FullRecipe, SharedBudget, TrainingCosts
-from deepreduce.search.headroom import Standing, share_epochs
+from deepreduce.search.budget import Allocation, FullBudget, SharedBudget, TrainingCosts
+from deepreduce.search.headroom import FrontierState, share_epochs
 from deepreduce.training.timing import Work
 from deepreduce.transforms import apply_plan
 
@@ -54,7 +54,7 @@ class Schedule:
     candidates: tuple[Proposal, ...]
     alone: Mapping[Proposal, float]
     left: float
-    division: Division
+    division: Allocation
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
     teacher_work: Work
@@ -77,7 +77,7 @@ def make_schedule(
     network: Network,
     facts: DataFacts,
     method: DeepReduceMethod,
-    recipe: FullRecipe | SharedBudget,
+    recipe: FullBudget | SharedBudget,
     *,
     teacher_epochs: int,
     cull_order: Sequence[str] | None,
@@ -85,7 +85,7 @@ def make_schedule(
     measured: bool = False,
     search: LeverSearch | None = None,
     price: Pricing = unpriced,
-    standing: Standing | None = None,
+    standing: FrontierState | None = None,
     trained: Collection[str] = (),
 ) -> Schedule:
     """The networks that `method` trains on such data.
@@ -114,7 +114,7 @@ def make_schedule(
     objective = COUNT_OF_RELUS if search is None else search.objective
     if standing is None:
         whole = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
-        standing = Standing(whole=whole, full=1.0, error=0.0, chance=1 / facts.num_classes)
+        standing = FrontierState(whole=whole, full=1.0, error=0.0, chance=1 / facts.num_classes)
     costs = TrainingCosts(load=network.load, facts=facts, recipe=recipe)
     probed, probe_epochs = _probing(network, costs, price) if is_probed else ((), ())
     frontier_costs = {p: objective.cost(p) for p in kept if p.plan_id not in trained}
@@ -145,7 +145,7 @@ def make_schedule(
 def _probing(network: Network, costs: TrainingCosts, price: Pricing) -> tuple[tuple[Probe, ...], Sequence[float]]:
     """The probes, and for how many epochs each is trained."""
     recipe = costs.recipe
-    if isinstance(recipe, FullRecipe):
+    if isinstance(recipe, FullBudget):
         probed = tuple(probes(network, price=price))
         return probed, [recipe.epochs] * len(probed)
     budget = recipe.probe_share * recipe.price * recipe.epochs

@@ -30,10 +30,10 @@ from torch import Tensor
 
 from deepreduce.config.schema import OptimizeConfig, differing_keys, dump_config, load_config
 from deepreduce.cost.model import CostModel
-from deepreduce.cost.price import Price
+from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import CheckpointError, RunFolderError, UserError
 from deepreduce.training import EpochRecord, Snapshot
-from deepreduce.training.autotune import Arrangement, arrangement_from_json
+from deepreduce.training.autotune import ExecutionPlan, arrangement_from_json
 from deepreduce.utils.files import (
     TEMPORARY,
     read_json,
@@ -118,7 +118,7 @@ class RunFolder:
         return NetworkFolder(path=path)
 
 
-def recorded_arrangement(path: Path) -> Arrangement | None:
+def recorded_arrangement(path: Path) -> ExecutionPlan | None:
     """How the run in this folder trains; None where none has begun or it is not known."""
     try:
         return arrangement_from_json(read_json(path / ENVIRONMENT)["arrangement"])
@@ -272,7 +272,7 @@ class RunCosts:
     """What networks are estimated to cost: the models by their names, and prices by plan_id, then by preset."""
 
     models: Mapping[str, CostModel]
-    prices: Mapping[str, Mapping[str, Price]]
+    prices: Mapping[str, Mapping[str, CostEstimate]]
 
     def write(self, folder: Path) -> None:
         """Into a run's folder."""
@@ -296,7 +296,7 @@ def read_costs(folder: Path) -> RunCosts:
         return RunCosts(
             models={name: CostModel.from_json(model) for name, model in found["models"].items()},
             prices={
-                plan_id: {preset: Price.from_json(price) for preset, price in prices.items()}
+                plan_id: {preset: CostEstimate.from_json(price) for preset, price in prices.items()}
                 for plan_id, prices in found["prices"].items()
             },
         )

@@ -3,36 +3,36 @@
 from deepreduce.training.batchnorm import recompute_statistics
 from deepreduce.training.distillation import Distillation, distillation_loss
 from deepreduce.training.evaluate import Predictions, churn, predict
-from deepreduce.training.logits_cache import Lesson, RememberedLogits
+from deepreduce.training.logits_cache import LogitsCache, Teacher
 from deepreduce.training.loop import (
+    AugmentationSchedule,
     EpochRecord,
     Monitor,
     Progress,
     Snapshot,
     Stopped,
     Trained,
-    Views,
     train,
 )
 from deepreduce.training.recipe import PRECISIONS, Precision, Recipe, choose_precision, learning_rate_at
-from deepreduce.training.weight_sharing import Family
+from deepreduce.training.weight_sharing import SharedWeights
 
 __all__ = [
     "PRECISIONS",
+    "AugmentationSchedule",
     "Distillation",
     "EpochRecord",
-    "Family",
-    "Lesson",
+    "LogitsCache",
     "Monitor",
     "Precision",
     "Predictions",
     "Progress",
     "Recipe",
-    "RememberedLogits",
+    "SharedWeights",
     "Snapshot",
     "Stopped",
+    "Teacher",
     "Trained",
-    "Views",
     "choose_precision",
     "churn",
     "distillation_loss",

@@ -50,7 +50,7 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrangement:
+class ExecutionPlan:
     """How a run trains: the teacher with so many threads, students that many side by side (with one thread each)."""
 
     precision: Precision
@@ -117,7 +117,7 @@ def seconds_beside(steps: Sequence[Seconds]) -> float:
 
 def arrange(
     variants: Sequence[Variant], step_of: Callable[[Precision], Seconds], *, side_by_side: Sequence[int]
-) -> Arrangement:
+) -> ExecutionPlan:
     """The fastest of the variants, and of the numbers of students side by side.
 
     `step_of` makes a network of its own every time; it is called for each precision, and for each network beside
@@ -141,10 +141,12 @@ def arrange(
             rates[count] = count / seconds_beside(together)
         most = max(rates, key=lambda count: rates[count])
         chosen = most if rates[most] > _BESIDE_WORTHWHILE * rates[1] else 1
-    return Arrangement(precision=best.precision, threads=best.threads, side_by_side=chosen)
+    return ExecutionPlan(precision=best.precision, threads=best.threads, side_by_side=chosen)
 
 
-def remembered_arrangement(what: str, choose: Callable[[], Arrangement], *, file: Path | None = None) -> Arrangement:
+def remembered_arrangement(
+    what: str, choose: Callable[[], ExecutionPlan], *, file: Path | None = None
+) -> ExecutionPlan:
     """The arrangement chosen before for `what` on this machine with this torch, else `choose()`, remembered.
 
     `file` is by default deepreduce/arrangements.json in the user's cache; one that can't be read or written costs
@@ -170,14 +172,14 @@ def remembered_arrangement(what: str, choose: Callable[[], Arrangement], *, file
     return chosen
 
 
-def arrangement_from_json(value: Any) -> Arrangement:
+def arrangement_from_json(value: Any) -> ExecutionPlan:
     """What `dataclasses.asdict` made of an arrangement. Raises `KeyError`, `TypeError` or `ValueError` otherwise."""
     counts = value["threads"], value["side_by_side"]
     flags = value["precision"]["bf16"], value["precision"]["channels_last"]
     if not all(type(n) is int and n >= 1 for n in counts) or not all(type(flag) is bool for flag in flags):
         raise ValueError(f"{value!r} is no arrangement")
     precision = Precision(bf16=flags[0], channels_last=flags[1])
-    return Arrangement(precision=precision, threads=counts[0], side_by_side=counts[1])
+    return ExecutionPlan(precision=precision, threads=counts[0], side_by_side=counts[1])
 
 
 def _cache() -> Path:

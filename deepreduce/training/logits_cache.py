@@ -26,7 +26,7 @@ _CHUNK = 2**24
 _CHECKSUM = np.dtype("<u4")
 
 
-class RememberedLogits:
+class LogitsCache:
     """Logits of the batches of some epochs, float16, in a file that all processes of a run map into memory.
 
     The operating system keeps the file in memory while there is room. A batch is there once its checksum is, so a
@@ -106,7 +106,7 @@ def _checksum(content: bytes) -> int:
     return zlib.crc32(content) or 1  # 0 says that nothing is there
 
 
-class Lesson:
+class Teacher:
     """A teacher's logits of the views that students are trained on.
 
     `teacher` (images -> logits) is in evaluation mode on the device of the images. With `remembered`, a view that
@@ -114,9 +114,7 @@ class Lesson:
     to float16, so that remembering changes no result.
     """
 
-    def __init__(
-        self, teacher: nn.Module, *, precision: Precision, remembered: RememberedLogits | None = None
-    ) -> None:
+    def __init__(self, teacher: nn.Module, *, precision: Precision, remembered: LogitsCache | None = None) -> None:
         self._teacher, self._bf16, self._remembered = teacher, precision.bf16, remembered
 
     def logits(self, images: Tensor, *, epoch: int, step: int) -> Tensor:

@@ -22,7 +22,7 @@ from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, NonFiniteLossError
 from deepreduce.training.distillation import Distillation, distillation_loss
 from deepreduce.training.evaluate import predict
-from deepreduce.training.logits_cache import Lesson
+from deepreduce.training.logits_cache import Teacher
 from deepreduce.training.recipe import Precision, Recipe, learning_rate_at
 from deepreduce.utils.seed import derived_generator, derived_seed
 
@@ -77,7 +77,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views:
+class AugmentationSchedule:
     """The augmented images that trainings share: what draws them; after how many epochs they repeat (0: never).
 
     They are drawn in batches of `batch_size` (None: a training's own), several of which may make one of a training's.
@@ -127,9 +127,9 @@ def train(
     seed: int,
     precision: Precision,
     device: torch.device,
-    lesson: Lesson | None = None,
+    lesson: Teacher | None = None,
     distillation: Distillation | None = None,
-    views: Views | None = None,
+    views: AugmentationSchedule | None = None,
     turns: Sequence[nn.Module] = (),
     before_step: Callable[[float], None] | None = None,
     resume: Snapshot | None = None,
@@ -154,7 +154,7 @@ def train(
     """
     session = _Session(
         module=module, data=data, recipe=recipe, seed=seed, precision=precision, device=device,
-        views=views or Views(seed=seed), turns=tuple(turns) or (module,), lesson=lesson,
+        views=views or AugmentationSchedule(seed=seed), turns=tuple(turns) or (module,), lesson=lesson,
         distillation=distillation or Distillation(), before_step=before_step or _nothing,
         monitor=monitor or Monitor(),
     )  # fmt: skip
@@ -174,11 +174,11 @@ class _Session:
     data: ImageData
     recipe: Recipe
     seed: int
-    views: Views
+    views: AugmentationSchedule
     turns: tuple[nn.Module, ...]
     precision: Precision
     device: torch.device
-    lesson: Lesson | None
+    lesson: Teacher | None
     distillation: Distillation
     before_step: Callable[[float], None]
     monitor: Monitor
@@ -263,7 +263,7 @@ class _Session:
         while len(drawn := list(itertools.islice(batches, several))) == several:
             yield torch.cat([images for images, *_ in drawn]), torch.cat([labels for _, labels, _ in drawn])
 
-    def _taught(self, lesson: Lesson, images: Tensor) -> Tensor:
+    def _taught(self, lesson: Teacher, images: Tensor) -> Tensor:
         """The teacher's logits (batch, classes) of this step's images."""
         parts = torch.split(images, self.drawn)
         epoch, first = self.views.epoch(self.epoch), self.step * len(parts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from deepreduce.network import Load, Network
+from deepreduce.network import ComputeCost, Network
 from deepreduce.training import Precision
 
 BACKWARD = 2  # a backward pass computes about twice what the forward pass does
@@ -28,7 +28,7 @@ _MACS_PER_STEP = 1e10  # enough to see the machine's speed, not enough to wait f
 class Work:
     """Training one network, in batches of `batch_size`, with a validation after every epoch and one test."""
 
-    load: Load
+    load: ComputeCost
     batch_size: int
     epochs: float
     train_images: int

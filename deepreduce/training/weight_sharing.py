@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 
-class Family(nn.Module):
+class SharedWeights(nn.Module):
     """Networks of one architecture whose convolutions and linear layers share weights.
 
     Batch-norms stay each network's own, since with other ReLUs the same weights give activations of another scale (as

@@ -33,7 +33,7 @@ class Fading(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FadingNetwork:
+class AnnealedNetwork:
     """`module` has the weights of the reduced network under the same names; its `relus` are still there."""
 
     module: fx.GraphModule
@@ -45,7 +45,7 @@ class FadingNetwork:
             relu.slope = min(max(share, 0.0), 1.0)
 
 
-def fading(network: Network, plan: ReductionPlan, *, seed: int = 0) -> FadingNetwork | None:
+def fading(network: Network, plan: ReductionPlan, *, seed: int = 0) -> AnnealedNetwork | None:
     """The network reduced by `plan`, but for the ReLUs that the plan drops, which are there to fade.
 
     None where none can fade: the plan drops none, or pads linear regions once, which there are only without ReLUs,
@@ -71,4 +71,4 @@ def fading(network: Network, plan: ReductionPlan, *, seed: int = 0) -> FadingNet
         module.graph.erase_node(node)
     module.delete_all_unused_submodules()
     module.recompile()
-    return FadingNetwork(module=module, relus=tuple(relus))
+    return AnnealedNetwork(module=module, relus=tuple(relus))

@@ -16,7 +16,7 @@ from deepreduce.transforms.apply import apply_plan
 from deepreduce.transforms.width.cut import narrowed
 
 
-def can_inherit(plan: ReductionPlan, parent: ReductionPlan) -> bool:
+def can_warm_start(plan: ReductionPlan, parent: ReductionPlan) -> bool:
     """True where every ReLU, channel and block of `plan` is in `parent` too, so that its weights all have a source.
 
     Channels count as contained at the same alpha, or where the parent has all of the original's.
@@ -31,7 +31,7 @@ def can_inherit(plan: ReductionPlan, parent: ReductionPlan) -> bool:
     )
 
 
-def inherit(
+def warm_start(
     original: Network,
     plan: ReductionPlan,
     *,
@@ -43,9 +43,9 @@ def inherit(
 
     Where the parent has all channels and the plan fewer, the most important ones are inherited (see
     `deepreduce.transforms.width.cut`). What the parent has no weights for is initialised from `seed`. Raises
-    `PlanError` where `can_inherit` says no, and for weights that are not the parent's.
+    `PlanError` where `can_warm_start` says no, and for weights that are not the parent's.
     """
-    if not can_inherit(plan, parent):
+    if not can_warm_start(plan, parent):
         raise PlanError(f"{plan!r} can't inherit from {parent!r}, which lacks ReLUs or channels of it")
     if parent.alpha == plan.alpha != 1:
         reduced = apply_plan(original, plan, seed=seed)

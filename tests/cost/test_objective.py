@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from deepreduce.cost.objective import COUNT_OF_RELUS, UNLIMITED, Limits, Objective, basis_of
-from deepreduce.cost.price import LINEAR_LAYERS, OTHER_LAYERS, RELU_LAYERS, Price, Share
+from deepreduce.cost.price import LINEAR_LAYERS, OTHER_LAYERS, RELU_LAYERS, CostEstimate, Share
 from deepreduce.errors import UserError
 from tests.helpers.report_examples import candidate, priced
 
-PRICE = Price.of(
+PRICE = CostEstimate.of(
     [
         Share(
             kind=RELU_LAYERS, compute_seconds=1.0, sending_seconds=0.25, online_bytes=1e6, rounds=4, offline_bytes=5e6

@@ -11,7 +11,7 @@ from deepreduce.cost.builtin import MODELS
 from deepreduce.cost.layers import Layer
 from deepreduce.cost.link import LINKS, Link
 from deepreduce.cost.model import CostModel, Phase
-from deepreduce.cost.price import LINEAR_LAYERS, OTHER_LAYERS, RELU_LAYERS, Price, Share
+from deepreduce.cost.price import LINEAR_LAYERS, OTHER_LAYERS, RELU_LAYERS, CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import trace_network
@@ -56,13 +56,13 @@ def test_each_kind_of_layer_has_its_own_share() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_price_reads_back_as_it_was(seed: int) -> None:
     price = random_price(seed)
-    assert Price.from_json(json.loads(json.dumps(price.to_json()))) == price
+    assert CostEstimate.from_json(json.loads(json.dumps(price.to_json()))) == price
 
 
 @pytest.mark.parametrize("value", [{}, {"ReLU": {}}, {"ReLU": 1, "linear": 2, "other": 3}, [], None])
 def test_what_is_no_price_is_refused(value: object) -> None:
     with pytest.raises(UserError, match="this is no price"):
-        Price.from_json(value)  # type: ignore[arg-type]
+        CostEstimate.from_json(value)  # type: ignore[arg-type]
 
 
 def test_parts_of_one_kind_become_one() -> None:
@@ -70,6 +70,6 @@ def test_parts_of_one_kind_become_one() -> None:
         Share(kind=LINEAR_LAYERS, compute_seconds=1.0),
         Share(kind=LINEAR_LAYERS, compute_seconds=2.0, rounds=1.0),
     ]
-    found = {share.kind: share for share in Price.of(parts).shares}
+    found = {share.kind: share for share in CostEstimate.of(parts).shares}
     assert found[LINEAR_LAYERS] == Share(kind=LINEAR_LAYERS, compute_seconds=3.0, rounds=1.0)
     assert found[RELU_LAYERS] == Share(kind=RELU_LAYERS)

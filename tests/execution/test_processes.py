@@ -23,12 +23,21 @@ from torch import Tensor, nn
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, RunError, UserError
 from deepreduce.execution import processes as subject
-from deepreduce.execution.processes import Crew, CrewError
-from deepreduce.execution.trainer import Job, Outcome, SharedJob, Start, Workshop
+from deepreduce.execution.processes import ExecutorError, ProcessExecutor
+from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask, WarmStart
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.store.run_folder import NetworkFolder
-from deepreduce.training import Distillation, EpochRecord, Lesson, Monitor, Progress, RememberedLogits, Stopped, Views
+from deepreduce.training import (
+    AugmentationSchedule,
+    Distillation,
+    EpochRecord,
+    LogitsCache,
+    Monitor,
+    Progress,
+    Stopped,
+    Teacher,
+)
 from deepreduce.utils.files import TEMPORARY
 from tests.helpers import REPOSITORY
 from tests.helpers.images import CPU, striped
@@ -47,22 +56,22 @@ def original() -> Network:
     return trace_network(tiny(), (3, 8, 8), name="tiny")
 
 
-def workshop(original: Network, data: ImageData, folder: Path, **options: Any) -> Workshop:
+def workshop(original: Network, data: ImageData, folder: Path, **options: Any) -> CandidateTrainer:
     folder.mkdir(exist_ok=True)
-    remembered = RememberedLogits(folder / "answers.bin", epochs=2, steps=4, batch_size=18, num_classes=3)
+    remembered = LogitsCache(folder / "answers.bin", epochs=2, steps=4, batch_size=18, num_classes=3)
     values: dict[str, Any] = {
         "precision": FP32,
         "device": CPU,
         "distillation": Distillation(),
         "checkpoint_seconds": math.inf,
         "stop": lambda: False,
-        "views": Views(seed=3, epochs=2),
-        "lesson": Lesson(tiny(seed=9).eval().requires_grad_(False), precision=FP32, remembered=remembered),
+        "views": AugmentationSchedule(seed=3, epochs=2),
+        "lesson": Teacher(tiny(seed=9).eval().requires_grad_(False), precision=FP32, remembered=remembered),
     }
-    return Workshop(original=original, data=data, **(values | options))
+    return CandidateTrainer(original=original, data=data, **(values | options))
 
 
-def jobs_in(folder: Path, original: Network, *, count: int = 3, **options: Any) -> list[Job]:
+def jobs_in(folder: Path, original: Network, *, count: int = 3, **options: Any) -> list[TrainTask]:
     found = []
     for number in range(count):
         path = folder / f"network{number}"
@@ -72,26 +81,31 @@ def jobs_in(folder: Path, original: Network, *, count: int = 3, **options: Any) 
             "name": f"network {number}", "plan": plan, "folder": NetworkFolder(path=path), "recipe": RECIPE,
             "seed": number, "statistics_batches": 2,
         }  # fmt: skip
-        found.append(Job(**(values | options)))
+        found.append(TrainTask(**(values | options)))
     return found
 
 
 LONG = replace(RECIPE, epochs=2000)
 
 
-def silent(job: Job) -> Monitor:
+def silent(job: TrainTask) -> Monitor:
     return Monitor()
 
 
-def plain(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+def plain(outcomes: dict[str, TrainResult]) -> dict[str, TrainResult]:
     """Without what a clock measured."""
     return {name: replace(outcome, train_seconds=0.0) for name, outcome in outcomes.items()}
 
 
 def run_all(
-    shop: Workshop, jobs: Sequence[Job], folder: Path, *, size: int = 2, told: Callable[[Job], Monitor] = silent
-) -> dict[str, Outcome]:
-    with Crew(shop, size=size, scratch=folder) as crew:
+    shop: CandidateTrainer,
+    jobs: Sequence[TrainTask],
+    folder: Path,
+    *,
+    size: int = 2,
+    told: Callable[[TrainTask], Monitor] = silent,
+) -> dict[str, TrainResult]:
+    with ProcessExecutor(shop, size=size, scratch=folder) as crew:
         return {job.name: outcome for job, outcome in crew.run(jobs, told)}
 
 
@@ -139,7 +153,7 @@ def test_networks_side_by_side_are_bit_equal_to_those_trained_one_after_the_othe
 def test_families_are_trained_side_by_side_as_they_would_be_one_after_the_other(
     original: Network, data: ImageData, tmp_path: Path
 ) -> None:
-    def families(folder: Path) -> list[SharedJob]:
+    def families(folder: Path) -> list[SharedWeightsTask]:
         found = []
         for number in range(2):
             place = folder / f"family{number}"
@@ -147,7 +161,7 @@ def test_families_are_trained_side_by_side_as_they_would_be_one_after_the_other(
             (place / "together").mkdir()
             together = NetworkFolder(path=place / "together")
             found.append(
-                SharedJob(
+                SharedWeightsTask(
                     name=f"family {number}", jobs=jobs, turns=(0, 1, 1), folder=together, recipe=RECIPE, seed=number
                 )
             )
@@ -156,7 +170,7 @@ def test_families_are_trained_side_by_side_as_they_would_be_one_after_the_other(
     shops = [workshop(original, data, tmp_path / name) for name in ("one", "two")]
     alone, beside = families(tmp_path / "one"), families(tmp_path / "two")
     expected = {shared.name: plain(shops[0].run_shared(shared, Monitor())) for shared in alone}
-    with Crew(shops[1], size=2, scratch=tmp_path) as crew:
+    with ProcessExecutor(shops[1], size=2, scratch=tmp_path) as crew:
         found = {shared.name: plain(outcomes) for shared, outcomes in crew.run(beside, lambda shared: Monitor())}
     assert found == expected
     for one, other in zip(alone, beside, strict=True):
@@ -169,7 +183,7 @@ def test_families_are_trained_side_by_side_as_they_would_be_one_after_the_other(
 def test_fewer_jobs_than_processes_will_do(original: Network, data: ImageData, tmp_path: Path) -> None:
     shop = workshop(original, data, tmp_path)
     assert len(run_all(shop, jobs_in(tmp_path, original, count=1), tmp_path, size=2)) == 1
-    with Crew(shop, size=1, scratch=tmp_path) as crew:
+    with ProcessExecutor(shop, size=1, scratch=tmp_path) as crew:
         assert list(crew.run([], silent)) == []
 
 
@@ -177,10 +191,10 @@ def test_fewer_jobs_than_processes_will_do(original: Network, data: ImageData, t
 def test_who_watches_is_told_of_every_network_what_it_would_be_told_otherwise(
     original: Network, data: ImageData, tmp_path: Path
 ) -> None:
-    def watching() -> tuple[dict[str, list[Any]], Callable[[Job], Monitor]]:
+    def watching() -> tuple[dict[str, list[Any]], Callable[[TrainTask], Monitor]]:
         news: dict[str, list[Any]] = {}
 
-        def told(job: Job) -> Monitor:
+        def told(job: TrainTask) -> Monitor:
             mine = news.setdefault(job.name, [])
 
             def step(progress: Progress) -> None:
@@ -218,7 +232,7 @@ def test_a_stop_saves_every_network_and_going_on_ends_like_one_that_was_not_stop
     }  # fmt: skip
     steps: dict[str, int] = {}
 
-    def told(job: Job) -> Monitor:
+    def told(job: TrainTask) -> Monitor:
         return Monitor(on_step=lambda progress: steps.update({job.name: progress.epoch}))
 
     jobs = jobs_in(tmp_path / "two", original, count=2, recipe=long)
@@ -251,7 +265,7 @@ def test_a_process_that_is_killed_is_an_error_of_the_run_within_seconds(
     jobs = jobs_in(tmp_path, original, count=2, recipe=LONG)
     begin = 0.0
 
-    def told(job: Job) -> Monitor:
+    def told(job: TrainTask) -> Monitor:
         def step(progress: Progress) -> None:
             nonlocal begin
             if not begin:
@@ -260,7 +274,7 @@ def test_a_process_that_is_killed_is_an_error_of_the_run_within_seconds(
 
         return Monitor(on_step=step)
 
-    with Crew(workshop(original, data, tmp_path), size=2, scratch=tmp_path) as crew:
+    with ProcessExecutor(workshop(original, data, tmp_path), size=2, scratch=tmp_path) as crew:
         with pytest.raises(
             RunError, match=r"network \d: the process that trained it was ended \(signal 9\); lower side_"
         ):
@@ -285,7 +299,7 @@ def test_a_batch_too_small_for_the_network_keeps_its_class_and_its_text(data: Im
 def test_a_file_that_is_missing_keeps_its_class_and_its_text(
     original: Network, data: ImageData, tmp_path: Path
 ) -> None:
-    start = Start(folder=NetworkFolder(path=tmp_path / "nowhere"), plan=ReductionPlan())
+    start = WarmStart(folder=NetworkFolder(path=tmp_path / "nowhere"), plan=ReductionPlan())
     jobs = jobs_in(tmp_path, original, count=1, start=start)
     with pytest.raises(CheckpointError, match=r"nowhere/model\.safetensors can't be read"):
         run_all(workshop(original, data, tmp_path), jobs, tmp_path)
@@ -330,8 +344,8 @@ def test_a_network_of_a_script_that_can_not_be_imported_is_told_before_anything_
 
     network = replace(trace_network(tiny(), (3, 8, 8)))
     teacher = Local()
-    shop = workshop(network, data, tmp_path, lesson=Lesson(teacher, precision=FP32))
-    with pytest.raises(CrewError, match="Local"), Crew(shop, size=2, scratch=tmp_path):
+    shop = workshop(network, data, tmp_path, lesson=Teacher(teacher, precision=FP32))
+    with pytest.raises(ExecutorError, match="Local"), ProcessExecutor(shop, size=2, scratch=tmp_path):
         pass
     assert not list(tmp_path.glob("crew*"))
 
@@ -346,8 +360,8 @@ def test_a_class_that_only_this_process_knows_is_told_before_anything_is_trained
 
     Hidden.__qualname__, Hidden.__module__ = "Hidden", __name__
     monkeypatch.setattr(sys.modules[__name__], "Hidden", Hidden, raising=False)
-    shop = workshop(original, data, tmp_path, lesson=Lesson(Hidden(), precision=FP32))
-    with pytest.raises(CrewError, match="another process can't import its classes"), Crew(
+    shop = workshop(original, data, tmp_path, lesson=Teacher(Hidden(), precision=FP32))
+    with pytest.raises(ExecutorError, match="another process can't import its classes"), ProcessExecutor(
         shop, size=2, scratch=tmp_path
     ):  # fmt: skip
         pass
@@ -359,13 +373,16 @@ def test_a_process_that_does_not_come_up_is_told(
     original: Network, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subject, "_COMMAND", "raise SystemExit(3)")
-    with pytest.raises(CrewError), Crew(workshop(original, data, tmp_path), size=2, scratch=tmp_path):
+    with pytest.raises(ExecutorError), ProcessExecutor(workshop(original, data, tmp_path), size=2, scratch=tmp_path):
         pass
 
 
 def test_where_there_is_no_room_for_the_data_it_is_told(original: Network, data: ImageData, tmp_path: Path) -> None:
     shop = workshop(original, data, tmp_path)
-    with pytest.raises(CrewError, match="No such file"), Crew(shop, size=2, scratch=tmp_path / "nowhere"):
+    with (
+        pytest.raises(ExecutorError, match="No such file"),
+        ProcessExecutor(shop, size=2, scratch=tmp_path / "nowhere"),
+    ):
         pass
 
 
@@ -383,7 +400,7 @@ def test_what_a_kill_while_the_processes_start_leaves_behind_is_cleared_away_by_
         return start()
 
     monkeypatch.setattr(subject, "_start_member", looking)
-    with Crew(workshop(original, data, tmp_path), size=1, scratch=tmp_path):
+    with ProcessExecutor(workshop(original, data, tmp_path), size=1, scratch=tmp_path):
         pass
     assert len(seen) == 1 and seen[0].endswith(TEMPORARY)
 
@@ -404,7 +421,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_other_processes_only_through_the_one_t
     jobs = jobs_in(tmp_path, original, count=2)
     interrupted_too: list[str] = []
 
-    def told(job: Job) -> Monitor:
+    def told(job: TrainTask) -> Monitor:
         def step(progress: Progress) -> None:
             interrupted_too.append(job.name)
             for member in crew._members:
@@ -412,7 +429,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_other_processes_only_through_the_one_t
 
         return Monitor(on_step=step)
 
-    with Crew(workshop(original, data, tmp_path), size=2, scratch=tmp_path) as crew:
+    with ProcessExecutor(workshop(original, data, tmp_path), size=2, scratch=tmp_path) as crew:
         assert all(outcome.failure is None for _, outcome in crew.run(jobs, told))
     assert interrupted_too
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
@@ -491,7 +508,7 @@ def test_memory_is_given_back_where_the_system_knows_how(monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_a_process_that_dies_while_it_waits_is_named(original: Network, data: ImageData, tmp_path: Path) -> None:
     shop = workshop(original, data, tmp_path)
-    with Crew(shop, size=1, scratch=tmp_path) as crew:
+    with ProcessExecutor(shop, size=1, scratch=tmp_path) as crew:
         assert list(crew.run(jobs_in(tmp_path / "one", original, count=1), silent))
         (idle,) = children()
         os.kill(idle, signal.SIGKILL)

@@ -19,22 +19,22 @@ from deepreduce import load_reduced
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, RunError, UserError
 from deepreduce.execution import trainer as subject
-from deepreduce.execution.trainer import Job, Outcome, SharedJob, Start, Workshop
+from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask, WarmStart
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.store.run_folder import NetworkFolder
 from deepreduce.training import (
+    AugmentationSchedule,
     Distillation,
     EpochRecord,
-    Lesson,
     Monitor,
     Precision,
     Progress,
     Stopped,
-    Views,
+    Teacher,
     predict,
 )
-from deepreduce.transforms import apply_plan, inherit
+from deepreduce.transforms import apply_plan, warm_start
 from tests.helpers.images import CPU, striped
 from tests.helpers.training import FP32, RECIPE, tiny
 
@@ -49,7 +49,7 @@ def original() -> Network:
     return trace_network(tiny(), (3, 8, 8), name="tiny")
 
 
-def workshop(original: Network, data: ImageData, **options: Any) -> Workshop:
+def workshop(original: Network, data: ImageData, **options: Any) -> CandidateTrainer:
     values: dict[str, Any] = {
         "precision": FP32,
         "device": CPU,
@@ -57,16 +57,18 @@ def workshop(original: Network, data: ImageData, **options: Any) -> Workshop:
         "checkpoint_seconds": math.inf,
         "stop": lambda: False,
     }
-    return taught(Workshop(original=original, data=data, **(values | options)))
+    return taught(CandidateTrainer(original=original, data=data, **(values | options)))
 
 
-def taught(shop: Workshop) -> Workshop:
+def taught(shop: CandidateTrainer) -> CandidateTrainer:
     """With a teacher: what it teaches, and what it says of the test images."""
-    lesson = Lesson(teacher(), precision=shop.precision)
-    return replace(shop, lesson=lesson, views=Views(seed=3, epochs=2), teacher_test=shop.predict_test(teacher()))
+    lesson = Teacher(teacher(), precision=shop.precision)
+    return replace(
+        shop, lesson=lesson, views=AugmentationSchedule(seed=3, epochs=2), teacher_test=shop.predict_test(teacher())
+    )
 
 
-def alone(shop: Workshop) -> Workshop:
+def alone(shop: CandidateTrainer) -> CandidateTrainer:
     """Without a teacher."""
     return replace(shop, lesson=None, views=None, teacher_test=None)
 
@@ -75,7 +77,7 @@ def teacher() -> nn.Module:
     return tiny(seed=9).eval().requires_grad_(False)
 
 
-def job(original: Network, folder: Path, **options: Any) -> Job:
+def job(original: Network, folder: Path, **options: Any) -> TrainTask:
     plan = ReductionPlan(sites=((original.sites[0].name, "identity"),))
     folder.mkdir(exist_ok=True)
     values: dict[str, Any] = {
@@ -85,13 +87,13 @@ def job(original: Network, folder: Path, **options: Any) -> Job:
         "recipe": RECIPE,
         "seed": 4,
     }
-    return Job(**(values | options))
+    return TrainTask(**(values | options))
 
 
 silent = Monitor()
 
 
-def plain(outcome: Outcome) -> Outcome:
+def plain(outcome: TrainResult) -> TrainResult:
     """Without what a clock measured."""
     return replace(outcome, train_seconds=0.0)
 
@@ -374,10 +376,10 @@ def test_a_kill_between_any_two_files_loses_nothing(
 # -- where weights come from ----------------------------------------------------------------------------------
 
 
-def trained_parent(original: Network, data: ImageData, folder: Path) -> Start:
+def trained_parent(original: Network, data: ImageData, folder: Path) -> WarmStart:
     parent = job(original, folder, plan=ReductionPlan(), name="parent", seed=1)
     workshop(original, data).run(parent, silent)
-    return Start(folder=parent.folder, plan=parent.plan)
+    return WarmStart(folder=parent.folder, plan=parent.plan)
 
 
 def test_a_network_starts_from_the_weights_it_inherits(original: Network, data: ImageData, tmp_path: Path) -> None:
@@ -385,7 +387,7 @@ def test_a_network_starts_from_the_weights_it_inherits(original: Network, data: 
     untrained = replace(RECIPE, epochs=0)
     child = job(original, tmp_path / "child", start=start, recipe=untrained)
     outcome = workshop(original, data).run(child, silent)
-    expected = inherit(original, child.plan, parent=start.plan, weights=start.folder.weights())
+    expected = warm_start(original, child.plan, parent=start.plan, weights=start.folder.weights())
     weights = child.folder.weights()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.module.state_dict().items())
     assert outcome.val_accuracy == predict(expected.module, data.val, batch_size=256).accuracy
@@ -425,13 +427,13 @@ def test_eased_out_relus_leave_the_network_that_the_plan_names(
     original: Network, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares: list[float] = []
-    fade = subject.FadingNetwork.fade
+    fade = subject.AnnealedNetwork.fade
 
-    def noted(self: subject.FadingNetwork, share: float) -> None:
+    def noted(self: subject.AnnealedNetwork, share: float) -> None:
         shares.append(share)
         fade(self, share)
 
-    monkeypatch.setattr(subject.FadingNetwork, "fade", noted)
+    monkeypatch.setattr(subject.AnnealedNetwork, "fade", noted)
     eased, sudden = job(original, tmp_path / "eased", ease=0.5), job(original, tmp_path / "sudden")
     outcomes = [workshop(original, data).run(each, silent) for each in (eased, sudden)]
     # eight steps: half of the way is over after four
@@ -470,7 +472,7 @@ def test_networks_that_share_weights_are_eased_together(original: Network, data:
 TURNS = (0, 0, 1)
 
 
-def shared_job(original: Network, folder: Path, **options: Any) -> SharedJob:
+def shared_job(original: Network, folder: Path, **options: Any) -> SharedWeightsTask:
     folder.mkdir(exist_ok=True)
     jobs = tuple(
         job(original, folder / f"network{number}", name=f"without {site.name}", test=False, statistics_batches=2,
@@ -483,14 +485,14 @@ def shared_job(original: Network, folder: Path, **options: Any) -> SharedJob:
         "name": "drafts", "jobs": jobs, "turns": TURNS, "folder": NetworkFolder(path=together), "recipe": RECIPE,
         "seed": 7,
     }  # fmt: skip
-    return SharedJob(**(values | options))
+    return SharedWeightsTask(**(values | options))
 
 
-def weights_of(shared: SharedJob) -> list[dict[str, torch.Tensor]]:
+def weights_of(shared: SharedWeightsTask) -> list[dict[str, torch.Tensor]]:
     return [own.folder.weights() for own in shared.jobs]
 
 
-def plain_shared(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+def plain_shared(outcomes: dict[str, TrainResult]) -> dict[str, TrainResult]:
     return {name: plain(outcome) for name, outcome in outcomes.items()}
 
 

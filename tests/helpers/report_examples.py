@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from deepreduce.cost.price import KINDS, Price, Share
+from deepreduce.cost.price import KINDS, CostEstimate, Share
 from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
 
 
@@ -34,13 +34,13 @@ def teacher(relu_count: int = 557_056, test_accuracy: float = 0.76) -> Candidate
     return candidate(relu_count, test_accuracy, "full network", plan_id=TEACHER_ID)
 
 
-def priced(network: Candidate, preset: str, price: Price) -> Candidate:
+def priced(network: Candidate, preset: str, price: CostEstimate) -> Candidate:
     return replace(network, prices={**network.prices, preset: price})
 
 
-def random_price(seed: int) -> Price:
+def random_price(seed: int) -> CostEstimate:
     draw = random.Random(seed)
-    return Price.of(
+    return CostEstimate.of(
         [
             Share(
                 kind=kind,

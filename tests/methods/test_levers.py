@@ -13,7 +13,7 @@ from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
 from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective
 from deepreduce.cost.preset import Preset, prices_of
-from deepreduce.cost.price import Price
+from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import PlanError
 from deepreduce.methods import DeepReduceMethod, LeverSearch, Pricing, Proposal, Proposals, propose_by_levers
 from deepreduce.methods.levers import stage_costs
@@ -47,7 +47,7 @@ def found_under(
 
 
 def pricing(preset: Preset) -> Pricing:
-    def price(network: Network) -> Mapping[str, Price]:
+    def price(network: Network) -> Mapping[str, CostEstimate]:
         return prices_of(network, [preset])
 
     return price

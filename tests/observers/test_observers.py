@@ -20,8 +20,8 @@ from deepreduce.cli.main import run_command
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.cost.objective import Objective
 from deepreduce.errors import ConfigError, RunInterrupted, UserError
-from deepreduce.execution.trainer import Outcome
-from deepreduce.observers import LoggedNetwork, RunLoggers, open_loggers
+from deepreduce.execution.trainer import TrainResult
+from deepreduce.observers import ObservedNetwork, RunLoggers, open_loggers
 from deepreduce.observers import base as subject
 from deepreduce.run import optimize as pipeline
 from deepreduce.training import EpochRecord
@@ -39,8 +39,8 @@ QUICK: dict[str, Any] = {
 }
 """Three short probes, and two levels of culling, each as it is and thinned, trained alone for the one epoch."""
 
-NETWORK = LoggedNetwork(label="cull S1", plan_id="0123abcd", folder="candidates/0123abcd")
-OUTCOME = Outcome(val_accuracy=0.75, test_accuracy=0.5, churn=0.25, train_seconds=2.0, relu_count=64, macs=128)
+NETWORK = ObservedNetwork(label="cull S1", plan_id="0123abcd", folder="candidates/0123abcd")
+OUTCOME = TrainResult(val_accuracy=0.75, test_accuracy=0.5, churn=0.25, train_seconds=2.0, relu_count=64, macs=128)
 
 
 def epoch(number: int, *, val_accuracy: float | None = 0.5) -> EpochRecord:
@@ -57,7 +57,7 @@ class Listener:
         self.epochs: list[int] = []
         self._broken = broken
 
-    def begin(self, network: LoggedNetwork, epochs: Sequence[EpochRecord]) -> None:
+    def begin(self, network: ObservedNetwork, epochs: Sequence[EpochRecord]) -> None:
         self._hear(f"begin {network.folder}")
         self.epochs += [record.epoch for record in epochs]
 
@@ -65,7 +65,7 @@ class Listener:
         self._hear("epoch")
         self.epochs.append(record.epoch)
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: TrainResult) -> None:
         self._hear("end")
 
     def finish(self, candidates: Sequence[deepreduce.Candidate], objective: Objective) -> None:
@@ -235,7 +235,7 @@ def test_tensorboard_holds_each_epoch_once_after_a_resume_behind_the_last_one(tm
 def test_tensorboard_says_why_a_network_failed(tmp_path: Path) -> None:
     logger = tensorboard_logger(tmp_path)
     logger.begin(NETWORK, [])
-    logger.end(Outcome(relu_count=64, failure="the loss was not finite"))
+    logger.end(TrainResult(relu_count=64, failure="the loss was not finite"))
     found = events(tmp_path / "tensorboard" / NETWORK.folder)
     assert b"not finite" in found.Tensors("failure/text_summary")[0].tensor_proto.string_val[0]
 

@@ -30,7 +30,7 @@ from deepreduce.private.lowering.lower import lower
 from deepreduce.private.parties.processes import HOST, PartyProcess, answers
 from deepreduce.private.parties.wire import ClosedError, Message, MessageError, SilentError, receive, send
 from deepreduce.private.protocol import PROTOCOLS, SERVER
-from deepreduce.private.serving import Offer, listening, serve, session
+from deepreduce.private.serving import ServerInfo, listening, serve, session
 from deepreduce.store.checkpoint import SavedNetwork
 from tests.helpers import REPOSITORY
 from tests.helpers.plain_engine import lowered
@@ -132,10 +132,10 @@ def test_a_message_that_trickles_in_is_given_up() -> None:
 # -- offers -------------------------------------------------------------------------------------------------
 
 
-def offer_of(protocol: str) -> Offer:
+def offer_of(protocol: str) -> ServerInfo:
     network = small_resnet()
     found = lowered(network)
-    return Offer(
+    return ServerInfo(
         protocol=PROTOCOLS[protocol],
         program=found.program,
         masks=found.masks,
@@ -157,11 +157,11 @@ def offer_of(protocol: str) -> Offer:
 @needs_engine
 def test_an_offer_that_is_none_is_told_in_one_line(change: dict[str, object]) -> None:
     offer = offer_of("semi2k").to_message()
-    assert Offer.from_message(offer).input_shape == small_resnet().input_shape
+    assert ServerInfo.from_message(offer).input_shape == small_resnet().input_shape
     with pytest.raises(RunError, match="no 'deepreduce private serve' of this version"):
-        Offer.from_message(Message(kind="offer", values={**offer.values, **change}))
+        ServerInfo.from_message(Message(kind="offer", values={**offer.values, **change}))
     with pytest.raises(RunError, match="no 'deepreduce private serve' of this version"):
-        Offer.from_message(Message(kind="meet", values=offer.values))
+        ServerInfo.from_message(Message(kind="meet", values=offer.values))
 
 
 @contextmanager
@@ -235,7 +235,7 @@ def test_a_server_that_talks_nonsense_is_told_in_one_line(answer: Message | byte
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class FrontierState:
     """A real server in a thread of this process: where it listens, and what it tells."""
 
     port: int
@@ -267,7 +267,7 @@ class Standing:
 
 
 @contextmanager
-def standing(*, idle_s: float = 60.0) -> Iterator[Standing]:
+def standing(*, idle_s: float = 60.0) -> Iterator[FrontierState]:
     lines: queue.Queue[str] = queue.Queue()
     ended: list[BaseException] = []
     with listening(HOST, 0) as door:
@@ -283,7 +283,7 @@ def standing(*, idle_s: float = 60.0) -> Iterator[Standing]:
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        found = Standing(port=door.getsockname()[1], lines=lines)
+        found = FrontierState(port=door.getsockname()[1], lines=lines)
         # the port that it got, where any was asked for
         assert found.told("serving", within_s=60).endswith(f"under semi2k (trusted dealer: a cost reference) at"
                                                            f" {HOST}:{found.port}")  # fmt: skip
@@ -294,7 +294,7 @@ def standing(*, idle_s: float = 60.0) -> Iterator[Standing]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Standing]:
+def server() -> Iterator[FrontierState]:
     with standing() as found:
         yield found
 
@@ -318,7 +318,7 @@ CLIENTS = {
 }  # fmt: skip
 
 
-def be_bad(server: Standing, name: str) -> None:
+def be_bad(server: FrontierState, name: str) -> None:
     """What a client does, of which the server tells one line."""
     act, reason = CLIENTS[name]
 
@@ -337,7 +337,7 @@ def be_bad(server: Standing, name: str) -> None:
 
 
 @needs_engine
-def test_a_client_that_misbehaves_ends_its_own_session_only(server: Standing) -> None:
+def test_a_client_that_misbehaves_ends_its_own_session_only(server: FrontierState) -> None:
     for name in CLIENTS:
         be_bad(server, name)
         with server.connect():
@@ -349,14 +349,14 @@ def test_a_client_that_misbehaves_ends_its_own_session_only(server: Standing) ->
 @pytest.mark.slow
 @needs_engine
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_client_after_one_that_misbehaves_is_served(server: Standing, name: str) -> None:
+def test_a_client_after_one_that_misbehaves_is_served(server: FrontierState, name: str) -> None:
     be_bad(server, name)
     server.check_serves()
 
 
 @needs_engine
 def test_a_port_that_the_server_can_not_get_ends_one_session(
-    server: Standing, monkeypatch: pytest.MonkeyPatch
+    server: FrontierState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> list[int]:
         raise UserError("port 0 can't be used")
@@ -371,7 +371,7 @@ def test_a_port_that_the_server_can_not_get_ends_one_session(
 
 
 @needs_engine
-def test_a_client_that_dies_with_a_message_waiting_ends_its_session_in_seconds(server: Standing) -> None:
+def test_a_client_that_dies_with_a_message_waiting_ends_its_session_in_seconds(server: FrontierState) -> None:
     with server.connect() as connection:
         send(connection, Message(kind="meet", values={"port": 9}))
         assert receive(connection, within_s=30).kind == "meet"
@@ -414,7 +414,9 @@ def test_a_client_that_asks_nothing_makes_room_for_the_next() -> None:
 
 
 @needs_engine
-def test_a_client_that_never_says_what_it_wants_makes_room(server: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_never_says_what_it_wants_makes_room(
+    server: FrontierState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(serving, "_GREETING_S", 0.5)
     with server.connect() as connection:
         begin = time.monotonic()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepreduce.cost.objective import Objective
-from deepreduce.cost.price import Price, Share
+from deepreduce.cost.price import CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.frontier import pareto_front
 from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
@@ -307,9 +307,9 @@ def test_a_file_with_costs_is_read_without_them() -> None:
 
 def test_the_table_leads_with_the_objective() -> None:
     objective = Objective(name="latency", preset="cheetah-lan")
-    fast = Price.of([Share(kind="ReLU", compute_seconds=0.5)])
-    middle = Price.of([Share(kind="ReLU", compute_seconds=1.0)])
-    slow = Price.of([Share(kind="ReLU", compute_seconds=4.0)])
+    fast = CostEstimate.of([Share(kind="ReLU", compute_seconds=0.5)])
+    middle = CostEstimate.of([Share(kind="ReLU", compute_seconds=1.0)])
+    slow = CostEstimate.of([Share(kind="ReLU", compute_seconds=4.0)])
     full = priced(teacher(), "cheetah-lan", slow)
     # more ReLUs, and yet faster than the other one
     points = [

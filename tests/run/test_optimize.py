@@ -27,8 +27,8 @@ from deepreduce.errors import (
     UserError,
 )
 from deepreduce.execution import trainer as jobs
-from deepreduce.execution.processes import Crew, CrewError
-from deepreduce.execution.trainer import Job, SharedJob, Workshop
+from deepreduce.execution.processes import ExecutorError, ProcessExecutor
+from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainTask
 from deepreduce.frontier import pareto_front
 from deepreduce.network import Network
 from deepreduce.observers.progress import NoWatcher
@@ -36,8 +36,8 @@ from deepreduce.report.tables import read_candidates_csv
 from deepreduce.run import stages as conductor
 from deepreduce.run.outputs import read_run
 from deepreduce.run.page import page_contents
-from deepreduce.search.headroom import Standing
-from deepreduce.training import Distillation, Lesson, RememberedLogits, Views, train
+from deepreduce.search.headroom import FrontierState
+from deepreduce.training import AugmentationSchedule, Distillation, LogitsCache, Teacher, train
 from deepreduce.transforms import apply_plan
 from deepreduce.utils.seed import derived_seed
 from tests.helpers.runs import (
@@ -340,12 +340,12 @@ def test_a_network_that_could_not_be_better_is_left_untrained_and_says_so(
     rich: deepreduce.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = max(n.relu_count for n in rich.candidates if n.folder.parent.name == "candidates")
-    gain = Standing.gain
+    gain = FrontierState.gain
 
-    def none_for_the_largest(self: Standing, cost: float, epochs: float) -> float:
+    def none_for_the_largest(self: FrontierState, cost: float, epochs: float) -> float:
         return -1.0 if cost >= most and self.rivals else gain(self, cost, epochs)
 
-    monkeypatch.setattr(Standing, "gain", none_for_the_largest)
+    monkeypatch.setattr(FrontierState, "gain", none_for_the_largest)
     result = deepreduce.optimize(out=tmp_path / "run", **RICH)
     (dropped,) = (n for n in result.candidates if n.candidate.is_dropped)
     assert dropped.relu_count == most
@@ -380,12 +380,14 @@ def test_all_training_of_students_together_costs_no_more_than_the_price(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted apart from the schedule: images that each network is trained on, times its multiplications."""
-    fit, spent, jobs_trained = Workshop._fit, [], 0
+    fit, spent, jobs_trained = CandidateTrainer._fit, [], 0
 
-    def counting(self: Workshop, module: nn.Module, job: Job | SharedJob, told: Any, **options: Any) -> Any:
+    def counting(
+        self: CandidateTrainer, module: nn.Module, job: TrainTask | SharedWeightsTask, told: Any, **options: Any
+    ) -> Any:
         nonlocal jobs_trained
         steps = job.recipe.num_steps(self.data.train.num_steps(job.recipe.batch_size))
-        plans = [job.jobs[i].plan for i in job.turns] if isinstance(job, SharedJob) else [job.plan]
+        plans = [job.jobs[i].plan for i in job.turns] if isinstance(job, SharedWeightsTask) else [job.plan]
         batch_size = job.recipe.batch_size
         each = sum(apply_plan(self.original, plan).load.per_image(batch_size) for plan in plans) / len(plans)
         if self.lesson is not None:
@@ -393,7 +395,7 @@ def test_all_training_of_students_together_costs_no_more_than_the_price(
             spent.append(steps * batch_size * each)
         return fit(self, module, job, told, **options)
 
-    monkeypatch.setattr(Workshop, "_fit", counting)
+    monkeypatch.setattr(CandidateTrainer, "_fit", counting)
     settings = ["training.epochs=6", "fast.price=0.8"]
     result = deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)
     assert len(measured(result)) == NUM_CANDIDATES
@@ -410,14 +412,14 @@ def test_all_training_of_students_together_costs_no_more_than_the_price(
 def test_the_teacher_is_asked_once_for_each_view_and_its_answers_are_gone_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written, write = [], RememberedLogits.write
+    written, write = [], LogitsCache.write
 
-    def counting(self: RememberedLogits, logits: torch.Tensor, *, epoch: int, step: int) -> None:
+    def counting(self: LogitsCache, logits: torch.Tensor, *, epoch: int, step: int) -> None:
         assert (tmp_path / "run" / "teacher-answers.bin").is_file()
         written.append((epoch, step))
         write(self, logits, epoch=epoch, step=step)
 
-    monkeypatch.setattr(RememberedLogits, "write", counting)
+    monkeypatch.setattr(LogitsCache, "write", counting)
     deepreduce.optimize(out=tmp_path / "run", **TINY)
     assert written and len(set(written)) == len(written)
     assert not (tmp_path / "run" / "teacher-answers.bin").exists()
@@ -446,10 +448,10 @@ def test_students_side_by_side_are_those_trained_one_after_the_other(
 def test_what_other_processes_can_not_import_is_trained_one_after_the_other(
     finished: deepreduce.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refused(self: Crew) -> Crew:
-        raise CrewError("another process can't import its classes")
+    def refused(self: ProcessExecutor) -> ProcessExecutor:
+        raise ExecutorError("another process can't import its classes")
 
-    monkeypatch.setattr(Crew, "__enter__", refused)
+    monkeypatch.setattr(ProcessExecutor, "__enter__", refused)
     result = deepreduce.optimize(out=tmp_path / "run", **{**TINY, "side_by_side": 2})
     assert "trained one after the other: another process can't import its classes" in caplog.text
     assert cells(result) == cells(finished)
@@ -534,13 +536,13 @@ def test_a_run_none_of_whose_students_can_be_trained_is_an_error(
 def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, seen = Workshop.run, []
+    run, seen = CandidateTrainer.run, []
 
-    def watching(self: Workshop, job: Job, told: Any) -> Any:
+    def watching(self: CandidateTrainer, job: TrainTask, told: Any) -> Any:
         seen.append(job)
         return run(self, job, told)
 
-    monkeypatch.setattr(Workshop, "run", watching)
+    monkeypatch.setattr(CandidateTrainer, "run", watching)
     result = deepreduce.optimize(out=tmp_path / "run", recipe="paper", **TINY)
     assert len(measured(result)) == NUM_CANDIDATES and not (result.folder / "drafts").exists()
     assert len(seen) == 1 + NUM_PROBES + NUM_CANDIDATES
@@ -561,7 +563,9 @@ def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
     assert all(torch.equal(trained[name], tensor) for name, tensor in again.items())
 
 
-def train_alone(original: Network, student: Job, images: ImageData, result: deepreduce.Result) -> dict[str, Any]:
+def train_alone(
+    original: Network, student: TrainTask, images: ImageData, result: deepreduce.Result
+) -> dict[str, Any]:
     """The student by `train` alone, from the original's initial weights and the run's teacher."""
     network = apply_plan(original, student.plan, seed=student.seed % 2**31)
     teacher = deepreduce.load_reduced(result.teacher.folder).requires_grad_(False)
@@ -569,8 +573,8 @@ def train_alone(original: Network, student: Job, images: ImageData, result: deep
     distillation = Distillation(temperature=config.distill.temperature, weight=config.distill.weight)
     train(
         network.module, images, student.recipe, seed=student.seed, precision=FP32, device=torch.device("cpu"),
-        lesson=Lesson(teacher, precision=FP32), distillation=distillation,
-        views=Views(seed=derived_seed(0, "views"), epochs=6),
+        lesson=Teacher(teacher, precision=FP32), distillation=distillation,
+        views=AugmentationSchedule(seed=derived_seed(0, "views"), epochs=6),
     )  # fmt: skip
     return network.module.state_dict()
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepreduce.search.headroom import Rival, Standing, beaten, share_epochs, turns_for, worths
+from deepreduce.search.headroom import FrontierState, Incumbent, beaten, share_epochs, turns_for, worths
 
 costs = st.lists(st.floats(1e-3, 10), min_size=1, max_size=8)
 budgets = st.floats(1e-2, 100)
@@ -149,9 +149,11 @@ def test_networks_without_an_accuracy_neither_beat_nor_are_beaten() -> None:
 points = st.lists(st.tuples(st.floats(1, 1e6), st.floats(0, 1)), max_size=6)
 
 
-def standing(rivals: list[tuple[float, float]] = [], **changes: float) -> Standing:  # noqa: B006
+def standing(rivals: list[tuple[float, float]] = [], **changes: float) -> FrontierState:  # noqa: B006
     values = {"whole": 1e6, "full": 0.9, "error": 0.01, "chance": 0.1}
-    return Standing(**(values | changes), rivals=tuple(Rival(label="x", cost=c, accuracy=a) for c, a in rivals))
+    return FrontierState(
+        **(values | changes), rivals=tuple(Incumbent(label="x", cost=c, accuracy=a) for c, a in rivals)
+    )
 
 
 @given(points, st.floats(1, 1e6))

@@ -17,10 +17,10 @@ from deepreduce.errors import PlanError
 from deepreduce.methods import DeepReduceMethod, Proposal
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network, without_weights
-from deepreduce.search.budget import Division, FullRecipe, SharedBudget, TrainingCosts
-from deepreduce.search.headroom import Rival, Standing
+from deepreduce.search.budget import Allocation, FullBudget, SharedBudget, TrainingCosts
+from deepreduce.search.headroom import FrontierState, Incumbent
 from deepreduce.search.schedule import Schedule, make_schedule
-from deepreduce.training import Family
+from deepreduce.training import SharedWeights
 from deepreduce.training.timing import ANSWER, JUDGED_BATCH
 from deepreduce.transforms import apply_plan
 from tests.helpers.zoo import TOYS
@@ -43,7 +43,7 @@ def wide() -> Network:
     return trace_network(build_model(spec, device="meta"), (3, 32, 32), spec=spec)
 
 
-def schedule(network: Network, recipe: FullRecipe | SharedBudget = BUDGET, **changes: Any) -> Schedule:
+def schedule(network: Network, recipe: FullBudget | SharedBudget = BUDGET, **changes: Any) -> Schedule:
     options: dict[str, Any] = {"teacher_epochs": 10, "cull_order": None}
     return make_schedule(network, changes.pop("facts", FACTS), changes.pop("method", METHOD), recipe,
                          **(options | changes))  # fmt: skip
@@ -158,7 +158,7 @@ def test_what_is_dropped_leaves_its_epochs_to_those_that_go_on(network: Network)
         assert sum(c * e for c, e in zip(each, epochs, strict=True)) == pytest.approx(own)
 
 
-def costs_of(network: Network, recipe: FullRecipe | SharedBudget) -> TrainingCosts:
+def costs_of(network: Network, recipe: FullBudget | SharedBudget) -> TrainingCosts:
     return TrainingCosts(load=without_weights(network).load, facts=FACTS, recipe=recipe)
 
 
@@ -166,16 +166,16 @@ def relus(networks: Iterable[Proposal]) -> dict[Proposal, float]:
     return {p: p.relu_count for p in networks}
 
 
-def nothing_known(network: Network, *rivals: Rival, full: float = 0.9) -> Standing:
-    return Standing(whole=network.relu_count, full=full, error=0.01, chance=1 / 3, rivals=rivals)
+def nothing_known(network: Network, *rivals: Incumbent, full: float = 0.9) -> FrontierState:
+    return FrontierState(whole=network.relu_count, full=full, error=0.01, chance=1 / 3, rivals=rivals)
 
 
 # -- who is trained how -----------------------------------------------------------------------------------------
 
 
 def test_the_full_recipe_is_the_teachers_epochs_for_every_network_and_no_drafts(network: Network) -> None:
-    found = schedule(network, FullRecipe(epochs=10, batch_size=64))
-    assert found.division == Division() and found.draft_works == ()
+    found = schedule(network, FullBudget(epochs=10, batch_size=64))
+    assert found.division == Allocation() and found.draft_works == ()
     assert found.alone == dict.fromkeys(found.candidates, 10)
     assert [w.epochs for w in (*found.probe_works, *found.candidate_works)] == [10] * (
         len(found.probes) + len(found.candidates)
@@ -184,7 +184,7 @@ def test_the_full_recipe_is_the_teachers_epochs_for_every_network_and_no_drafts(
 
 
 def test_every_candidate_is_trained_alone_or_in_a_family_or_is_needless(wide: Network) -> None:
-    halves = Rival(label="x", cost=wide.relu_count / 8, accuracy=0.9)
+    halves = Incumbent(label="x", cost=wide.relu_count / 8, accuracy=0.9)
     for standing in (None, nothing_known(wide, halves)):
         found = schedule(wide, replace(BUDGET, price=1.5), cull_order=["S1", "S2", "S4"], standing=standing)
         places = [*found.alone, *found.division.alone, *found.division.drafted, *found.division.needless]
@@ -201,7 +201,7 @@ def test_networks_that_are_cheap_to_train_get_the_full_recipe(wide: Network) -> 
 
 
 def test_a_network_whose_rival_is_as_good_as_the_full_one_is_needless(wide: Network) -> None:
-    rival = Rival(label="x", cost=30_000, accuracy=0.9)
+    rival = Incumbent(label="x", cost=30_000, accuracy=0.9)
     found = schedule(wide, cull_order=["S1", "S2", "S4"], standing=nothing_known(wide, rival))
     assert {p for p in found.candidates if p.relu_count >= 30_000} <= set(found.division.needless)
     assert set(found.division.needless.values()) == {rival}
@@ -250,7 +250,7 @@ def test_the_networks_of_a_family_can_share_all_their_convolutions(block: str) -
     found = schedule(network, replace(BUDGET, price=0.5), method=replace(METHOD, thin_keep="both"))
     assert found.division.families
     for family in found.division.families:
-        members = Family([apply_plan(network, p.plan).module for p in family.members]).members
+        members = SharedWeights([apply_plan(network, p.plan).module for p in family.members]).members
         first = dict(members[0].named_parameters())
         for member in members[1:]:
             for name, parameter in member.named_parameters():
@@ -311,7 +311,7 @@ def test_a_network_is_not_probed_at_widths_that_save_nothing() -> None:
 
 
 def test_probes_of_the_full_recipe_are_of_full_width(wide: Network) -> None:
-    found = schedule(wide, FullRecipe(epochs=10, batch_size=64))
+    found = schedule(wide, FullBudget(epochs=10, batch_size=64))
     assert [p.proposal.label for p in found.probes] == ["only S1", "only S2", "only S3", "only S4"]
 
 

@@ -11,7 +11,7 @@ import torch
 
 from deepreduce.training import Precision
 from deepreduce.training.autotune import (
-    Arrangement,
+    ExecutionPlan,
     Variant,
     arrange,
     arrangement_from_json,
@@ -22,7 +22,7 @@ from deepreduce.training.autotune import (
 )
 
 FP32, BF16 = Precision(bf16=False, channels_last=False), Precision(bf16=True, channels_last=True)
-SOME = Arrangement(precision=BF16, threads=2, side_by_side=3)
+SOME = ExecutionPlan(precision=BF16, threads=2, side_by_side=3)
 
 
 def counted(seconds: dict[str, float], taken: list[str]) -> Callable[[str], float]:
@@ -105,7 +105,7 @@ def test_students_side_by_side_must_train_more_images_together(
         chosen = arrange(variants, machine(one, two, beside), side_by_side=[1, 2])
     finally:
         torch.set_num_threads(before)
-    assert chosen == Arrangement(precision=BF16, threads=threads, side_by_side=side_by_side)
+    assert chosen == ExecutionPlan(precision=BF16, threads=threads, side_by_side=side_by_side)
     assert chosen.student_threads == (1 if side_by_side > 1 else threads)
 
 
@@ -116,7 +116,7 @@ def test_what_is_given_is_not_tried() -> None:
         return lambda: pytest.fail("tried")
 
     variants: Sequence[Variant] = [Variant(precision=FP32, threads=3)]
-    assert arrange(variants, step_of, side_by_side=[5]) == Arrangement(precision=FP32, threads=3, side_by_side=5)
+    assert arrange(variants, step_of, side_by_side=[5]) == ExecutionPlan(precision=FP32, threads=3, side_by_side=5)
     assert torch.get_num_threads() == before
 
 
@@ -134,9 +134,9 @@ def test_steps_side_by_side_run_at_the_same_time() -> None:
 
 def test_a_choice_is_made_once_for_each_network_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "deep" / "arrangements.json"
-    other = Arrangement(precision=FP32, threads=1)
+    other = ExecutionPlan(precision=FP32, threads=1)
 
-    def never() -> Arrangement:
+    def never() -> ExecutionPlan:
         pytest.fail("asked again")
 
     assert remembered_arrangement("a", lambda: SOME, file=file) == SOME
@@ -173,4 +173,4 @@ def test_what_is_no_arrangement_is_refused(value: object) -> None:
 
 def test_an_arrangement_is_told_in_words() -> None:
     assert SOME.told() == "bfloat16, channels last, 2 threads, 3 students side by side"
-    assert Arrangement(precision=FP32, threads=1).told() == "float32, channels first, 1 thread"
+    assert ExecutionPlan(precision=FP32, threads=1).told() == "float32, channels first, 1 thread"

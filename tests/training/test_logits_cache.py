@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from deepreduce.config.build import remembered_logits
 from deepreduce.config.schema import load_config
 from deepreduce.data import ImageData
-from deepreduce.training import Lesson, Precision, Recipe, RememberedLogits, Views
+from deepreduce.training import AugmentationSchedule, LogitsCache, Precision, Recipe, Teacher
 from tests.helpers.images import striped
 from tests.helpers.training import FP32, RECIPE, fit, same_weights, tiny, told
 
@@ -54,9 +54,9 @@ def teacher() -> Counted:
     return Counted(tiny(seed=9))
 
 
-def remembered(folder: Path, *, epochs: int = 2, **sizes: int) -> RememberedLogits:
+def remembered(folder: Path, *, epochs: int = 2, **sizes: int) -> LogitsCache:
     known = {"steps": STEPS, "batch_size": BATCH, "num_classes": CLASSES} | sizes
-    return RememberedLogits(folder / "answers.bin", epochs=epochs, **known)
+    return LogitsCache(folder / "answers.bin", epochs=epochs, **known)
 
 
 def batch(seed: int = 0) -> Tensor:
@@ -67,7 +67,7 @@ def some_logits(seed: int = 0) -> Tensor:
     return torch.randn(BATCH, CLASSES, generator=torch.Generator().manual_seed(seed)).half()
 
 
-VIEWS = Views(seed=5, epochs=2)
+VIEWS = AugmentationSchedule(seed=5, epochs=2)
 
 
 # -- what it teaches ------------------------------------------------------------------------------------------
@@ -77,8 +77,8 @@ VIEWS = Views(seed=5, epochs=2)
 def test_logits_are_the_same_with_and_without_remembering_at_first_and_again(
     tmp_path: Path, teacher: Counted, precision: Precision
 ) -> None:
-    plain = Lesson(teacher, precision=precision)
-    kept = Lesson(teacher, precision=precision, remembered=remembered(tmp_path))
+    plain = Teacher(teacher, precision=precision)
+    kept = Teacher(teacher, precision=precision, remembered=remembered(tmp_path))
     expected = plain.logits(batch(), epoch=0, step=1)
     assert expected.dtype == torch.float32 and expected.shape == (BATCH, CLASSES)
     assert torch.equal(expected, expected.half().float())  # rounded either way
@@ -88,7 +88,7 @@ def test_logits_are_the_same_with_and_without_remembering_at_first_and_again(
 
 
 def test_a_view_is_known_by_its_epoch_and_step_alone(tmp_path: Path, teacher: Counted) -> None:
-    lesson = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path))
+    lesson = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path))
     places = [(epoch, step) for epoch in range(2) for step in range(STEPS)]
     answers = [lesson.logits(batch(number), epoch=e, step=s) for number, (e, s) in enumerate(places)]
     assert teacher.asked == len(places)
@@ -98,7 +98,7 @@ def test_a_view_is_known_by_its_epoch_and_step_alone(tmp_path: Path, teacher: Co
 
 
 def test_two_students_ask_the_teacher_once_for_each_view(tmp_path: Path, data: ImageData, teacher: Counted) -> None:
-    lesson = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path))
+    lesson = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path))
     fit(tiny(seed=1), data, lesson=lesson, views=VIEWS)
     assert teacher.asked == 2 * STEPS
     fit(tiny(seed=2), data, Recipe(epochs=5, batch_size=BATCH, learning_rate=0.1), lesson=lesson, views=VIEWS)
@@ -108,7 +108,7 @@ def test_two_students_ask_the_teacher_once_for_each_view(tmp_path: Path, data: I
 def test_views_beyond_the_remembered_epochs_are_asked_for_again(
     tmp_path: Path, data: ImageData, teacher: Counted
 ) -> None:
-    lesson = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path, epochs=1))
+    lesson = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path, epochs=1))
     for asked in (2 * STEPS, 3 * STEPS):  # the first epoch is known to the second student
         fit(tiny(), data, lesson=lesson, views=VIEWS)
         assert teacher.asked == asked
@@ -117,8 +117,8 @@ def test_views_beyond_the_remembered_epochs_are_asked_for_again(
 def test_a_student_is_the_same_whether_the_answers_are_remembered_or_not(
     tmp_path: Path, data: ImageData, teacher: Counted
 ) -> None:
-    lessons = [Lesson(teacher, precision=FP32)]
-    lessons += [Lesson(teacher, precision=FP32, remembered=remembered(tmp_path, epochs=n)) for n in (1, 2, 2)]
+    lessons = [Teacher(teacher, precision=FP32)]
+    lessons += [Teacher(teacher, precision=FP32, remembered=remembered(tmp_path, epochs=n)) for n in (1, 2, 2)]
     students = [tiny(seed=1) for _ in lessons]
     histories = [
         told(fit(student, data, lesson=lesson, views=VIEWS))
@@ -134,7 +134,7 @@ def test_logits_beyond_float16_are_bounded_not_infinite(tmp_path: Path) -> None:
             return torch.tensor([[1e30, -1e30, 1.0]]).expand(len(x), 3)
 
     for kept in (None, remembered(tmp_path)):
-        lesson = Lesson(Loud(), precision=FP32, remembered=kept)
+        lesson = Teacher(Loud(), precision=FP32, remembered=kept)
         for _ in range(2):
             logits = lesson.logits(batch(), epoch=0, step=0)
             assert bool(torch.isfinite(logits).all())
@@ -169,7 +169,7 @@ def test_the_file_is_as_large_as_told_and_full_from_the_start(tmp_path: Path) ->
     status = (tmp_path / "answers.bin").stat()
     expected = 2 * STEPS * (4 + BATCH * CLASSES * 2)
     assert status.st_size == expected
-    assert status.st_size == RememberedLogits.size(epochs=2, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
+    assert status.st_size == LogitsCache.size(epochs=2, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
     assert 512 * status.st_blocks >= expected  # no holes, which a full disk could not fill
 
 
@@ -193,12 +193,12 @@ def test_a_byte_that_is_not_what_was_written_is_not_believed(
 
 
 def test_an_answer_that_is_not_believed_is_asked_for_again_and_then_known(tmp_path: Path, teacher: Counted) -> None:
-    lesson = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path))
+    lesson = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path))
     expected = lesson.logits(batch(), epoch=0, step=0)
     content = bytearray((tmp_path / "answers.bin").read_bytes())
     content[-1 - (2 * STEPS - 1) * BATCH * CLASSES * 2] ^= 0xFF  # the last byte of the first answer
     (tmp_path / "answers.bin").write_bytes(content)
-    again = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path))
+    again = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path))
     for asked in (2, 2):
         assert torch.equal(again.logits(batch(), epoch=0, step=0), expected)
         assert teacher.asked == asked
@@ -231,7 +231,7 @@ def test_logits_that_are_all_zero_are_known_too(tmp_path: Path) -> None:
 
 
 def test_a_lesson_that_is_handed_to_another_process_maps_the_same_file(tmp_path: Path, teacher: Counted) -> None:
-    lesson = Lesson(teacher, precision=FP32, remembered=remembered(tmp_path))
+    lesson = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path))
     other = pickle.loads(pickle.dumps(lesson))
     assert len(pickle.dumps(lesson._remembered)) < 1000  # where the file is, not what it holds
     expected = lesson.logits(batch(), epoch=0, step=0)
@@ -287,7 +287,7 @@ def test_where_posix_fallocate_is_missing_the_file_is_filled_by_hand(
 def test_as_many_epochs_are_remembered_as_the_disk_is_allowed_to_hold(
     tmp_path: Path, data: ImageData, share: float, epochs: int | None
 ) -> None:
-    one = RememberedLogits.size(epochs=1, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
+    one = LogitsCache.size(epochs=1, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
     sizes = {"training.batch_size": BATCH, "fast.batch": 1, "distill.remember_gb": (share * one + 0.5) / 1e9}
     config = load_config(values=sizes)
     found = remembered_logits(tmp_path / "answers.bin", data, config, epochs=3, batch_size=BATCH)

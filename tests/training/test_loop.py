@@ -16,18 +16,18 @@ from torch.utils.data import Subset, TensorDataset
 from deepreduce.data import ImageData, load_source, prepare, raw_from_python
 from deepreduce.errors import CheckpointError, DataError, NonFiniteLossError
 from deepreduce.training import (
+    AugmentationSchedule,
     Distillation,
     EpochRecord,
-    Family,
-    Lesson,
     Monitor,
     Precision,
     Progress,
     Recipe,
+    SharedWeights,
     Snapshot,
     Stopped,
+    Teacher,
     Trained,
-    Views,
     predict,
     train,
 )
@@ -85,7 +85,7 @@ class Remembering:
 
 
 def test_a_training_may_take_several_batches_of_the_views_at_once(data: ImageData) -> None:
-    views = Views(seed=3, epochs=2, batch_size=9)
+    views = AugmentationSchedule(seed=3, epochs=2, batch_size=9)
     small, large = Watched(), Watched()
     fit(small, data, replace(RECIPE, batch_size=9), views=views)
     lesson = Remembering()
@@ -100,7 +100,7 @@ def test_a_training_may_take_several_batches_of_the_views_at_once(data: ImageDat
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_it_goes_on_with_the_batches_that_are_left(data: ImageData, steps: int) -> None:
-    options: dict[str, Any] = {"views": Views(seed=3, epochs=2, batch_size=6)}
+    options: dict[str, Any] = {"views": AugmentationSchedule(seed=3, epochs=2, batch_size=6)}
     recipe = replace(RECIPE, batch_size=18)
     undisturbed, stopped, stopper = tiny(), tiny(), StopAfter(steps)
     expected = fit(undisturbed, data, recipe, **options)
@@ -115,7 +115,7 @@ def test_a_training_may_begin_with_another_epoch_of_the_views(data: ImageData) -
     seen = []
     for first in (0, 1):
         module = Watched()
-        fit(module, data, RECIPE, views=Views(seed=3, epochs=2, first=first))
+        fit(module, data, RECIPE, views=AugmentationSchedule(seed=3, epochs=2, first=first))
         seen.append(module.seen)
     half = len(seen[0]) // 2
     assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1][half:] + seen[1][:half], strict=True))
@@ -123,7 +123,7 @@ def test_a_training_may_begin_with_another_epoch_of_the_views(data: ImageData) -
 
 def test_batches_that_the_views_do_not_fill_are_refused(data: ImageData) -> None:
     with pytest.raises(ValueError, match="batches of 18 images are no whole batches of 4"):
-        fit(tiny(), data, RECIPE, views=Views(seed=3, batch_size=4))
+        fit(tiny(), data, RECIPE, views=AugmentationSchedule(seed=3, batch_size=4))
 
 
 def test_who_changes_the_network_is_told_how_far_it_is(data: ImageData) -> None:
@@ -140,7 +140,7 @@ def test_a_student_learns_from_its_teacher_alone(data: ImageData) -> None:
         student,
         data,
         replace(RECIPE, epochs=12),
-        lesson=Lesson(taught.eval().requires_grad_(False), precision=FP32),
+        lesson=Teacher(taught.eval().requires_grad_(False), precision=FP32),
         distillation=Distillation(weight=1.0, temperature=2.0),
     )
     assert predict(taught, data.test, batch_size=64).accuracy > 0.8
@@ -150,7 +150,7 @@ def test_a_student_learns_from_its_teacher_alone(data: ImageData) -> None:
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(data: ImageData, teacher: nn.Module) -> None:
     modules = [tiny() for _ in range(3)]
     one, same, other = (
-        fit(module, data, lesson=Lesson(teacher, precision=FP32), seed=seed)
+        fit(module, data, lesson=Teacher(teacher, precision=FP32), seed=seed)
         for module, seed in zip(modules, (0, 0, 1), strict=True)
     )
     assert told(one) == told(same) != told(other)
@@ -163,7 +163,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(data: Imag
 def test_a_training_that_was_stopped_after_any_step_ends_like_one_that_was_not(
     data: ImageData, teacher: nn.Module, with_teacher: bool, precision: Precision
 ) -> None:
-    options = {"precision": precision, "lesson": Lesson(teacher, precision=precision) if with_teacher else None}
+    options = {"precision": precision, "lesson": Teacher(teacher, precision=precision) if with_teacher else None}
     undisturbed = tiny()
     expected = fit(undisturbed, data, **options)
     for stop_after in range(1, 2 * 4 - 1):
@@ -229,7 +229,7 @@ def test_a_snapshot_of_another_network_is_refused(data: ImageData) -> None:
 
 def test_the_global_random_state_stays_as_it_was(data: ImageData, teacher: nn.Module) -> None:
     state = torch.get_rng_state()
-    fit(tiny(), data, lesson=Lesson(teacher, precision=FP32))
+    fit(tiny(), data, lesson=Teacher(teacher, precision=FP32))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -238,7 +238,7 @@ def test_the_teacher_stays_as_it_was(data: ImageData) -> None:
     before = {name: tensor.clone() for name, tensor in taught.state_dict().items()}
     modes: list[bool] = []
     taught.register_forward_hook(lambda module, inputs, output: modes.append(torch.is_grad_enabled()))
-    fit(tiny(), data, lesson=Lesson(taught, precision=FP32))
+    fit(tiny(), data, lesson=Teacher(taught, precision=FP32))
     assert modes and not any(modes)
     assert not taught.training
     assert all(parameter.grad is None for parameter in taught.parameters())
@@ -429,7 +429,7 @@ def test_a_training_takes_the_steps_of_its_fraction_of_an_epoch_and_ends_near_a_
 def test_the_loss_of_a_last_epoch_that_is_cut_short_is_the_mean_of_its_own_steps(data: ImageData) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
     recipe = replace(RECIPE, epochs=1.5, learning_rate=1e-12)  # every epoch has the losses of the first
-    views = Views(seed=3, epochs=1)
+    views = AugmentationSchedule(seed=3, epochs=1)
     first, second = fit(module, data, recipe, views=views).history
     half = fit(module, data, replace(recipe, epochs=0.5), views=views).history[0]
     assert second.train_loss == pytest.approx(half.train_loss)
@@ -460,18 +460,19 @@ def images_shown(data: ImageData, *, epochs: float, **options: Any) -> list[Tens
 
 
 def test_views_repeat_after_their_epochs_and_are_the_same_for_every_training(data: ImageData) -> None:
-    shown = images_shown(data, epochs=3, views=Views(seed=7, epochs=2))
+    shown = images_shown(data, epochs=3, views=AugmentationSchedule(seed=7, epochs=2))
     assert len(shown) == 12
     assert all(torch.equal(one, again) for one, again in zip(shown[:4], shown[8:], strict=True))
     assert not any(torch.equal(one, other) for one, other in zip(shown[:4], shown[4:8], strict=True))
-    another = images_shown(data, epochs=1, seed=99, views=Views(seed=7, epochs=2))
+    another = images_shown(data, epochs=1, seed=99, views=AugmentationSchedule(seed=7, epochs=2))
     assert all(torch.equal(one, same) for one, same in zip(shown[:4], another, strict=True))
 
 
 def test_views_without_end_never_repeat_and_are_those_of_the_seed_by_default(data: ImageData) -> None:
     shown = images_shown(data, epochs=3, seed=4)
     assert all(
-        torch.equal(a, b) for a, b in zip(shown, images_shown(data, epochs=3, views=Views(seed=4)), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(shown, images_shown(data, epochs=3, views=AugmentationSchedule(seed=4)), strict=True)
     )
     assert len({float(images.double().sum()) for images in shown}) == 12
 
@@ -482,11 +483,11 @@ TURNS = (0, 0, 1)
 """Of two networks: each cycle of three steps trains the first one twice."""
 
 
-def family() -> Family:
-    return Family([tiny(seed=1), tiny(seed=2, dropout=0.0)])
+def family() -> SharedWeights:
+    return SharedWeights([tiny(seed=1), tiny(seed=2, dropout=0.0)])
 
 
-def fit_in_turns(module: Family, data: ImageData, **options: Any) -> Trained:
+def fit_in_turns(module: SharedWeights, data: ImageData, **options: Any) -> Trained:
     return fit(module, data, turns=[module.members[i] for i in TURNS], **options)
 
 
@@ -511,7 +512,7 @@ def test_each_step_trains_one_network_and_each_has_its_turns_before_any_comes_ag
 
 
 def test_turns_of_one_network_alone_are_not_validated_either(data: ImageData) -> None:
-    module, alone = Family([tiny(seed=1)]), tiny(seed=1)
+    module, alone = SharedWeights([tiny(seed=1)]), tiny(seed=1)
     history = fit(module, data, turns=[module.members[0]]).history
     assert [r.val_accuracy for r in history] == [None, None]
     fit(alone, data)
@@ -522,14 +523,14 @@ def test_turns_of_one_network_alone_are_not_validated_either(data: ImageData) ->
 def test_networks_in_turns_that_were_stopped_after_any_step_end_like_those_that_were_not(
     data: ImageData, teacher: nn.Module, precision: Precision
 ) -> None:
-    options = {"precision": precision, "lesson": Lesson(teacher, precision=precision)}
+    options = {"precision": precision, "lesson": Teacher(teacher, precision=precision)}
     undisturbed = family()
     expected = fit_in_turns(undisturbed, data, **options)
     for stop_after in range(1, 2 * 4 - 1):
         stop = StopAfter(stop_after)
         with pytest.raises(Stopped):
             fit_in_turns(family(), data, monitor=stop.monitor(), **options)
-        resumed = Family([tiny(seed=5), tiny(seed=6, dropout=0.0)])
+        resumed = SharedWeights([tiny(seed=5), tiny(seed=6, dropout=0.0)])
         result = fit_in_turns(resumed, data, resume=stop.snapshot, **options)
         assert same_weights(resumed, undisturbed), stop_after
         assert told(result) == told(expected), stop_after
@@ -554,7 +555,7 @@ def test_a_snapshot_of_another_family_is_refused(data: ImageData) -> None:
     stop = StopAfter(2)
     with pytest.raises(Stopped):
         fit_in_turns(family(), data, monitor=stop.monitor())
-    three = Family([tiny(seed=1), tiny(seed=2), tiny(seed=3)])
+    three = SharedWeights([tiny(seed=1), tiny(seed=2), tiny(seed=3)])
     with pytest.raises(CheckpointError, match="not of this training"):
         fit(three, data, turns=list(three.members), resume=stop.snapshot)
     with pytest.raises(CheckpointError, match="not of this training"):
@@ -595,14 +596,14 @@ def test_fewer_images_than_a_batch_are_refused(data: ImageData) -> None:
 def test_training_warns_of_nothing(data: ImageData, teacher: nn.Module) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train(tiny(), data, RECIPE, seed=0, precision=FP32, device=CPU, lesson=Lesson(teacher, precision=FP32))
+        train(tiny(), data, RECIPE, seed=0, precision=FP32, device=CPU, lesson=Teacher(teacher, precision=FP32))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("bf16", [False, True])
 def test_on_cuda_a_stopped_training_ends_like_one_that_was_not(data: ImageData, bf16: bool) -> None:
     precision = Precision(bf16=bf16, channels_last=True)
-    lesson = Lesson(tiny(seed=9).cuda().eval(), precision=precision)
+    lesson = Teacher(tiny(seed=9).cuda().eval(), precision=precision)
     options: dict[str, Any] = {"device": torch.device("cuda"), "precision": precision, "lesson": lesson}
     undisturbed, resumed, stop = tiny(), tiny(seed=5), StopAfter(6)
     expected = fit(undisturbed, data, **options)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepreduce.network import Load, trace_network
+from deepreduce.network import ComputeCost, trace_network
 from deepreduce.network.compute_cost import OPERATION_MACS
 from deepreduce.training.timing import ANSWER, Work, seconds_per_mac
 from tests.helpers.images import CPU
@@ -15,7 +15,7 @@ from tests.helpers.training import FP32, tiny
 
 
 def work(**changes: Any) -> Work:
-    load = Load(macs=7, operations=changes.pop("operations", 0))
+    load = ComputeCost(macs=7, operations=changes.pop("operations", 0))
     values = {"batch_size": 16, "epochs": 3, "train_images": 100, "val_images": 10, "test_images": 20}
     return Work(load=load, **(values | changes))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deepreduce.data import ImageData
 from deepreduce.network import trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.training import Family, predict
+from deepreduce.training import SharedWeights, predict
 from deepreduce.transforms import apply_plan
 from tests.helpers.images import random_images, striped
 from tests.helpers.training import fit, same_weights, tiny
@@ -35,7 +35,7 @@ def logits(module: nn.Module) -> Tensor:
 
 
 def test_convolutions_are_shared_while_norms_biases_and_the_classifier_are_each_networks_own() -> None:
-    family = Family([tiny(seed=1), tiny(seed=2)])
+    family = SharedWeights([tiny(seed=1), tiny(seed=2)])
     own, shared = own_and_shared(*family.members)
     assert shared == {"conv.weight", "twice.weight"}
     assert own == {"conv.bias", "twice.bias", "bn.weight", "bn.bias", "fc.weight", "fc.bias"}
@@ -47,7 +47,7 @@ def test_the_weights_that_are_shared_are_the_first_networks() -> None:
     first, second = tiny(seed=1), tiny(seed=2)
     expected = copy.deepcopy(first)
     before = second.fc.weight.clone()
-    family = Family([first, second])
+    family = SharedWeights([first, second])
     assert family.members[0] is first and family.members[1] is second
     assert same_weights(first, expected)
     assert torch.equal(second.conv.weight, expected.conv.weight)
@@ -66,12 +66,12 @@ class Mlp(nn.Module):
 
 
 def test_linear_layers_before_the_classifier_are_shared_too() -> None:
-    _, shared = own_and_shared(*Family([Mlp(), Mlp()]).members)
+    _, shared = own_and_shared(*SharedWeights([Mlp(), Mlp()]).members)
     assert shared == {"first.weight", "second.weight"}
 
 
 def test_weights_of_another_shape_stay_each_networks_own() -> None:
-    family = Family([Mlp(), Mlp(hidden=4)])
+    family = SharedWeights([Mlp(), Mlp(hidden=4)])
     _, shared = own_and_shared(*family.members)
     assert not shared
     assert logits(family.members[1]).shape == (4, 3)
@@ -91,7 +91,7 @@ class Tied(nn.Module):
 
 
 def test_weights_that_a_network_ties_stay_tied() -> None:
-    family = Family([Tied(), Tied()])
+    family = SharedWeights([Tied(), Tied()])
     for member in family.members:
         assert member.b.weight is member.a.weight is family.members[0].a.weight
     fit(family, striped(), turns=list(family.members))
@@ -102,7 +102,7 @@ def test_weights_that_a_network_ties_stay_tied() -> None:
 
 
 def test_a_step_for_one_network_changes_what_another_answers() -> None:
-    family = Family([tiny(seed=1), tiny(seed=2)])
+    family = SharedWeights([tiny(seed=1), tiny(seed=2)])
     before = logits(family.members[1]).clone()
     own = {name: t.clone() for name, t in family.members[1].state_dict().items() if name not in
            ("conv.weight", "twice.weight")}  # fmt: skip
@@ -120,7 +120,7 @@ def data() -> ImageData:
 def test_networks_trained_together_load_into_separate_ones_and_answer_the_same(data: ImageData) -> None:
     original = trace_network(tiny(dropout=0.0), (3, 8, 8), name="tiny")
     plans = [ReductionPlan(sites=((site.name, "identity"),)) for site in original.sites[:2]]
-    family = Family([apply_plan(original, plan).module for plan in plans])
+    family = SharedWeights([apply_plan(original, plan).module for plan in plans])
     _, shared = own_and_shared(*family.members)
     assert shared == {"conv.weight", "twice.weight"}
     fit(family, data, turns=list(family.members))
@@ -135,4 +135,4 @@ def test_networks_trained_together_load_into_separate_ones_and_answer_the_same(d
 
 def test_the_family_itself_answers_nothing() -> None:
     with pytest.raises(NotImplementedError, match="one of the family's members"):
-        Family([tiny()])(IMAGES)
+        SharedWeights([tiny()])(IMAGES)

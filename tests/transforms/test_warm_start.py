@@ -14,7 +14,7 @@ from deepreduce.errors import PlanError
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.transforms import apply_plan, can_inherit, cull_plan, inherit, normalise_plan, thin_plan
+from deepreduce.transforms import apply_plan, can_warm_start, cull_plan, normalise_plan, thin_plan, warm_start
 from deepreduce.transforms.width.cut import narrowed
 from tests.helpers.zoo import REDUCIBLE, TOYS
 
@@ -61,7 +61,7 @@ def test_a_network_of_its_parents_plan_answers_what_the_parent_does(name: str) -
         if name == "wrapped" and plan.sites:
             continue
         parent = trained(network, plan)
-        child = inherit(network, plan, parent=plan, weights=weights_of(parent))
+        child = warm_start(network, plan, parent=plan, weights=weights_of(parent))
         assert child.relu_count == parent.relu_count
         assert torch.equal(logits(child), logits(parent))
 
@@ -77,7 +77,7 @@ def test_a_reshaped_network_of_its_parents_plan_answers_what_the_parent_does(nam
     network = zoo_network("resnet18") if name == "resnet18" else TOYS["basic"].network()
     plan = plan.merge(without(network, 2)) if plan.depth is None else plan
     parent = trained(network, plan)
-    child = inherit(network, plan, parent=plan, weights=weights_of(parent))
+    child = warm_start(network, plan, parent=plan, weights=weights_of(parent))
     assert child.relu_count == parent.relu_count and child.macs == parent.macs
     assert torch.equal(logits(child), logits(parent))
 
@@ -87,7 +87,7 @@ def test_a_network_padded_once_of_its_parents_plan_answers_what_the_parent_does(
     plan = cull_plan(network, ["S1"]).merge(ReductionPlan(pad_once=True))
     parent = trained(network, plan)
     assert parent.is_padded_once
-    child = inherit(network, plan, parent=plan, weights=weights_of(parent))
+    child = warm_start(network, plan, parent=plan, weights=weights_of(parent))
     assert torch.equal(logits(child), logits(parent))
 
 
@@ -99,7 +99,7 @@ def test_a_network_with_fewer_relus_is_its_parent_with_those_taken_out(name: str
     network = TOYS[name].network()
     parent_plan, plan = without(network, 1), without(network, 2)
     parent = trained(network, parent_plan)
-    child = inherit(network, plan, parent=parent_plan, weights=weights_of(parent))
+    child = warm_start(network, plan, parent=parent_plan, weights=weights_of(parent))
     # by hand: the original with the parent's weights, less its ReLUs
     by_hand = trace_network(TOYS[name].build(), network.input_shape)
     by_hand.module.load_state_dict(weights_of(parent))
@@ -111,7 +111,7 @@ def test_a_network_with_fewer_relus_is_its_parent_with_those_taken_out(name: str
 def test_a_smaller_resolution_keeps_all_weights() -> None:
     network = TOYS["basic"].network()
     parent = trained(network, ReductionPlan())
-    child = inherit(network, ReductionPlan(rho=0.5), parent=ReductionPlan(), weights=weights_of(parent))
+    child = warm_start(network, ReductionPlan(rho=0.5), parent=ReductionPlan(), weights=weights_of(parent))
     assert all(torch.equal(t, weights_of(parent)[name]) for name, t in child.module.state_dict().items())
     assert child.macs < parent.macs
 
@@ -119,7 +119,7 @@ def test_a_smaller_resolution_keeps_all_weights() -> None:
 def test_a_dropped_block_leaves_the_others_their_weights() -> None:
     network = zoo_network("resnet18")
     parent = trained(network, ReductionPlan())
-    child = inherit(network, ReductionPlan(depth=(1, 1, 1, 1)), parent=ReductionPlan(), weights=weights_of(parent))
+    child = warm_start(network, ReductionPlan(depth=(1, 1, 1, 1)), parent=ReductionPlan(), weights=weights_of(parent))
     known, own = weights_of(parent), child.module.state_dict()
     assert own and own.keys() < known.keys()
     assert all(torch.equal(tensor, known[name]) for name, tensor in own.items())
@@ -147,7 +147,7 @@ def test_the_most_important_channels_are_inherited(build: Any) -> None:
     with torch.no_grad():
         parent.module.state_dict()[first][-2:] *= 100
     weights = weights_of(parent)
-    child = inherit(network, ReductionPlan(alpha=0.5), parent=ReductionPlan(), weights=weights)
+    child = warm_start(network, ReductionPlan(alpha=0.5), parent=ReductionPlan(), weights=weights)
     inherited = child.module.state_dict()[first]
     assert inherited.shape[0] == 2
     assert torch.equal(inherited, weights[first][-2:])
@@ -162,7 +162,7 @@ def test_what_the_parent_has_no_weights_for_follows_from_the_seed() -> None:
     network = TOYS["basic"].network()
     weights = weights_of(trained(network, ReductionPlan()))
     del weights["fc.weight"]
-    children = [inherit(network, ReductionPlan(), parent=ReductionPlan(), weights=weights) for _ in range(2)]
+    children = [warm_start(network, ReductionPlan(), parent=ReductionPlan(), weights=weights) for _ in range(2)]
     assert torch.equal(logits(children[0]), logits(children[1]))
     own = network.module.state_dict()
     assert torch.equal(children[0].module.state_dict()["fc.weight"], own["fc.weight"])
@@ -174,7 +174,7 @@ def test_the_original_and_the_weights_given_stay_as_they_were() -> None:
     weights = weights_of(trained(network, ReductionPlan()))
     kept = {name: tensor.clone() for name, tensor in weights.items()}
     for plan in (ReductionPlan(), without(network, 2), ReductionPlan(alpha=0.5)):
-        child = inherit(network, plan, parent=ReductionPlan(), weights=weights)
+        child = warm_start(network, plan, parent=ReductionPlan(), weights=weights)
         with torch.no_grad():
             for tensor in child.module.state_dict().values():
                 tensor.zero_()
@@ -214,7 +214,7 @@ A, B = (("a", "identity"),), (("b", "identity"),)
 def test_a_network_inherits_where_all_that_it_has_is_in_its_parent(
     plan: dict[str, Any], parent: dict[str, Any], able: bool
 ) -> None:
-    assert can_inherit(ReductionPlan(**plan), ReductionPlan(**parent)) is able
+    assert can_warm_start(ReductionPlan(**plan), ReductionPlan(**parent)) is able
 
 
 @pytest.mark.parametrize("name", ["basic", "chain"])
@@ -222,7 +222,7 @@ def test_every_plan_inherits_from_the_full_network_and_from_itself(name: str) ->
     network = TOYS[name].network()
     thinned = normalise_plan(network, thin_plan(network, stages=network.stages, keep="first"))
     for plan in (thinned, without(network, 1), ReductionPlan(alpha=0.5, rho=0.5)):
-        assert can_inherit(plan, ReductionPlan()) and can_inherit(plan, plan)
+        assert can_warm_start(plan, ReductionPlan()) and can_warm_start(plan, plan)
 
 
 def test_a_parent_that_lacks_something_is_refused_with_both_plans() -> None:
@@ -231,7 +231,7 @@ def test_a_parent_that_lacks_something_is_refused_with_both_plans() -> None:
     with pytest.raises(
         PlanError, match=r"ReductionPlan\(.*\) can't inherit from ReductionPlan\(.*, which lacks ReLUs"
     ):
-        inherit(network, ReductionPlan(), parent=parent, weights=weights_of(network))
+        warm_start(network, ReductionPlan(), parent=parent, weights=weights_of(network))
 
 
 @pytest.mark.parametrize("plan", [ReductionPlan(), ReductionPlan(alpha=0.5)], ids=repr)
@@ -240,4 +240,4 @@ def test_weights_of_another_network_are_refused(plan: ReductionPlan) -> None:
     narrow = weights_of(apply_plan(network, ReductionPlan(alpha=0.25)))
     for weights in (narrow, {"nothing.weight": torch.zeros(2)}, {}):
         with pytest.raises(PlanError, match="the weights to inherit are of another network"):
-            inherit(network, plan, parent=plan, weights=weights)
+            warm_start(network, plan, parent=plan, weights=weights)

@@ -30,7 +30,7 @@ class Norm:
     offset: Array
 
 
-class Drafts:
+class ProgramBuilder:
     """The layers in order. Operations of one name that follow each other are one layer."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from deepreduce.errors import UserError
 from deepreduce.network import Network
 from deepreduce.private.lowering.aten_graph import aten_graph, layer_of
-from deepreduce.private.lowering.builder import Drafts, Norm, program_of
+from deepreduce.private.lowering.builder import Norm, ProgramBuilder, program_of
 from deepreduce.private.lowering.constants import Array as Array
 from deepreduce.private.lowering.constants import Constants, number_read
 from deepreduce.private.lowering.fold_batchnorm import fold_norms
@@ -86,7 +86,7 @@ class _Walk:
 
     def __init__(self, constants: Constants) -> None:
         self.constants = constants
-        self.drafts = Drafts()
+        self.drafts = ProgramBuilder()
         self.logits = ""
         self._values: dict[fx.Node, str] = {}  # activations, by the names that the parties use
         self._parts: dict[fx.Node, list[Callable[[], str]]] = {}  # cut when they are used

@@ -63,10 +63,10 @@ def _listen(channel: socket.socket, orders: queue.Queue[Message]) -> None:
 
 
 def _joined(order: Message) -> Engine:
-    from deepreduce.private.spu.engine import Engine, Seat
+    from deepreduce.private.spu.engine import Engine, PartyAddress
 
     values = order.values
-    seat = Seat(rank=values["rank"], addresses=tuple(values["addresses"]), timeout_s=values["timeout_s"])
+    seat = PartyAddress(rank=values["rank"], addresses=tuple(values["addresses"]), timeout_s=values["timeout_s"])
     program = Program.from_json(values["program"])
     arrays = dict(order.arrays)
     weights = {name: arrays.pop(name) for name in program.weights} if seat.rank == SERVER else None

@@ -163,7 +163,7 @@ def hung_up(connection: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-class Place(TypingProtocol):
+class Transport(TypingProtocol):
     """Where parties meet that are all on this machine."""
 
     @property
@@ -193,7 +193,7 @@ def running_parties(
     *,
     weights: Mapping[str, Array],
     masks: Mapping[str, Array],
-    place: Place,
+    place: Transport,
     timeout_s: float,
 ) -> Iterator[list[PartyProcess]]:
     """All parties of a computation on this machine, connected, with the server's weights shared.

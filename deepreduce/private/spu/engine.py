@@ -27,7 +27,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seat:
+class PartyAddress:
     """A party's place in a computation: its rank, everybody's addresses ("host:port"), how long to wait for them."""
 
     rank: int
@@ -39,7 +39,7 @@ class Engine:
     """Holds this party's shares. `connect` waits for the others."""
 
     def __init__(
-        self, program: Program, masks: Mapping[str, Array], protocol: Protocol, seat: Seat, log: Path
+        self, program: Program, masks: Mapping[str, Array], protocol: Protocol, seat: PartyAddress, log: Path
     ) -> None:
         _set_log(log)
         self._program, self._seat = program, seat
@@ -107,7 +107,7 @@ def _runtime_config(protocol: Protocol) -> Any:
     return config
 
 
-def _link_description(seat: Seat) -> Any:
+def _link_description(seat: PartyAddress) -> Any:
     description = libspu.link.Desc()
     for rank, address in enumerate(seat.addresses):
         description.add_party(f"party{rank}", address)

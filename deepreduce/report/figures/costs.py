@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
-from deepreduce.cost.price import KINDS, Price, Share
+from deepreduce.cost.price import KINDS, CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.report.figures.style import (
     DPI,
@@ -42,7 +42,7 @@ class CostRow:
     """A network of `costs_figure`, and what an image costs it."""
 
     label: str
-    price: Price
+    price: CostEstimate
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class _Panel:
     """Bars of one quantity: each part has a name, a colour and its amount in a price."""
 
     title: str
-    parts: Sequence[tuple[str, str, Callable[[Price], float]]]
+    parts: Sequence[tuple[str, str, Callable[[CostEstimate], float]]]
     text: Callable[[float], str]
 
-    def total(self, price: Price) -> float:
+    def total(self, price: CostEstimate) -> float:
         return sum(amount(price) for _, _, amount in self.parts)
 
 
@@ -103,7 +103,7 @@ def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "") -> Figu
 
 
 def _panels(has_offline: bool) -> list[_Panel]:
-    def by_kind(of: Callable[[Share], float]) -> list[tuple[str, str, Callable[[Price], float]]]:
+    def by_kind(of: Callable[[Share], float]) -> list[tuple[str, str, Callable[[CostEstimate], float]]]:
         return [
             (kind, colour, lambda price, kind=kind: sum(of(s) for s in price.shares if s.kind == kind))  # type: ignore[misc]
             for kind, colour in zip(KINDS, _KIND_COLOURS, strict=True)

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, LATENCY, Objective, basis_of
-from deepreduce.cost.price import KINDS, Price
+from deepreduce.cost.price import KINDS, CostEstimate
 from deepreduce.frontier import front_by, knee, measurement_of
 from deepreduce.plan import Candidate
 from deepreduce.report.tables import candidates_csv
@@ -130,7 +130,7 @@ def _key(objective: Objective) -> str:
     return objective.name if objective.preset is None else f"{objective.name} {objective.preset}"
 
 
-def _price(price: Price) -> dict[str, Any]:
+def _price(price: CostEstimate) -> dict[str, Any]:
     """Seconds by layers (of each of `KINDS`) and by cause, bytes by layers, and rounds."""
     shares = {share.kind: share for share in price.shares}
     return {

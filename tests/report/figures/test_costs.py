@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from deepreduce.cost.price import KINDS, Price, Share
+from deepreduce.cost.price import KINDS, CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.report.figures.costs import CostRow, costs_figure
 from deepreduce.utils.format import short_bytes, short_seconds
@@ -60,7 +60,7 @@ def test_each_bar_ends_in_its_total() -> None:
 
 
 def test_without_offline_work_there_is_no_panel_for_it() -> None:
-    price = Price.of([Share(kind="ReLU", compute_seconds=1.0, online_bytes=10.0)])
+    price = CostEstimate.of([Share(kind="ReLU", compute_seconds=1.0, online_bytes=10.0)])
     figure = drawn([CostRow(label="teacher", price=price)])
     heads = [t.get_text() for t in figure.texts if t.get_gid() == "head"]
     assert heads == ["Latency, by layers", "Latency, by cause", "Bytes"] and len(figure.axes) == 3
