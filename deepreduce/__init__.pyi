@@ -1,6 +1,7 @@
 # The names that `import deepreduce` offers; __init__.py loads each from here when it is first used.
 
 from .api import Evaluation, analyze, evaluate, export_reduced, private_run, trace
+from .candidate import Candidate, Measurement
 from .config.schema import OptimizeConfig, load_config
 from .errors import (
     CheckpointError,
@@ -18,7 +19,7 @@ from .errors import (
 )
 from .frontier import Point, best, dominates, hypervolume, knee, log_cost, pareto_front
 from .network import AnalysisReport, Network, ReluSite
-from .plan import Candidate, Measurement, ReductionPlan
+from .plan import ReductionPlan
 from .run.dry_run import DryRun, dry_run
 from .run.optimize import optimize
 from .run.result import ReducedNetwork, Result, load_result

@@ -15,9 +15,9 @@ from typing import TypeVar, overload
 import moocore
 import numpy as np
 
+from deepreduce.candidate import Candidate, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Limits, Objective
 from deepreduce.errors import UserError
-from deepreduce.plan import Candidate, Measurement
 
 T = TypeVar("T")
 

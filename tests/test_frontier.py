@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepreduce.candidate import Candidate, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
 from deepreduce.cost.price import CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.frontier import Point, best, dominates, front_by, hypervolume, knee, log_cost, pareto_front
-from deepreduce.plan import Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 from tests.helpers.report_examples import priced
 
 # few distinct values, so that ties and duplicates are common

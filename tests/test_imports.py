@@ -17,6 +17,7 @@ LAYERS = (
     "utils",
     "cost",
     "plan",
+    "candidate",
     "models data",
     "network",
     "transforms",

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from deepreduce.candidate import Measurement
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, NonFiniteLossError, RunError, UserError
 from deepreduce.network import Network
-from deepreduce.plan import Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 from deepreduce.store.checkpoint import describe_network, load_weights
 from deepreduce.store.run_folder import NetworkFolder
 from deepreduce.training import (

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
 from deepreduce.errors import UserError
 from deepreduce.execution.trainer import TrainResult
-from deepreduce.plan import Candidate
 from deepreduce.training import EpochRecord
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
 from deepreduce.execution.trainer import TrainResult
 from deepreduce.observers.base import ObservedNetwork, curves, measured
-from deepreduce.plan import Candidate
 from deepreduce.run.outputs import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS
 from deepreduce.store.run_folder import CONFIG
 from deepreduce.training import EpochRecord

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
 from deepreduce.execution.trainer import TrainResult
 from deepreduce.frontier import front_by, measurement_of
 from deepreduce.observers.base import ObservedNetwork, curves, measured
-from deepreduce.plan import Candidate
 from deepreduce.report.tables import frontier_rows
 from deepreduce.training import EpochRecord
 

@@ -8,10 +8,11 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 
+from deepreduce.candidate import Candidate, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Objective
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
-from deepreduce.plan import Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 
 _FIRST = (
     "plan_id",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deepreduce.candidate import Candidate
 from deepreduce.config.schema import OptimizeConfig, load_config
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, LATENCY, MEASURED, RELUS, Objective, basis_of
@@ -14,7 +15,6 @@ from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import CheckpointError, UserError, unknown_name
 from deepreduce.frontier import front_by
 from deepreduce.network import Network
-from deepreduce.plan import Candidate
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.result import price_of_run
 from deepreduce.report.published import PublishedPoint, read_published_csv, select_published

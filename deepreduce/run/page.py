@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deepreduce.candidate import Candidate
 from deepreduce.errors import CheckpointError
-from deepreduce.plan import Candidate
 from deepreduce.report.page import NetworkFiles, PageContents, SiteCount, StageWorth, TrainedEpoch, page_html
 from deepreduce.run.outputs import FRONTIER_CSV, objective_of, read_run, read_run_config, title_of
 from deepreduce.store.run_folder import CONFIG, ENVIRONMENT, PLAN, NetworkFolder, read_criticality

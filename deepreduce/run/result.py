@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from deepreduce.candidate import Candidate, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective, basis_of
 from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import DeepReduceError, UserError
 from deepreduce.frontier import best, front_by, knee, measurement_of
-from deepreduce.plan import Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 from deepreduce.report.tables import candidates_csv, frontier_rows, frontier_table
 from deepreduce.run.outputs import (
     CANDIDATES_CSV,

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from deepreduce.candidate import TEACHER_ID
 from deepreduce.config.build import using_threads
 from deepreduce.errors import CheckpointError
 from deepreduce.execution.processes import ExecutorError, ProcessExecutor
 from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask
 from deepreduce.observers import ObservedNetwork, RunLoggers
 from deepreduce.observers.progress import Watcher
-from deepreduce.plan import TEACHER_ID
 from deepreduce.training import EpochRecord, Monitor, Stopped
 from deepreduce.training.autotune import ExecutionPlan
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from deepreduce.candidate import TEACHER_ID, Candidate
 from deepreduce.config.build import (
     limits_of,
     pricing_under,
@@ -28,7 +29,7 @@ from deepreduce.methods.deepreduce import measured_cull_order
 from deepreduce.methods.levers import stage_costs
 from deepreduce.network import Network, without_weights
 from deepreduce.observers import RunLoggers
-from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
+from deepreduce.plan import ReductionPlan
 from deepreduce.run.outputs import objective_of, overlay_of, title_of, write_plots, write_tables
 from deepreduce.run.result import ReducedNetwork, Result
 from deepreduce.run.runner import TEACHER_FOLDER, Runner

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
 from deepreduce.config.schema import OptimizeConfig, dump_config, load_config
-from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 from deepreduce.run.outputs import write_tables
 from deepreduce.store.run_folder import RunCosts
 from deepreduce.utils.files import write_json, write_text

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deepreduce.plan import Candidate
+from deepreduce.candidate import Candidate
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.run.page import write_page
 from tests.helpers.made_up_run import HOSTILE, write_run

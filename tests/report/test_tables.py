@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
 from deepreduce.cost.objective import Objective
 from deepreduce.cost.price import CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.frontier import pareto_front
-from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 from deepreduce.report.tables import candidates_csv, frontier_csv, frontier_table, read_candidates_csv
 from tests.helpers.report_examples import candidate, failed, priced, random_price, random_run, teacher
 

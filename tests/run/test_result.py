@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import deepreduce
+from deepreduce.candidate import Candidate
 from deepreduce.errors import CheckpointError, UserError
-from deepreduce.plan import Candidate
 from deepreduce.utils.html import folded, paragraph, png_image, table
 from tests.helpers.runs import TINY
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
 from deepreduce.frontier import measurement_of
-from deepreduce.plan import Candidate
 from deepreduce.report.figures.style import DPI, GREY, INK, LABEL_SIZE, SMALL_SIZE, TITLE_SIZE, Ruler, one_line
 
 _LEFT, _RIGHT = 0.68, 0.2  # margins in inches

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Objective
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
-from deepreduce.plan import Candidate
 from deepreduce.report.figures.axes import CostAxis, Spot, draw_axes
 from deepreduce.report.figures.frame import Frame, draw_table, table_columns, table_rows
 from deepreduce.report.figures.labeller import MARKER, REACH, SMALL_MARKER, TEACHER_MARKER, Labeller

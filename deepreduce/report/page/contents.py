@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, LATENCY, Objective, basis_of
 from deepreduce.cost.price import KINDS, CostEstimate
 from deepreduce.frontier import front_by, knee, measurement_of
-from deepreduce.plan import Candidate
 from deepreduce.report.tables import candidates_csv
 
 _OWN_COMMAND = "deepreduce"
