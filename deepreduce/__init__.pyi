@@ -1,8 +1,19 @@
 # The names that `import deepreduce` offers; __init__.py loads each from here when it is first used.
 
-from .api import Evaluation, analyze, evaluate, export_reduced, private_run, trace
+from .api import (
+    Evaluation,
+    analyze,
+    dry_run,
+    evaluate,
+    export_reduced,
+    load_result,
+    optimize,
+    private_run,
+    trace,
+)
 from .candidate import Candidate, Measurement
-from .config.schema import OptimizeConfig, load_config
+from .config.load import load_config
+from .config.schema import OptimizeConfig
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -20,9 +31,8 @@ from .errors import (
 from .frontier import Point, best, dominates, hypervolume, knee, log_cost, pareto_front
 from .network import AnalysisReport, Network, ReluSite
 from .plan import ReductionPlan
-from .run.dry_run import DryRun, dry_run
-from .run.optimize import optimize
-from .run.result import ReducedNetwork, Result, load_result
+from .run.dry_run import DryRun
+from .run.result import ReducedNetwork, Result
 from .store.checkpoint import load_reduced
 from .transforms import (
     apply_plan,

@@ -126,9 +126,8 @@ def optimize(
 
     The same command with the same --out goes on where a run stopped.
     """
-    from deepreduce.config.build import resolve_config
-    from deepreduce.run import optimize as pipeline
-    from deepreduce.run.dry_run import dry_run as plan_only
+    from deepreduce import api
+    from deepreduce.config.load import resolve_config
 
     given = {
         "recipe": recipe, "max_relus": max_relus, "max_cost": max_cost, "seed": seed, "device": device, "log": log,
@@ -142,12 +141,11 @@ def optimize(
         values={key: value for key, value in given.items() if value is not None},
     )
     if dry_run:
-        planned = plan_only(chosen)
+        planned = api.dry_run(chosen)
         print(json.dumps(planned.to_json(), indent=2) if as_json else planned.to_text())
         return
-    folder = out or pipeline.new_run_folder(chosen)
     with _watching() as watcher:
-        result = pipeline.run(chosen, out=folder, watcher=watcher)
+        result = api.optimize(config=chosen, out=out, observers=[watcher])
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
         return
@@ -220,16 +218,17 @@ def plot(
     ] = None,
 ) -> None:
     """Draw a run's frontier, layers and costs again, with another cost, title or published points beside them."""
-    from deepreduce.run import outputs
+    from deepreduce.api import redraw
+    from deepreduce.report.published import Overlay
 
     if published is None and (dataset or backbone or method):
         raise UserError("--dataset, --backbone and --method choose published points; give --published CSV with them")
     overlay = None
     if published is not None:
-        overlay = outputs.Overlay(
+        overlay = Overlay(
             path=published, dataset=dataset, backbone=backbone, methods=tuple(method) if method else None
         )
-    for path in outputs.redraw(run, title=title, overlay=overlay, objective=objective, preset=preset):
+    for path in redraw(run, title=title, overlay=overlay, objective=objective, preset=preset):
         print(path)
 
 
@@ -239,9 +238,9 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="The file to write (default: RUN/report.html).")] = None,
 ) -> None:
     """Write a run as one interactive page that opens anywhere, without a network. Needs deepreduce[report]."""
-    from deepreduce.run.page import write_page
+    from deepreduce.api import report_run
 
-    print(write_page(run, out=out))
+    print(report_run(run, out=out))
 
 
 @app.command()
@@ -280,7 +279,7 @@ def _options(
 def _config_of(
     candidate: Path, config: Path | None, data: str | None, settings: list[str] | None, *, device: str | None = None
 ) -> OptimizeConfig:
-    from deepreduce.config.build import config_for_network
+    from deepreduce.config.load import config_for_network
 
     values = {"device": device} if device is not None else {}
     return config_for_network(candidate, config=config, data=data, settings=settings or (), values=values)

@@ -63,7 +63,7 @@ def run(
     The logits are compared with PyTorch's. A first query is not timed.
     """
     from deepreduce.api import private_run
-    from deepreduce.config.build import config_for_network
+    from deepreduce.config.load import config_for_network
     from deepreduce.cost.link import link_named
     from deepreduce.private.protocol import protocol_named
     from deepreduce.utils.files import write_text
@@ -156,7 +156,7 @@ def query(
 ) -> None:
     """Have a server classify images that it never sees. The logits are known here alone."""
     from deepreduce.api import image_to_query
-    from deepreduce.config.build import resolve_config
+    from deepreduce.config.load import resolve_config
     from deepreduce.private.serving import protocol_between_two, session
 
     host, _, digits = connect.rpartition(":")

@@ -126,3 +126,19 @@ def _with(
         if name.casefold() not in (n.casefold() for n in known):
             raise UserError(unknown_name(f"published {kind}", name, known))
     return [p for p in points if value(p).casefold() in {name.casefold() for name in wanted}]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """Published points to draw in a frontier's plot: a CSV file, and which of its rows."""
+
+    path: Path
+    dataset: str | None = None
+    backbone: str | None = None
+    methods: tuple[str, ...] | None = None
+
+    def points(self) -> list[PublishedPoint]:
+        """Return the points. Raises `UserError` for a bad file, and for a choice that leaves none."""
+        return select_published(
+            read_published_csv(self.path), dataset=self.dataset, backbone=self.backbone, methods=self.methods
+        )

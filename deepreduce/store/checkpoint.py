@@ -15,6 +15,7 @@ from deepreduce.errors import CheckpointError, UserError
 from deepreduce.models import ModelSpec, build_model
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
+from deepreduce.store.names import METRICS, PLAN, WEIGHTS
 from deepreduce.transforms import apply_plan
 from deepreduce.utils.files import read_json, read_tensors
 
@@ -61,12 +62,12 @@ class SavedNetwork:
         """Raises `UserError` where the folder holds no saved network, `CheckpointError` for a corrupt plan.json."""
         path = Path(folder)
         _check_trained(path)
-        if not (path / "plan.json").is_file() or not (path / "model.safetensors").is_file():
+        if not (path / PLAN).is_file() or not (path / WEIGHTS).is_file():
             raise UserError(
                 f"{path} holds no saved network (plan.json and model.safetensors); give a folder such as"
                 " RUN/candidates/HASH or RUN/teacher"
             )
-        saved = read_json(path / "plan.json")
+        saved = read_json(path / PLAN)
         try:
             channels, height, width = (int(n) for n in saved["input_shape"])
             return cls(
@@ -80,7 +81,7 @@ class SavedNetwork:
                 stages=saved.get("stages"),
             )
         except (KeyError, TypeError, ValueError, UserError) as error:
-            raise CheckpointError(f"{path / 'plan.json'} does not describe a network: {error}") from error
+            raise CheckpointError(f"{path / PLAN} does not describe a network: {error}") from error
 
     def original(self, model: nn.Module | None = None) -> Network:
         """The network the plan applies to: built from its spec, or `model` where the user made it in Python."""
@@ -96,7 +97,7 @@ class SavedNetwork:
 
     def load(self, model: nn.Module | None = None) -> Network:
         """The reduced network with its trained weights, in evaluation mode."""
-        weights, _ = read_tensors(self.path / "model.safetensors")
+        weights, _ = read_tensors(self.path / WEIGHTS)
         reduced = apply_plan(self.original(model), self.plan)
         load_weights(reduced.module, weights, source=self.path)
         reduced.module.eval()
@@ -105,9 +106,9 @@ class SavedNetwork:
 
 def _check_trained(path: Path) -> None:
     """Raise `UserError` for a network of a run that has no weights, since its training failed or was not worth it."""
-    if (path / "model.safetensors").is_file() or not (path / "metrics.json").is_file():
+    if (path / WEIGHTS).is_file() or not (path / METRICS).is_file():
         return
-    metrics = read_json(path / "metrics.json")
+    metrics = read_json(path / METRICS)
     if isinstance(metrics, dict) and metrics.get("failure"):
         raise UserError(f"{path} holds no weights: {metrics['failure']}")
 
