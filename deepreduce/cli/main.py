@@ -1,4 +1,4 @@
-"""The command line. The only room that prints and exits; everything it does is in the Python API too."""
+"""The command line, which alone prints and exits. Everything that it does is in the Python API too."""
 
 from __future__ import annotations
 
@@ -260,6 +260,30 @@ def models() -> None:
         for name, description in table:
             print(f"  {name:<{width}}  {description}")
         print()
+
+
+@app.command()
+def methods() -> None:
+    """List the methods that propose networks (method.name), with their options."""
+    import textwrap
+
+    from deepreduce.methods.registry import known_methods, method_named
+
+    for name in known_methods():
+        method = method_named(name)
+        print(f"{name}: {method.summary}")
+        for key, field in method.Options.model_fields.items():
+            if key != "name":
+                text = f"{' '.join((field.description or '').split())} (default: {_yaml_of(field.default)})"
+                print(textwrap.fill(text, 100, initial_indent=f"  method.{key}  ", subsequent_indent="      "))
+        print()
+
+
+def _yaml_of(value: Any) -> str:
+    import yaml
+
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip()
 
 
 @app.callback(invoke_without_command=True)

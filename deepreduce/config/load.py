@@ -55,7 +55,7 @@ def load_config(
     try:
         config = OptimizeConfig.model_validate(merged)
     except ValidationError as error:
-        mistakes += _describe_errors(error.errors())
+        mistakes += _describe_errors(error.errors(), known=_known_keys(merged.get("method")))
     if mistakes:
         # with values or settings besides, a mistake may not be the file's
         source = f"{path}: " if path is not None and not values and not settings else ""
@@ -239,17 +239,27 @@ def _assign(values: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[
     return {**values, key: value}
 
 
-def _describe_errors(errors: Sequence[ErrorDetails]) -> list[str]:
+def _known_keys(method: Any) -> list[str]:
+    """Return all dotted keys of a config whose section `method` is this."""
+    name = method.get("name") if isinstance(method, Mapping) else method
+    try:
+        usual = OptimizeConfig.model_validate({"method": {"name": name}})
+    except ValidationError:  # there is no such method
+        usual = OptimizeConfig()
+    return list(_flatten(usual.model_dump(mode="json")))
+
+
+def _describe_errors(errors: Sequence[ErrorDetails], *, known: Sequence[str]) -> list[str]:
     # a list whose items are wrong is reported as too short besides
     broken = {tuple(error["loc"][:-1]) for error in errors}
-    return [_describe_error(e) for e in errors if not (e["type"] == "too_short" and tuple(e["loc"]) in broken)]
+    return [_describe_error(e, known) for e in errors if not (e["type"] == "too_short" and tuple(e["loc"]) in broken)]
 
 
-def _describe_error(error: ErrorDetails) -> str:
+def _describe_error(error: ErrorDetails, known: Sequence[str]) -> str:
     where = ".".join(part for part in error["loc"] if isinstance(part, str))
     where += "".join(f"[{part}]" for part in error["loc"] if isinstance(part, int))
     if error["type"] == "extra_forbidden":
-        return _describe_unknown_key(where)
+        return _describe_unknown_key(where, known)
     if error["type"] in ("model_type", "model_attributes_type"):
         plain = "a name, or " if where in _NAMED_SECTIONS else ""
         return f"{where} is {error['input']!r}; it needs {plain}keys and values, as in {where}: {{...}}"
@@ -258,14 +268,13 @@ def _describe_error(error: ErrorDetails) -> str:
     return f"{where} is {error['input']!r}: {rule}"
 
 
-def _describe_unknown_key(where: str) -> str:
+def _describe_unknown_key(where: str, known: Sequence[str]) -> str:
     """Describe a key that is not known: where it belongs or the nearest key, then the keys of its section."""
     section, _, name = where.rpartition(".")
-    keys = list(_flatten(OptimizeConfig().model_dump(mode="json")))
     by_name: dict[str, list[str]] = {}
-    for key in keys:
+    for key in known:
         by_name.setdefault(key.rpartition(".")[2], []).append(key)
-    beside = [key.removeprefix(f"{section}.") for key in keys if key.startswith(f"{section}.")]
+    beside = [key.removeprefix(f"{section}.") for key in known if key.startswith(f"{section}.")]
     if not section:
         beside = list(OptimizeConfig.model_fields)
     near = name if name in by_name else nearest_name(name, beside if section else [*beside, *by_name])
