@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from deepreduce.search.budget import FullBudget, SharedBudget
 from deepreduce.search.headroom import FrontierState
 from deepreduce.search.schedule import Schedule, make_schedule
 from deepreduce.training import LogitsCache, Precision, Recipe, choose_precision
-from deepreduce.training.autotune import ExecutionPlan, Variant, arrange, remembered_arrangement
+from deepreduce.training.autotune import ExecutionPlan, Variant, arrange, remembered_arrangement, using_threads
 from deepreduce.training.timing import TimedStep
 from deepreduce.utils.seed import derived_seed
 
@@ -252,14 +251,3 @@ def _tried(config: OptimizeConfig, network: Network, device: torch.device) -> Ex
 
     shapes = [(name, tuple(p.shape)) for name, p in network.module.named_parameters()]
     return remembered_arrangement(f"{shapes} {network.input_shape} {batch_size} {variants} {beside}", trial)
-
-
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """Everything inside computes with so many CPU threads."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(before)

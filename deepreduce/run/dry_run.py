@@ -13,7 +13,6 @@ from deepreduce.config.build import (
     model_seed,
     presets_of,
     run_schedule,
-    using_threads,
 )
 from deepreduce.config.inputs import choose_device, facts_without_data, load_data, original_network
 from deepreduce.config.schema import OptimizeConfig
@@ -25,6 +24,7 @@ from deepreduce.network import Network
 from deepreduce.observers.progress import duration
 from deepreduce.run.outputs import objective_of
 from deepreduce.search.schedule import Schedule
+from deepreduce.training.autotune import using_threads
 from deepreduce.training.timing import seconds_per_mac
 from deepreduce.utils.format import short_bytes, short_seconds
 
