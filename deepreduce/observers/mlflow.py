@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deepreduce.cost.objective import Objective
-from deepreduce.execution.trainer import TrainResult
+from deepreduce.execution.task import TrainResult
 from deepreduce.observers.base import ObservedNetwork, curves, measured
 from deepreduce.plan import Candidate
 from deepreduce.run.outputs import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS

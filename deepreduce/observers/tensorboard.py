@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepreduce.cost.objective import Objective
-from deepreduce.execution.trainer import TrainResult
+from deepreduce.execution.task import TrainResult
 from deepreduce.frontier import front_by, measurement_of
 from deepreduce.observers.base import ObservedNetwork, curves, measured
 from deepreduce.plan import Candidate

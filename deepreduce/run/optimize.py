@@ -21,22 +21,23 @@ from deepreduce.config.build import (
     presets_of,
     resolve_config,
     run_schedule,
-    using_threads,
 )
 from deepreduce.config.inputs import choose_device, fingerprint, load_data, original_network, versions
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.errors import RunInterrupted
-from deepreduce.execution.trainer import CandidateTrainer
+from deepreduce.execution.executor import open_executor
+from deepreduce.execution.task import TrainResult
+from deepreduce.execution.trainer import TrainingContext
 from deepreduce.network import Network
-from deepreduce.observers import check_installed, open_loggers
+from deepreduce.observers import ObservedNetwork, RunLoggers, RunObserver, check_installed, open_loggers
 from deepreduce.observers.progress import NoWatcher, Watcher
 from deepreduce.run.outputs import overlay_of, published_points, run_title
 from deepreduce.run.result import Result
 from deepreduce.run.runner import Runner
 from deepreduce.run.stages import Conductor
 from deepreduce.store.run_folder import RunFolder, read_costs, recorded_arrangement
-from deepreduce.training import Distillation, Stopped
-from deepreduce.training.autotune import ExecutionPlan
+from deepreduce.training import Distillation, EpochRecord, Progress, Stopped
+from deepreduce.training.autotune import ExecutionPlan, using_threads
 from deepreduce.utils.stop import StopRequest
 
 log = logging.getLogger(__name__)
@@ -140,21 +141,53 @@ def run(
             log.info("run in %s, with %s", folder.path, arrangement.told())
             for note in schedule.notes:
                 log.warning("%s", note)
-            workshop = CandidateTrainer(
+            context = TrainingContext(
                 original=original,
                 data=images,
                 precision=arrangement.precision,
                 device=device,
+                threads=arrangement.threads,
                 distillation=Distillation(temperature=config.distill.temperature, weight=config.distill.weight),
                 checkpoint_seconds=config.training.checkpoint_seconds,
-                stop=stop,
+                root=folder.path,
             )
-            foreman = Runner(workshop, arrangement=arrangement, watcher=watching, loggers=loggers, root=folder.path)
             try:
-                with foreman:
-                    return Conductor(config, folder, foreman, schedule, loggers, model, presets=presets).conduct()
+                with open_executor(workers=arrangement.side_by_side) as executor:
+                    runner = Runner(executor, _Watching(watching, loggers), stop=stop)
+                    return Conductor(
+                        config, folder, runner, context, arrangement.student_threads, schedule, loggers, model,
+                        presets=presets,
+                    ).conduct()  # fmt: skip
             except Stopped:
                 raise RunInterrupted(f"stopped; all is saved in {folder.path}", folder=folder.path) from None
+
+
+class _Watching(RunObserver):
+    """A watcher, and loggers, which take one network at a time, as an observer."""
+
+    def __init__(self, watcher: Watcher, loggers: RunLoggers) -> None:
+        self._watcher, self._loggers = watcher, loggers
+        self._epochs: dict[str, list[EpochRecord]] = {}
+
+    def network_started(
+        self, network: ObservedNetwork, *, number: int, count: int, work: float, total: float,
+        epochs: Sequence[EpochRecord],
+    ) -> None:  # fmt: skip
+        self._watcher.begin(network.label, number=number, count=count, work=work, total=total)
+        self._epochs[network.folder] = list(epochs)
+
+    def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:
+        self._watcher.step(network.label, progress)
+
+    def epoch_ended(self, network: ObservedNetwork, record: EpochRecord) -> None:
+        self._epochs[network.folder].append(record)
+
+    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+        summary = ", ".join(result.summary() for result in results)
+        if network.plan_id is not None:
+            self._loggers.begin(network, self._epochs[network.folder])
+            self._loggers.end(results[0])
+        self._watcher.end(network.label, result=summary, was_done=was_done)
 
 
 # -- surroundings -------------------------------------------------------------------------------------------

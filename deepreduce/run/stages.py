@@ -22,7 +22,8 @@ from deepreduce.config.build import (
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.cost.preset import Preset
 from deepreduce.errors import PlanError, RunError
-from deepreduce.execution.trainer import SharedWeightsTask, TrainResult, TrainTask, WarmStart
+from deepreduce.execution.task import Student, TrainResult, TrainTask, WarmStart
+from deepreduce.execution.trainer import CandidateTrainer, TrainingContext
 from deepreduce.methods import Proposal
 from deepreduce.methods.deepreduce import measured_cull_order
 from deepreduce.methods.levers import stage_costs
@@ -31,7 +32,7 @@ from deepreduce.observers import RunLoggers
 from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
 from deepreduce.run.outputs import objective_of, overlay_of, title_of, write_plots, write_tables
 from deepreduce.run.result import ReducedNetwork, Result
-from deepreduce.run.runner import TEACHER_FOLDER, Runner
+from deepreduce.run.runner import Runner
 from deepreduce.search.budget import SharedBudget, SharingGroup, TrainingCosts
 from deepreduce.search.headroom import FrontierState, Incumbent, beaten, turns_for
 from deepreduce.search.schedule import Schedule
@@ -42,6 +43,8 @@ from deepreduce.utils.files import write_json
 from deepreduce.utils.seed import derived_seed
 
 log = logging.getLogger(__name__)
+
+TEACHER_FOLDER = "teacher"
 
 _ROUNDS = 4
 """Turns of the network that is drafted for the fewest epochs, before all turns begin again."""
@@ -54,17 +57,20 @@ class Conductor:
         self,
         config: OptimizeConfig,
         folder: RunFolder,
-        foreman: Runner,
+        runner: Runner,
+        context: TrainingContext,
+        student_threads: int,
         schedule: Schedule,
         loggers: RunLoggers,
         model: nn.Module | None,
         *,
         presets: Sequence[Preset] = (),
     ) -> None:
-        self.config, self.folder, self.foreman, self.schedule = config, folder, foreman, schedule
+        self.config, self.folder, self.runner, self.schedule = config, folder, runner, schedule
+        self.context, self.student_threads = context, student_threads
         self.loggers, self.model, self.presets = loggers, model, presets
         self.price, self.objective = pricing_under(presets), objective_of(config)
-        self.original, self.facts = foreman.workshop.original, foreman.workshop.data.facts
+        self.original, self.facts = context.original, context.data.facts
         self.recipe, self.limits = run_recipe(config), limits_of(config)
         self.costs = TrainingCosts(load=self.original.load, facts=self.facts, recipe=self.recipe)
         self.candidates: dict[str, Candidate] = {}
@@ -92,23 +98,24 @@ class Conductor:
 
     def _announce(self) -> None:
         """Tell how many networks will be trained, as far as is known."""
-        self.foreman.count, self.foreman.total = self.schedule.count, self.schedule.total_work
+        runner, schedule = self.runner, self.schedule
+        runner.expect(schedule.count - runner._started, schedule.total_work - runner._begun)
 
     # -- teacher, probes ------------------------------------------------------------------------------------
 
     def _train_teacher(self) -> None:
         epochs = teacher_epochs(self.config.training)
-        job = TrainTask(
+        student = Student(
             name=TEACHER_ID,
             plan=ReductionPlan(),
-            folder=self.folder.entry(TEACHER_FOLDER),
-            recipe=training_recipe(self.config.training, epochs=epochs),
+            folder=TEACHER_FOLDER,
             seed=derived_seed(self.config.seed, TEACHER_ID),
         )
-        outcome = self.foreman.teacher(job, self.schedule.teacher_work.total)
+        task = TrainTask.alone(student, training_recipe(self.config.training, epochs=epochs))
+        ((_, (outcome,)),) = self.runner.run({0: task}, {0: self.schedule.teacher_work.total}, self.context)
         if outcome.failure is not None:
             raise RunError(f"the teacher could not be trained: {outcome.failure}; lower training.learning_rate")
-        self.teacher_start = WarmStart(folder=job.folder, plan=job.plan)
+        self.teacher_start = WarmStart(folder=student.folder, plan=student.plan)
         self.candidates[TEACHER_ID] = Candidate(
             plan_id=TEACHER_ID,
             plan=ReductionPlan(),
@@ -119,7 +126,7 @@ class Conductor:
             prices=self.price(self.original),
         )
         self.standing = self._standing_of_teacher(outcome.val_accuracy or 0.0)
-        self._teach(self.foreman.workshop.load(job))
+        self._teach(CandidateTrainer(self.context).load(student))
 
     def _standing_of_teacher(self, accuracy: float) -> FrontierState:
         return FrontierState(
@@ -131,8 +138,8 @@ class Conductor:
 
     def _teach(self, teacher: Network) -> None:
         """Let all trainings from here on learn from the teacher."""
-        shop, recipe = self.foreman.workshop, self.recipe
-        test = shop.teacher_test or shop.predict_test(teacher.module)  # known where it was trained just now
+        shop, recipe = self.context, self.recipe
+        test = CandidateTrainer(shop).predict_test(teacher.module)
         epochs = recipe.views if isinstance(recipe, SharedBudget) else round(recipe.epochs)
         batch_size = recipe.student_batch_size
         lesson = Teacher(
@@ -145,7 +152,7 @@ class Conductor:
         views = AugmentationSchedule(
             seed=derived_seed(self.config.seed, "views"), epochs=epochs, batch_size=batch_size
         )
-        self.foreman.workshop = replace(shop, lesson=lesson, teacher_test=test, views=views)
+        self.context = replace(shop, teacher=lesson, teacher_test=test, schedule=views, threads=self.student_threads)
 
     def _settle_cull_order(self) -> dict[str, float]:
         """Measure the criticality of the stages, where the order is not given, and schedule by it."""
@@ -208,7 +215,8 @@ class Conductor:
             p: self._alone(p, "probes", epochs=work.epochs, number=number, test=p in full)
             for number, (p, work) in enumerate(works.items())
         }
-        outcomes = dict(self.foreman.students(jobs, {p: work.total for p, work in works.items()}))
+        found = dict(self.runner.run(jobs, {p: work.total for p, work in works.items()}, self.context))
+        outcomes = {p: result for p, (result,) in found.items()}
         for proposal, outcome in outcomes.items():
             if outcome.val_accuracy is None:
                 log.warning("%s could not be trained, so its stage counts as least critical", proposal.label)
@@ -238,11 +246,12 @@ class Conductor:
     def _alone(self, proposal: Proposal, kind: str, *, epochs: float, number: int, test: bool = True) -> TrainTask:
         """The `number`th of some networks that may be trained side by side."""
         recipe = self._student_recipe(epochs, batch_size=self.costs.alone_batch_size)
-        job = self._student(proposal, kind, recipe, test=test)
+        student = self._student(proposal, kind, test=test)
         if not isinstance(self.recipe, SharedBudget):
-            return job
+            return TrainTask.alone(student, recipe)
         views = self.recipe.views
-        return replace(job, first_view=(number * (views // 2) + number // 2) % views, ease=self.config.fast.ease)
+        first = (number * (views // 2) + number // 2) % views
+        return TrainTask.alone(student, recipe, first_epoch=first, ease=self.config.fast.ease)
 
     # -- networks that share weights ------------------------------------------------------------------------
 
@@ -251,7 +260,7 @@ class Conductor:
         schedule = self.schedule
         costs = {p: self.objective.cost(p) for p in schedule.candidates if p.plan_id not in self.candidates}
         division = self.costs.division(costs, self.standing, budget=schedule.left)
-        self.foreman.expect(division.count, self.costs.division_work(division, costs, self.standing))
+        self.runner.expect(division.count, self.costs.division_work(division, costs, self.standing))
         for proposal, rival in division.needless.items():
             self._leave_out(proposal, rival)
         self._train_alone(division.alone)
@@ -259,14 +268,16 @@ class Conductor:
         going_on = self._undropped(recipe, drafts)
         epochs = self.costs.own_epochs(going_on, division.own, costs, self.standing)
         jobs = {
-            p: self._student(
-                p, "candidates", self._student_recipe(e, rate=self.config.fast.rate),
-                start=WarmStart(folder=self.folder.entry("drafts", p.plan_id), plan=p.plan),
+            p: TrainTask.alone(
+                self._student(
+                    p, "candidates", start=WarmStart(folder=f"drafts/{p.plan_id}", plan=p.plan)
+                ),
+                self._student_recipe(e, rate=self.config.fast.rate),
             )
             for p, e in zip(going_on, epochs, strict=True)
         }  # fmt: skip
         works = {p: self.costs.own_work(p, job.recipe.epochs).total for p, job in jobs.items()}
-        self.foreman.expect(len(jobs), sum(works.values()))
+        self.runner.expect(len(jobs), sum(works.values()))
         self._train_candidates(jobs, works, drafts)
 
     def _leave_out(self, proposal: Proposal, rival: Incumbent) -> None:
@@ -276,8 +287,8 @@ class Conductor:
             f" already, the full network {100 * self.standing.full:.2f} %; what the price leaves for it is too"
             " little to do better"
         )
-        job = self._student(proposal, "drafts", self._student_recipe(0.0), test=False)
-        self.foreman.workshop.leave_untrained(job, reason)
+        student = self._student(proposal, "drafts", test=False)
+        CandidateTrainer(self.context).record_untrained(student, reason)
         self._drop(proposal, reason)
 
     def _draft(self, families: Sequence[SharingGroup]) -> dict[Proposal, TrainResult]:
@@ -295,16 +306,15 @@ class Conductor:
     def _draft_together(self, starts: Mapping[SharingGroup, WarmStart]) -> dict[Proposal, TrainResult]:
         jobs = {family: self._shared(family, start) for family, start in starts.items()}
         works = {family: self.costs.family_work(family) for family in jobs}
-        outcomes = dict(self.foreman.students(jobs, works))  # in the order in which they ended
-        return {p: outcomes[family][p.label] for family in starts for p in family.members}
+        outcomes = dict(self.runner.run(jobs, works, self.context))  # in the order in which they ended
+        return {p: r for family in starts for p, r in zip(family.members, outcomes[family], strict=True)}
 
-    def _shared(self, family: SharingGroup, start: WarmStart) -> SharedWeightsTask:
-        recipe = self._student_recipe(0.0)
-        return SharedWeightsTask(
+    def _shared(self, family: SharingGroup, start: WarmStart) -> TrainTask:
+        return TrainTask(
             name=family.name,
-            jobs=tuple(self._student(p, "drafts", recipe, test=False, start=start) for p in family.members),
+            students=tuple(self._student(p, "drafts", test=False, start=start) for p in family.members),
             turns=tuple(turns_for(family.epochs, rounds=_ROUNDS)),
-            folder=self.folder.entry("drafts", family.folder),
+            folder=f"drafts/{family.folder}",
             recipe=self._student_recipe(sum(family.epochs)),
             seed=derived_seed(self.config.seed, family.name),
             ease=self.config.fast.ease,
@@ -318,7 +328,7 @@ class Conductor:
         if not able:
             return self.teacher_start
         widest = max(able, key=lambda p: p.relu_count)
-        return WarmStart(folder=self.folder.entry("drafts", widest.plan_id), plan=widest.plan)
+        return WarmStart(folder=f"drafts/{widest.plan_id}", plan=widest.plan)
 
     def _undropped(self, recipe: SharedBudget, drafts: Mapping[Proposal, TrainResult]) -> list[Proposal]:
         """Drop the drafts that other networks beat; the rest."""
@@ -352,13 +362,12 @@ class Conductor:
     # -- candidates -----------------------------------------------------------------------------------------
 
     def _student(
-        self, proposal: Proposal, kind: str, recipe: Recipe, *, start: WarmStart | None = None, test: bool = True
-    ) -> TrainTask:
-        return TrainTask(
+        self, proposal: Proposal, kind: str, *, start: WarmStart | None = None, test: bool = True
+    ) -> Student:
+        return Student(
             name=proposal.label,
             plan=proposal.plan,
-            folder=self.folder.entry(kind, proposal.plan_id),
-            recipe=recipe,
+            folder=f"{kind}/{proposal.plan_id}",
             seed=derived_seed(self.config.seed, proposal.plan_id),
             start=(start or self.teacher_start) if isinstance(self.recipe, SharedBudget) else None,
             statistics_batches=self.recipe.statistics_batches if isinstance(self.recipe, SharedBudget) else 0,
@@ -379,7 +388,7 @@ class Conductor:
         drafts: Mapping[Proposal, TrainResult] | None = None,
     ) -> None:
         """Train them and keep what becomes of them; the seconds of their `drafts` are theirs too."""
-        for proposal, outcome in self.foreman.students(jobs, works):
+        for proposal, (outcome,) in self.runner.run(jobs, works, self.context):
             drafted = drafts[proposal].train_seconds if drafts else 0.0
             whole = replace(outcome, train_seconds=drafted + outcome.train_seconds)
             self._keep_trained(proposal, "candidates", whole)
