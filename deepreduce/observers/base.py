@@ -14,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
 from deepreduce.errors import UserError
-from deepreduce.execution.trainer import TrainResult
-from deepreduce.training import EpochRecord
+from deepreduce.execution.task import TrainResult
+from deepreduce.candidate import Candidate
+from deepreduce.training import EpochRecord, Progress
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,27 @@ class ObservedNetwork:
     """A network as logs name it: its `folder` within the run, such as candidates/HASH, is unique."""
 
     label: str
-    plan_id: str
+    plan_id: str | None
     folder: str
+
+
+class RunObserver:
+    """Follows a run."""
+
+    def network_started(
+        self, network: ObservedNetwork, *, number: int, count: int, work: float, total: float,
+        epochs: Sequence[EpochRecord],
+    ) -> None:  # fmt: skip
+        pass
+
+    def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:
+        pass
+
+    def epoch_ended(self, network: ObservedNetwork, record: EpochRecord) -> None:
+        pass
+
+    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+        pass
 
 
 class RunLogger(Protocol):

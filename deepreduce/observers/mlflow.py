@@ -12,10 +12,10 @@ from typing import Any
 
 from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
-from deepreduce.execution.trainer import TrainResult
+from deepreduce.execution.task import TrainResult
 from deepreduce.observers.base import ObservedNetwork, curves, measured
-from deepreduce.run.outputs import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS
-from deepreduce.store.run_folder import CONFIG
+from deepreduce.store.names import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS
+from deepreduce.store.names import CONFIG
 from deepreduce.training import EpochRecord
 
 _FOLDER = "deepreduce.folder"

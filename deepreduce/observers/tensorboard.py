@@ -10,7 +10,7 @@ from typing import Any
 
 from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
-from deepreduce.execution.trainer import TrainResult
+from deepreduce.execution.task import TrainResult
 from deepreduce.frontier import front_by, measurement_of
 from deepreduce.observers.base import ObservedNetwork, curves, measured
 from deepreduce.report.tables import frontier_rows

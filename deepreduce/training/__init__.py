@@ -3,6 +3,7 @@
 from deepreduce.training.batchnorm import recompute_statistics
 from deepreduce.training.distillation import Distillation, distillation_loss
 from deepreduce.training.evaluate import Predictions, churn, predict
+from deepreduce.training.events import EpochEnded, Started, Stepped, TrainingEvent
 from deepreduce.training.logits_cache import LogitsCache, Teacher
 from deepreduce.training.loop import (
     AugmentationSchedule,
@@ -21,6 +22,7 @@ __all__ = [
     "PRECISIONS",
     "AugmentationSchedule",
     "Distillation",
+    "EpochEnded",
     "EpochRecord",
     "LogitsCache",
     "Monitor",
@@ -30,9 +32,12 @@ __all__ = [
     "Recipe",
     "SharedWeights",
     "Snapshot",
+    "Started",
+    "Stepped",
     "Stopped",
     "Teacher",
     "Trained",
+    "TrainingEvent",
     "choose_precision",
     "churn",
     "distillation_loss",

@@ -15,7 +15,8 @@ import os
 import platform
 import statistics
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,6 +70,17 @@ class ExecutionPlan:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         beside = f", {self.side_by_side} students side by side" if self.side_by_side > 1 else ""
         return f"{arithmetic}, {layout}, {threads}{beside}"
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Compute with `count` CPU threads inside the context."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fastest(variants: Sequence[V], seconds_of_step: Callable[[V], float]) -> dict[V, float]:

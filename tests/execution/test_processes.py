@@ -27,7 +27,7 @@ from deepreduce.execution.processes import ExecutorError, ProcessExecutor
 from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask, WarmStart
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.training import (
     AugmentationSchedule,
     Distillation,

@@ -22,7 +22,7 @@ from deepreduce.execution import trainer as subject
 from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask, WarmStart
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.training import (
     AugmentationSchedule,
     Distillation,

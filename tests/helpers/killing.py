@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from deepreduce.config.schema import load_config
+from deepreduce.config.load import load_config
 from deepreduce.run import optimize as pipeline
 
 

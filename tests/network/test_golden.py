@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deepreduce.methods import DeepReduceMethod, propose
+from deepreduce.methods import DeepReduceMethod
+from deepreduce.methods.deepreduce import propose
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, analyze_network, trace_network
 from deepreduce.plan import ReductionPlan

@@ -9,12 +9,12 @@ import torch
 
 from deepreduce import OptimizeConfig, load_reduced
 from deepreduce.config.inputs import original_network
-from deepreduce.config.schema import dump_config, load_config
+from deepreduce.config.load import dump_config, load_config
 from deepreduce.data import DataFacts
 from deepreduce.errors import ConfigError, ModelError
 from deepreduce.network import Network, trace_network
 from deepreduce.store.checkpoint import SavedNetwork, describe_network
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.transforms import cull, cull_plan, reshape
 from tests.helpers.zoo import FULL, HALF, TOYS, Basic, Blocks
 

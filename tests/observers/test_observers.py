@@ -20,7 +20,7 @@ from deepreduce.cli.main import run_command
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.cost.objective import Objective
 from deepreduce.errors import ConfigError, RunInterrupted, UserError
-from deepreduce.execution.trainer import TrainResult
+from deepreduce.execution.task import TrainResult
 from deepreduce.observers import ObservedNetwork, RunLoggers, open_loggers
 from deepreduce.observers import base as subject
 from deepreduce.run import optimize as pipeline

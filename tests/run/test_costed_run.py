@@ -18,7 +18,8 @@ from deepreduce.cost.preset import preset_named, prices_of, save_calibration
 from deepreduce.errors import CheckpointError, UserError
 from deepreduce.private.lowering.program import KINDS, REVEAL
 from deepreduce.private.result import price_of_run
-from deepreduce.run.outputs import private_file, read_run, redraw
+from deepreduce.run.outputs import private_file, redraw
+from deepreduce.run.read import read_run
 from deepreduce.run.page import page_contents
 from deepreduce.utils.files import write_json
 from tests.helpers.runs import RICH, TINY

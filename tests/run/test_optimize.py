@@ -34,7 +34,7 @@ from deepreduce.network import Network
 from deepreduce.observers.progress import NoWatcher
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.run import stages as conductor
-from deepreduce.run.outputs import read_run
+from deepreduce.run.read import read_run
 from deepreduce.run.page import page_contents
 from deepreduce.search.headroom import FrontierState
 from deepreduce.training import AugmentationSchedule, Distillation, LogitsCache, Teacher, train

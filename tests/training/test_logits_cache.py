@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deepreduce.config.build import remembered_logits
-from deepreduce.config.schema import load_config
+from deepreduce.config.load import load_config
 from deepreduce.data import ImageData
 from deepreduce.training import AugmentationSchedule, LogitsCache, Precision, Recipe, Teacher
 from tests.helpers.images import striped

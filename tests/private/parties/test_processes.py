@@ -24,7 +24,8 @@ from deepreduce.private.parties.wire import Message
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.spu import install
 from tests.helpers import REPOSITORY
-from tests.helpers.private_networks import all_end, images, needs_engine, small_resnet
+from tests.helpers.private_networks import images, needs_engine, small_resnet
+from tests.helpers.processes import all_end
 
 SEMI2K = PROTOCOLS["semi2k"]
 

@@ -21,7 +21,7 @@ from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.store.checkpoint import describe_network
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.transforms import apply_plan, collapse, cull, cull_plan, normalise_plan, pad_once
 from tests.helpers.independent import executed_macs, executed_relus
 from tests.helpers.linear_nets import SIZES, Function, built, images, logits, odd_regions, randomised, regions
