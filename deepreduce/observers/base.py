@@ -6,7 +6,6 @@ handed the epochs that are behind it, and keeps each of them once.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from typing import Protocol
 
 from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
-from deepreduce.errors import UserError
 from deepreduce.execution.trainer import TrainResult
 from deepreduce.training import EpochRecord
+from deepreduce.utils.optional import require_packages
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +96,7 @@ class RunLoggers:
 def check_installed(names: Sequence[str]) -> None:
     """Raises `UserError` that names the extra where a logger's package is missing."""
     for name in names:
-        missing = [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
-        if missing:
-            raise UserError(
-                f"log: {name} needs {', '.join(missing)}, which is not installed; install it with:"
-                f" pip install 'deepreduce[{name}]'"
-            )
+        require_packages(f"log: {name}", *_PACKAGES[name], extra=name)
 
 
 def open_loggers(names: Sequence[str], folder: Path) -> RunLoggers:

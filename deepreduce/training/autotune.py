@@ -24,6 +24,7 @@ import torch
 
 from deepreduce.errors import DeepReduceError
 from deepreduce.training import Precision
+from deepreduce.utils.cache_folder import cache_folder
 from deepreduce.utils.files import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ def remembered_arrangement(
     `file` is by default deepreduce/arrangements.json in the user's cache; one that can't be read or written costs
     another trial, nothing else.
     """
-    place = file or _cache() / "arrangements.json"
+    place = file or cache_folder() / "arrangements.json"
     machine = [what, platform.node(), platform.processor(), str(os.cpu_count()), torch.__version__]
     key = hashlib.blake2b("\0".join(machine).encode(), digest_size=8).hexdigest()
     known: dict[str, Any] = {}
@@ -180,7 +181,3 @@ def arrangement_from_json(value: Any) -> ExecutionPlan:
         raise ValueError(f"{value!r} is no arrangement")
     precision = Precision(bf16=flags[0], channels_last=flags[1])
     return ExecutionPlan(precision=precision, threads=counts[0], side_by_side=counts[1])
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepreduce"
