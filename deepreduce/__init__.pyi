@@ -24,6 +24,7 @@ from .run.dry_run import DryRun, dry_run
 from .run.optimize import optimize
 from .run.result import ReducedNetwork, Result, load_result
 from .store.checkpoint import load_reduced
+from .training.callbacks import CallbackFactory, PreparedStudent, TrainingCallback, TrainingState
 from .transforms import (
     apply_plan,
     cull,
@@ -36,6 +37,7 @@ from .transforms import (
 
 __all__ = [
     "AnalysisReport",
+    "CallbackFactory",
     "Candidate",
     "CheckpointError",
     "ConfigError",
@@ -51,6 +53,7 @@ __all__ = [
     "OptimizeConfig",
     "PlanError",
     "Point",
+    "PreparedStudent",
     "ReducedNetwork",
     "ReductionPlan",
     "ReluSite",
@@ -58,6 +61,8 @@ __all__ = [
     "RunError",
     "RunFolderError",
     "RunInterrupted",
+    "TrainingCallback",
+    "TrainingState",
     "UserError",
     "analyze",
     "apply_plan",

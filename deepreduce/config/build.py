@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,8 @@ from deepreduce.run.outputs import config_of_network, objective_of
 from deepreduce.search.budget import FullBudget, SharedBudget
 from deepreduce.search.headroom import FrontierState
 from deepreduce.search.schedule import Schedule, make_schedule
-from deepreduce.training import LogitsCache, Precision, Recipe, choose_precision
-from deepreduce.training.autotune import ExecutionPlan, Variant, arrange, remembered_arrangement
-from deepreduce.training.timing import TimedStep
+from deepreduce.training import LogitsCache, Recipe
+from deepreduce.training.autotune import ExecutionPlan, choose_execution
 from deepreduce.utils.seed import derived_seed
 
 log = logging.getLogger(__name__)
@@ -212,54 +209,16 @@ def remembered_logits(
         return None
 
 
-def chosen_arrangement(
-    config: OptimizeConfig, network: Network, device: torch.device, *, before: ExecutionPlan | None = None
+def execution_plan(
+    config: OptimizeConfig, network: Network, device: torch.device, *, recorded: ExecutionPlan | None = None
 ) -> ExecutionPlan:
-    """How to train: as the config says, as `before` (how the run began), and else as a trial finds faster."""
-    chosen = before or _tried(config, network, device)
-    return replace(
-        chosen,
-        threads=config.threads or chosen.threads,
-        side_by_side=config.side_by_side or chosen.side_by_side,
+    """Return how to train: as the config says, as `recorded` (how the run began), or as a trial finds fastest."""
+    return choose_execution(
+        network,
+        device=device,
+        batch_size=config.training.batch_size,
+        precision=config.training.precision,
+        threads=config.threads,
+        workers=config.side_by_side,
+        recorded=recorded,
     )
-
-
-def _tried(config: OptimizeConfig, network: Network, device: torch.device) -> ExecutionPlan:
-    """The arrangement that a trial found for this network, or finds now."""
-    available = torch.get_num_threads()
-    if device.type != "cpu":
-        precision = choose_precision(config.training.precision, network, device=device)
-        return ExecutionPlan(precision=precision, threads=available)
-    batch_size = config.training.batch_size
-    precisions = [Precision(bf16=bf16, channels_last=last) for bf16 in (False, True) for last in (False, True)]
-    if config.training.precision != "auto":
-        precisions = [choose_precision(config.training.precision, network, device=device)]
-    variants = [
-        Variant(precision=precision, threads=threads)
-        for precision in precisions
-        for threads in ([config.threads] if config.threads else sorted({1, available}))
-    ]
-    beside = [config.side_by_side] if config.side_by_side else sorted({1, available})
-
-    def step_of(precision: Precision) -> Callable[[], float]:
-        return TimedStep(network, batch_size=batch_size, precision=precision, device=device)
-
-    def trial() -> ExecutionPlan:
-        with using_threads(available), torch.random.fork_rng(devices=[]):
-            chosen = arrange(variants, step_of, side_by_side=beside)
-        log.info("a trial of some steps found fastest: %s", chosen.told())
-        return chosen
-
-    shapes = [(name, tuple(p.shape)) for name, p in network.module.named_parameters()]
-    return remembered_arrangement(f"{shapes} {network.input_shape} {batch_size} {variants} {beside}", trial)
-
-
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """Everything inside computes with so many CPU threads."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(before)

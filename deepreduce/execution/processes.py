@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ import torch
 
 from deepreduce.errors import DeepReduceError, RunError
 from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainTask
-from deepreduce.training import Monitor, Stopped
+from deepreduce.training import Stopped, TrainingEvent
 from deepreduce.utils.files import TEMPORARY
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ _LOOK_EVERY = 0.2  # seconds between looks at a request to stop
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 J = TypeVar("J", TrainTask, SharedWeightsTask)
+OnEvent = Callable[[TrainingEvent], None]
 
 
 class ExecutorError(Exception):
@@ -49,7 +50,7 @@ class _Member:
     process: subprocess.Popen[bytes]
     connection: Connection
     job: TrainTask | SharedWeightsTask | None = None
-    monitor: Monitor = field(default_factory=Monitor)
+    on_event: OnEvent | None = None
 
 
 class ProcessExecutor:
@@ -94,7 +95,7 @@ class ProcessExecutor:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def run(self, jobs: Sequence[J], told: Callable[[J], Monitor]) -> Iterator[tuple[J, Any]]:
+    def run(self, jobs: Sequence[J], told: Callable[[J], OnEvent]) -> Iterator[tuple[J, Any]]:
         """Every job with what `run_in` makes of it, as they end; none may start from another one of `jobs`.
 
         Raises as `Workshop.run` does, and `RunError` where a process dies; at a stop every process saves what it has
@@ -118,12 +119,12 @@ class ProcessExecutor:
                     left -= 1
                     yield ended
 
-    def _hand_out(self, waiting: list[J], told: Callable[[J], Monitor]) -> None:
+    def _hand_out(self, waiting: list[J], told: Callable[[J], OnEvent]) -> None:
         for member in (m for m in self._members if m.job is None):
             if not waiting or self._workshop.stop():
                 return  # the others are to save what they have first
             job = waiting.pop(0)
-            member.job, member.monitor = job, told(job)
+            member.job, member.on_event = job, told(job)
             try:
                 member.connection.send(job)
             except OSError:  # it died while it waited
@@ -142,12 +143,9 @@ class ProcessExecutor:
             kind, value = member.connection.recv()
         except (EOFError, OSError):
             raise _ended(member, job.name) from None
-        if kind == "start":
-            member.monitor.on_start(value)
-        elif kind == "step":
-            member.monitor.on_step(value)
-        elif kind == "epoch":
-            member.monitor.on_epoch(value)
+        if kind == "event":
+            assert member.on_event is not None
+            member.on_event(value)
         elif kind == "log":
             logging.getLogger(value.name).handle(value)
         elif kind == "stopped":
@@ -228,13 +226,9 @@ def work() -> None:
 def _answer(
     workshop: CandidateTrainer, job: TrainTask | SharedWeightsTask, connection: Connection
 ) -> tuple[str, Any]:
-    def teller(kind: str) -> Callable[[Any], None]:
-        return lambda value: connection.send((kind, value))
-
     give_memory_back()
     try:
-        monitor = Monitor(on_start=teller("start"), on_step=teller("step"), on_epoch=teller("epoch"))
-        return "done", job.run_in(workshop, monitor)
+        return "done", job.run_in(workshop, lambda event: connection.send(("event", event)))
     except Stopped:
         return "stopped", None
     except DeepReduceError as error:

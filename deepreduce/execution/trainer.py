@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,22 +21,26 @@ from deepreduce.store.checkpoint import describe_network, load_weights
 from deepreduce.store.run_folder import NetworkFolder
 from deepreduce.training import (
     AugmentationSchedule,
+    CallbackFactory,
     Distillation,
-    Monitor,
     Precision,
     Predictions,
+    PreparedStudent,
     Recipe,
     SharedWeights,
     Snapshot,
     Teacher,
-    Trained,
+    TrainingCallback,
+    TrainingEvent,
+    TrainingSummary,
     churn,
     predict,
     recompute_statistics,
     train,
 )
-from deepreduce.training.timing import JUDGED_BATCH
-from deepreduce.transforms import AnnealedNetwork, apply_plan, fading, warm_start
+from deepreduce.training.callbacks import build_callbacks
+from deepreduce.training.timing import EVALUATION_BATCH
+from deepreduce.transforms import apply_plan, warm_start
 from deepreduce.utils.seed import derived_seed
 
 log = logging.getLogger(__name__)
@@ -62,8 +65,8 @@ class TrainTask:
     Without a `start` it has the original's initial weights. `statistics_batches` batches give it new batch-norm
     statistics after the training (0: it keeps those of the training). `test` says whether its test accuracy is
     wanted; what only helps to choose is judged by validation accuracy alone. `first_view` is the epoch of the views
-    that it is shown first: networks side by side that begin apart need not ask the teacher the same at once. Over the
-    first `ease` of the training, the ReLUs that the plan drops go gradually (0: at once).
+    that it is shown first: networks side by side that begin apart need not ask the teacher the same at once.
+    `callbacks` take part in the training.
     """
 
     name: str
@@ -75,15 +78,15 @@ class TrainTask:
     statistics_batches: int = 0
     test: bool = True
     first_view: int = 0
-    ease: float = 0.0
+    callbacks: tuple[CallbackFactory, ...] = ()
 
     def done_in(self, workshop: CandidateTrainer) -> TrainResult | None:
         """Its outcome where it is trained already."""
         return workshop.finished(self)
 
-    def run_in(self, workshop: CandidateTrainer, told: Monitor) -> TrainResult:
+    def run_in(self, workshop: CandidateTrainer, on_event: Callable[[TrainingEvent], None]) -> TrainResult:
         """Train it; raises as `Workshop.run` does."""
-        return workshop.run(self, told)
+        return workshop.run(self, on_event)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,47 +104,15 @@ class SharedWeightsTask:
     folder: NetworkFolder
     recipe: Recipe
     seed: int
-    ease: float = 0.0
+    callbacks: tuple[CallbackFactory, ...] = ()
 
     def done_in(self, workshop: CandidateTrainer) -> dict[str, TrainResult] | None:
         """The outcome of each of the networks by its name, where all are trained already."""
         return workshop.finished_shared(self)
 
-    def run_in(self, workshop: CandidateTrainer, told: Monitor) -> dict[str, TrainResult]:
+    def run_in(self, workshop: CandidateTrainer, on_event: Callable[[TrainingEvent], None]) -> dict[str, TrainResult]:
         """Train them; raises as `Workshop.run` does."""
-        return workshop.run_shared(self, told)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pupil:
-    """What is trained for a network: itself, or one whose ReLUs go gradually until it is that network."""
-
-    network: Network
-    faded: AnnealedNetwork | None
-    ease: float
-
-    @property
-    def module(self) -> nn.Module:
-        return self.network.module if self.faded is None else self.faded.module
-
-    def advance(self, done: float) -> None:
-        """`done` is the share of the training."""
-        if self.faded is not None:
-            self.faded.fade(done / self.ease)
-
-    def settle(self) -> None:
-        """Give the network the weights that were trained for it."""
-        if self.faded is not None:
-            self.network.module.to(next(self.faded.module.parameters()).device)
-            self.network.module.load_state_dict(self.faded.module.state_dict())
-
-
-def _all(pupils: Sequence[_Pupil]) -> Callable[[float], None]:
-    def advance(done: float) -> None:
-        for pupil in pupils:
-            pupil.advance(done)
-
-    return advance
+        return workshop.run_shared(self, on_event)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +160,7 @@ class CandidateTrainer:
 
     `lesson` is what it teaches (None: labels are all there is), `teacher_test` its predictions of the test images:
     those of the network that was tested last without a lesson, unless they are given. All students see the same
-    `views`.
+    `views`. `callbacks` take part in the training of every student.
     """
 
     original: Network
@@ -202,23 +173,26 @@ class CandidateTrainer:
     views: AugmentationSchedule | None = None
     lesson: Teacher | None = None
     teacher_test: Predictions | None = None
+    callbacks: tuple[CallbackFactory, ...] = ()
 
-    def run(self, job: TrainTask, told: Monitor) -> TrainResult:
-        """The job's outcome, from its folder where it is done already; `told` is told what is trained.
+    def run(self, job: TrainTask, on_event: Callable[[TrainingEvent], None]) -> TrainResult:
+        """The job's outcome, from its folder where it is done already; `on_event` hears of the training.
 
         A corrupt file is named in the log and the network trained again. Raises `Stopped` when asked to stop,
         `RunError` where the network does not fit into memory, `UserError` where a batch is too small for it.
         """
         with _one_line(job, self.device):
-            return self._done(job) or self._train(job, told)
+            return self._done(job) or self._train(job, on_event)
 
-    def run_shared(self, shared: SharedWeightsTask, told: Monitor) -> dict[str, TrainResult]:
+    def run_shared(
+        self, shared: SharedWeightsTask, on_event: Callable[[TrainingEvent], None]
+    ) -> dict[str, TrainResult]:
         """The outcome of each of the networks by its name, from their folders where all are done already.
 
         `train_seconds` of each is its share of the steps. Raises as `run` does.
         """
         with _one_line(shared, self.device):
-            outcomes = self._done_shared(shared) or self._train_shared(shared, told)
+            outcomes = self._done_shared(shared) or self._train_shared(shared, on_event)
         shared.folder.discard()
         return outcomes
 
@@ -227,15 +201,18 @@ class CandidateTrainer:
         known = {name: outcome for name, outcome in done.items() if outcome is not None}
         return known if len(known) == len(shared.jobs) else None
 
-    def _train_shared(self, shared: SharedWeightsTask, told: Monitor) -> dict[str, TrainResult]:
+    def _train_shared(
+        self, shared: SharedWeightsTask, on_event: Callable[[TrainingEvent], None]
+    ) -> dict[str, TrainResult]:
         networks = self._untrained_family(shared.jobs)
-        pupils = [
-            self._pupil(network, job, ease=shared.ease) for job, network in zip(shared.jobs, networks, strict=True)
-        ]
-        family = SharedWeights([pupil.module for pupil in pupils])
+        students = [self._prepared(network, job) for job, network in zip(shared.jobs, networks, strict=True)]
+        callbacks = self._callbacks(shared.callbacks, students)
+        family = SharedWeights([student.module for student in students])
         turns = [family.members[i] for i in shared.turns]
         try:
-            trained = self._fit(family, shared, told, turns=turns, fading=pupils)
+            trained = self._fit(family, shared, on_event, turns=turns, callbacks=callbacks)
+            if trained is None:
+                return self._train_shared(shared, on_event)
         except NonFiniteLossError as error:
             log.warning("%s failed: %s", shared.name, error)
             trained = None
@@ -245,9 +222,8 @@ class CandidateTrainer:
             if trained is None:
                 outcomes[job.name] = self._keep_failure(network, job, failure)
                 continue
-            pupils[number].settle()
             share = shared.turns.count(number) / max(len(shared.turns), 1)
-            own = Trained(history=(), seconds=trained.seconds * share)
+            own = TrainingSummary(history=(), seconds=trained.seconds * share)
             outcomes[job.name] = self._keep(network, job, own)
         return outcomes
 
@@ -315,22 +291,27 @@ class CandidateTrainer:
             job.folder.clear()
             return None
 
-    def _train(self, job: TrainTask, told: Monitor) -> TrainResult:
+    def _train(self, job: TrainTask, on_event: Callable[[TrainingEvent], None]) -> TrainResult:
         network = self._untrained(job)
-        pupil = self._pupil(network, job, ease=job.ease)
+        student = self._prepared(network, job)
+        callbacks = self._callbacks(job.callbacks, [student])
         try:
-            trained = self._fit(pupil.module, job, told, fading=[pupil], first_view=job.first_view)
+            trained = self._fit(student.module, job, on_event, callbacks=callbacks, first_view=job.first_view)
         except NonFiniteLossError as error:
             log.warning("%s failed: %s", job.name, error)
             return self._keep_failure(network, job, str(error))
-        pupil.settle()
-        return self._keep(network, job, trained)
+        return self._train(job, on_event) if trained is None else self._keep(network, job, trained)
 
-    def _pupil(self, network: Network, job: TrainTask, *, ease: float) -> _Pupil:
-        faded = fading(self.original, job.plan, seed=_seed(job)) if ease else None
-        if faded is not None:
-            faded.module.load_state_dict(network.module.state_dict())
-        return _Pupil(network=network, faded=faded, ease=ease)
+    def _prepared(self, network: Network, job: TrainTask) -> PreparedStudent:
+        return PreparedStudent(
+            original=self.original, plan=job.plan, seed=_seed(job), network=network, module=network.module
+        )
+
+    def _callbacks(
+        self, factories: Sequence[CallbackFactory], students: Sequence[PreparedStudent]
+    ) -> list[TrainingCallback]:
+        """Build those of a task, and the user's, which take part in the training of students only."""
+        return build_callbacks([*factories, *(self.callbacks if self.lesson is not None else ())], students)
 
     def _keep_failure(self, network: Network, job: TrainTask, failure: str) -> TrainResult:
         outcome = _counted(network, failure=failure)
@@ -339,8 +320,9 @@ class CandidateTrainer:
         )
         return outcome
 
-    def _keep(self, network: Network, job: TrainTask, trained: Trained) -> TrainResult:
+    def _keep(self, network: Network, job: TrainTask, trained: TrainingSummary) -> TrainResult:
         """Measure a network that is trained, and write its files."""
+        network.module.to(self.device)  # a callback may have had another one trained in its place
         if job.statistics_batches:
             recompute_statistics(
                 network.module, self.data, batches=job.statistics_batches, batch_size=job.recipe.batch_size,
@@ -372,38 +354,33 @@ class CandidateTrainer:
         self,
         module: nn.Module,
         job: TrainTask | SharedWeightsTask,
-        told: Monitor,
+        on_event: Callable[[TrainingEvent], None],
         *,
-        fading: Sequence[_Pupil],
+        callbacks: Sequence[TrainingCallback],
         turns: Sequence[nn.Module] = (),
         first_view: int = 0,
-    ) -> Trained:
-        if job.recipe.epochs == 0:
-            module.to(self.device)
-            told.on_start(())
-            return Trained(history=(), seconds=0.0)
+    ) -> TrainingSummary | None:
+        """Train the module; return None, with an empty folder, if the folder's snapshot is of another training."""
         snapshot = self._snapshot(job)
-        untrained = None if snapshot is None else copy.deepcopy(module.state_dict())
-        monitor = replace(told, save=job.folder.save_snapshot, save_every=self.checkpoint_seconds, stop=self.stop)
         try:
             return train(
                 module, self.data, job.recipe, seed=job.seed, precision=self.precision, device=self.device,
-                turns=turns, lesson=self.lesson, distillation=self.distillation, resume=snapshot, monitor=monitor,
-                views=self._views_from(first_view), before_step=_all(fading),
+                teacher=self.lesson, distillation=self.distillation, schedule=self._views_from(first_view),
+                turns=turns, callbacks=callbacks, resume=snapshot, on_event=on_event, save=job.folder.save_snapshot,
+                save_every=self.checkpoint_seconds, stop=self.stop,
             )  # fmt: skip
         except CheckpointError as error:
-            if untrained is None:
+            if snapshot is None:
                 raise
             log.warning("%s: %s; training %s again from the start", job.folder.path, error, job.name)
             job.folder.clear()
-            module.load_state_dict(untrained)
-            return self._fit(module, job, told, turns=turns, fading=fading, first_view=first_view)
+            return None
 
     def _views_from(self, first: int) -> AugmentationSchedule | None:
         """Those of students; a training without a lesson has its own."""
         return replace(self.views, first=first) if self.views is not None and self.lesson is not None else None
 
-    def _measure(self, network: Network, trained: Trained, job: TrainTask) -> TrainResult:
+    def _measure(self, network: Network, trained: TrainingSummary, job: TrainTask) -> TrainResult:
         # in the plain layout of a network that is loaded back, so that its accuracies are those measured here
         network.module.to(memory_format=torch.contiguous_format)
         val_accuracy = self._predict(network.module, self.data.val).accuracy
@@ -420,7 +397,7 @@ class CandidateTrainer:
         )  # fmt: skip
 
     def _predict(self, module: nn.Module, split: Any) -> Predictions:
-        return predict(module, split, batch_size=JUDGED_BATCH, device=self.device)
+        return predict(module, split, batch_size=EVALUATION_BATCH, device=self.device)
 
 
 def _seed(job: TrainTask) -> int:

@@ -9,11 +9,10 @@ from typing import Any
 from torch import nn
 
 from deepreduce.config.build import (
-    chosen_arrangement,
+    execution_plan,
     model_seed,
     presets_of,
     run_schedule,
-    using_threads,
 )
 from deepreduce.config.inputs import choose_device, facts_without_data, load_data, original_network
 from deepreduce.config.schema import OptimizeConfig
@@ -25,6 +24,7 @@ from deepreduce.network import Network
 from deepreduce.observers.progress import duration
 from deepreduce.run.outputs import objective_of
 from deepreduce.search.schedule import Schedule
+from deepreduce.training.autotune import using_threads
 from deepreduce.training.timing import seconds_per_mac
 from deepreduce.utils.format import short_bytes, short_seconds
 
@@ -132,10 +132,10 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
     network = original_network(config.model, facts, seed=model_seed(config), given=model)
     presets = presets_of(config)
     schedule = run_schedule(network, facts, config, cull_order=config.method.cull_order, presets=presets)
-    arrangement = chosen_arrangement(config, network, device)
-    with using_threads(arrangement.threads):
+    plan = execution_plan(config, network, device)
+    with using_threads(plan.threads):
         rate = seconds_per_mac(
-            network, batch_size=config.training.batch_size, precision=arrangement.precision, device=device
+            network, batch_size=config.training.batch_size, precision=plan.precision, device=device
         )
     return DryRun(
         network=network,

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ import torch
 from torch import nn
 
 from deepreduce.config.build import (
-    chosen_arrangement,
+    execution_plan,
     model_seed,
     presets_of,
     resolve_config,
     run_schedule,
-    using_threads,
 )
 from deepreduce.config.inputs import choose_device, fingerprint, load_data, original_network, versions
 from deepreduce.config.schema import OptimizeConfig
@@ -35,8 +33,9 @@ from deepreduce.run.result import Result
 from deepreduce.run.runner import Runner
 from deepreduce.run.stages import Conductor
 from deepreduce.store.run_folder import RunFolder, read_costs, recorded_arrangement
-from deepreduce.training import Distillation, Stopped
-from deepreduce.training.autotune import ExecutionPlan
+from deepreduce.training import CallbackFactory, Distillation, Stopped
+from deepreduce.training.autotune import ExecutionPlan, using_threads
+from deepreduce.training.callbacks import describe_callbacks
 from deepreduce.utils.stop import StopRequest
 
 log = logging.getLogger(__name__)
@@ -53,6 +52,7 @@ def optimize(
     max_cost: float | None = None,
     seed: int | None = None,
     device: str | None = None,
+    callbacks: Sequence[CallbackFactory] = (),
     watcher: Watcher | None = None,
     **values: Any,
 ) -> Result:
@@ -63,6 +63,10 @@ def optimize(
     file or an `OptimizeConfig`; keyword arguments are its keys (`training={"epochs": 2}`), `settings` dotted ones
     (`["training.epochs=2"]`). `out` is the run's folder, by default a new one under runs/; the same call again with
     the same folder goes on where it stopped.
+
+    `callbacks` build a `TrainingCallback` for every training of a student: probes, drafts and candidates, not the
+    teacher; students that share weights in one training have one of each. Their repr says whether a run is the same
+    when it resumes. Where they can't be pickled, students are trained one after the other, with a warning.
 
     Raises `UserError` for the caller's mistakes, `RunError` where the run itself fails and `RunInterrupted` when a
     signal asked it to stop; everything is saved then.
@@ -84,6 +88,7 @@ def optimize(
         out=Path(out) if out is not None else new_run_folder(chosen),
         model=None if isinstance(model, str) else model,
         data=None if isinstance(data, str) else data,
+        callbacks=callbacks,
         watcher=watcher,
     )
 
@@ -115,10 +120,12 @@ def run(
     out: Path,
     model: nn.Module | None = None,
     data: Any = None,
+    callbacks: Sequence[CallbackFactory] = (),
     watcher: Watcher | None = None,
 ) -> Result:
     """`optimize` with a resolved config; `model` and `data` are those given from Python."""
     check_installed(config.log)
+    described = describe_callbacks(callbacks)
     device = choose_device(config.device)
     images = load_data(config.data, seed=config.seed, given=data)
     images.check_batch_size(config.training.batch_size)
@@ -127,9 +134,9 @@ def run(
     published_points(overlay_of(config))
     presets = presets_of(config, recorded=read_costs(out).models)
     schedule = run_schedule(original, images.facts, config, cull_order=config.method.cull_order, presets=presets)
-    arrangement = chosen_arrangement(config, original, device, before=recorded_arrangement(out))
+    arrangement = execution_plan(config, original, device, recorded=recorded_arrangement(out))
     with using_threads(arrangement.threads):
-        environment = _environment(original, images.fingerprint, device, arrangement)
+        environment = _environment(original, images.fingerprint, device, arrangement, described)
         with (
             RunFolder.open(out, config, environment) as folder,
             StopRequest() as stop,
@@ -137,7 +144,7 @@ def run(
             open_loggers(config.log, folder.path) as loggers,
             closing(watcher or NoWatcher()) as watching,
         ):
-            log.info("run in %s, with %s", folder.path, arrangement.told())
+            log.info("run in %s, with %s", folder.path, arrangement.describe())
             for note in schedule.notes:
                 log.warning("%s", note)
             workshop = CandidateTrainer(
@@ -148,6 +155,7 @@ def run(
                 distillation=Distillation(temperature=config.distill.temperature, weight=config.distill.weight),
                 checkpoint_seconds=config.training.checkpoint_seconds,
                 stop=stop,
+                callbacks=tuple(callbacks),
             )
             foreman = Runner(workshop, arrangement=arrangement, watcher=watching, loggers=loggers, root=folder.path)
             try:
@@ -161,7 +169,11 @@ def run(
 
 
 def _environment(
-    original: Network, data_fingerprint: str, device: torch.device, arrangement: ExecutionPlan
+    original: Network,
+    data_fingerprint: str,
+    device: torch.device,
+    arrangement: ExecutionPlan,
+    callbacks: Sequence[str],
 ) -> dict[str, Any]:
     precision = arrangement.precision
     arithmetic = f"{'bf16' if precision.bf16 else 'fp32'}{' channels_last' if precision.channels_last else ''}"
@@ -171,7 +183,7 @@ def _environment(
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "arrangement": asdict(arrangement),
+        "arrangement": arrangement.to_json(),
         # a run goes on only where these are the same: other values give other numbers
         "identity": {
             "model": fingerprint(original),
@@ -180,6 +192,7 @@ def _environment(
             "threads": arrangement.threads if on_cpu else 0,
             "student_threads": arrangement.student_threads if on_cpu else 0,
             "precision": arithmetic,
+            **({"callbacks": list(callbacks)} if callbacks else {}),  # absent in runs without any
         },
     }
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from deepreduce.candidate import TEACHER_ID
-from deepreduce.config.build import using_threads
 from deepreduce.errors import CheckpointError
 from deepreduce.execution.processes import ExecutorError, ProcessExecutor
 from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask
 from deepreduce.observers import ObservedNetwork, RunLoggers
 from deepreduce.observers.progress import Watcher
-from deepreduce.training import EpochRecord, Monitor, Stopped
-from deepreduce.training.autotune import ExecutionPlan
+from deepreduce.training import EpochEnded, EpochRecord, Started, Stepped, Stopped, TrainingEvent
+from deepreduce.training.autotune import ExecutionPlan, using_threads
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Runner:
         self._arrangement, self._watcher, self._loggers, self._root = arrangement, watcher, loggers, root
         self.started, self._begun = 0, 0.0
         self._crew: ProcessExecutor | None = None
-        self._alone = arrangement.side_by_side == 1
+        self._alone = arrangement.workers == 1
 
     def __enter__(self) -> Runner:
         return self
@@ -103,7 +102,7 @@ class Runner:
     def _assembled(self) -> ProcessExecutor | None:
         """The crew, assembled when it is first wanted; None where there can't be one."""
         if self._crew is None and not self._alone:
-            crew = ProcessExecutor(self.workshop, size=self._arrangement.side_by_side, scratch=self._root)
+            crew = ProcessExecutor(self.workshop, size=self._arrangement.workers, scratch=self._root)
             try:
                 self._crew = crew.__enter__()
             except ExecutorError as error:
@@ -123,17 +122,29 @@ class Runner:
 
     def _train_here(self, job: J, work: float) -> Any:
         self._begin(job.name, work)
-        told = Monitor(on_step=partial(self._watcher.step, job.name))
-        if isinstance(job, TrainTask):
-            told = Monitor(on_start=partial(self._log_begin, job), on_step=told.on_step, on_epoch=self._loggers.epoch)
-        outcome = job.run_in(self.workshop, told)
+        outcome = job.run_in(self.workshop, partial(self._hear, job))
         self._end(job, outcome)
         return outcome
 
-    def _told_from_afar(self, job: TrainTask | SharedWeightsTask, work: float) -> Monitor:
+    def _hear(self, job: TrainTask | SharedWeightsTask, event: TrainingEvent) -> None:
+        """Tell watcher and loggers; the latter know nothing of networks that are trained together."""
+        match event:
+            case Stepped():
+                self._watcher.step(job.name, event.progress)
+            case Started() if isinstance(job, TrainTask):
+                self._log_begin(job, event.epochs)
+            case EpochEnded() if isinstance(job, TrainTask):
+                self._loggers.epoch(event.record)
+
+    def _told_from_afar(self, job: TrainTask | SharedWeightsTask, work: float) -> Callable[[TrainingEvent], None]:
         """Loggers take one network at a time, so they are told of this one when it is done."""
         self._begin(job.name, work)
-        return Monitor(on_step=partial(self._watcher.step, job.name))
+
+        def hear(event: TrainingEvent) -> None:
+            if isinstance(event, Stepped):
+                self._watcher.step(job.name, event.progress)
+
+        return hear
 
     def _begin(self, name: str, work: float) -> None:
         if self.workshop.stop():

@@ -23,6 +23,7 @@ from deepreduce.config.build import (
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.cost.preset import Preset
 from deepreduce.errors import PlanError, RunError
+from deepreduce.execution.anneal import Anneal
 from deepreduce.execution.trainer import SharedWeightsTask, TrainResult, TrainTask, WarmStart
 from deepreduce.methods import Proposal
 from deepreduce.methods.deepreduce import measured_cull_order
@@ -68,6 +69,7 @@ class Conductor:
         self.original, self.facts = foreman.workshop.original, foreman.workshop.data.facts
         self.recipe, self.limits = run_recipe(config), limits_of(config)
         self.costs = TrainingCosts(load=self.original.load, facts=self.facts, recipe=self.recipe)
+        self.callbacks = (Anneal(config.fast.ease),) if config.fast.ease else ()
         self.candidates: dict[str, Candidate] = {}
 
     def conduct(self) -> Result:
@@ -139,7 +141,7 @@ class Conductor:
         lesson = Teacher(
             teacher.module.requires_grad_(False).to(memory_format=shop.precision.memory_format),
             precision=shop.precision,
-            remembered=remembered_logits(
+            cache=remembered_logits(
                 self.folder.path / ANSWERS, shop.data, self.config, epochs=epochs, batch_size=batch_size
             ),
         )
@@ -243,7 +245,7 @@ class Conductor:
         if not isinstance(self.recipe, SharedBudget):
             return job
         views = self.recipe.views
-        return replace(job, first_view=(number * (views // 2) + number // 2) % views, ease=self.config.fast.ease)
+        return replace(job, first_view=(number * (views // 2) + number // 2) % views, callbacks=self.callbacks)
 
     # -- networks that share weights ------------------------------------------------------------------------
 
@@ -308,7 +310,7 @@ class Conductor:
             folder=self.folder.entry("drafts", family.folder),
             recipe=self._student_recipe(sum(family.epochs)),
             seed=derived_seed(self.config.seed, family.name),
-            ease=self.config.fast.ease,
+            callbacks=self.callbacks,
         )
 
     def _widest_draft(self, family: SharingGroup, outcomes: Mapping[Proposal, TrainResult]) -> WarmStart:

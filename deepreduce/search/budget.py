@@ -9,7 +9,7 @@ from deepreduce.data import DataFacts
 from deepreduce.methods import Proposal
 from deepreduce.network import ComputeCost
 from deepreduce.search.headroom import FrontierState, Incumbent, share_epochs, worths
-from deepreduce.training.timing import ANSWER, JUDGED_BATCH, Work
+from deepreduce.training.timing import EVALUATION_BATCH, FORWARD_SHARE, Work
 
 _ENOUGH = 0.5
 """So much of the full recipe makes a network worth having: it need not be drafted with others."""
@@ -136,8 +136,8 @@ class TrainingCosts:
             images += min(recipe.statistics_batches * recipe.student_batch_size, self.facts.train_images)
         if trained:
             images += self.facts.val_images + self.facts.test_images
-        each = self.epoch_costs(list(networks), batch_size=JUDGED_BATCH)
-        return sum(each) * images * ANSWER / max(self.facts.train_images, 1)
+        each = self.epoch_costs(list(networks), batch_size=EVALUATION_BATCH)
+        return sum(each) * images * FORWARD_SHARE / max(self.facts.train_images, 1)
 
     @property
     def alone_batch_size(self) -> int:
@@ -150,7 +150,7 @@ class TrainingCosts:
     def work(self, load: ComputeCost, epochs: float, *, batch_size: int, tested: bool) -> Work:
         """Of one network, as if it were validated after every epoch: students of recipe `fast` are less often."""
         return Work(
-            load=load,
+            compute_cost=load,
             batch_size=batch_size,
             epochs=epochs,
             train_images=self.facts.train_images,
@@ -224,7 +224,7 @@ class TrainingCosts:
         whole = recipe.price * recipe.epochs
         judging = sum(self.judging(networks, trained=trained) for trained in (False, True))
         # where the images to train with are few, judging must not eat up everything
-        return max(whole - probing - recipe.views * ANSWER - judging, 0.5 * max(whole - probing, 0.0))
+        return max(whole - probing - recipe.views * FORWARD_SHARE - judging, 0.5 * max(whole - probing, 0.0))
 
     def division(self, costs: Mapping[Proposal, float], standing: FrontierState, *, budget: float) -> Allocation:
         """How networks are trained that are too dear for the full recipe."""

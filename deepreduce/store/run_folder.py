@@ -33,7 +33,7 @@ from deepreduce.cost.model import CostModel
 from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import CheckpointError, RunFolderError, UserError
 from deepreduce.training import EpochRecord, Snapshot
-from deepreduce.training.autotune import ExecutionPlan, arrangement_from_json
+from deepreduce.training.autotune import ExecutionPlan
 from deepreduce.utils.files import (
     TEMPORARY,
     read_json,
@@ -121,7 +121,7 @@ class RunFolder:
 def recorded_arrangement(path: Path) -> ExecutionPlan | None:
     """How the run in this folder trains; None where none has begun or it is not known."""
     try:
-        return arrangement_from_json(read_json(path / ENVIRONMENT)["arrangement"])
+        return ExecutionPlan.from_json(read_json(path / ENVIRONMENT)["arrangement"])
     except (CheckpointError, KeyError, TypeError, ValueError):
         return None
 
@@ -150,7 +150,8 @@ def _check_same_run(path: Path, config: OptimizeConfig, environment: Mapping[str
         raise RunFolderError(
             f"{path} can't be resumed: its {ENVIRONMENT} is missing or corrupt; give another folder with --out"
         ) from error
-    for name, value in environment["identity"].items():
+    for name in {**before, **environment["identity"]}:
+        value = environment["identity"].get(name)
         if before.get(name) != value:
             raise RunFolderError(
                 f"{path} belongs to a run with another {name} ({before.get(name)}, now {value}); give another folder"

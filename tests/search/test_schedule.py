@@ -21,7 +21,7 @@ from deepreduce.search.budget import Allocation, FullBudget, SharedBudget, Train
 from deepreduce.search.headroom import FrontierState, Incumbent
 from deepreduce.search.schedule import Schedule, make_schedule
 from deepreduce.training import SharedWeights
-from deepreduce.training.timing import ANSWER, JUDGED_BATCH
+from deepreduce.training.timing import FORWARD_SHARE, EVALUATION_BATCH
 from deepreduce.transforms import apply_plan
 from tests.helpers.zoo import TOYS
 
@@ -104,12 +104,12 @@ def test_answers_and_judgements_are_paid_from_the_price(network: Network) -> Non
     recipe = replace(BUDGET, epochs=60.0, price=0.25, views=2, student_batch_size=64)
     found = schedule(network, recipe)
     assert not found.alone
-    relative = sum(seconds(p, JUDGED_BATCH) for p in found.candidates) / seconds(network, recipe.batch_size)
+    relative = sum(seconds(p, EVALUATION_BATCH) for p in found.candidates) / seconds(network, recipe.batch_size)
     # twice each: statistics over 1,000 images (there are no more) and a validation; then one more of it, and a test
     images = 2 * (1000 + FACTS.val_images) + FACTS.val_images + FACTS.test_images
-    probes = sum(seconds(p.proposal, JUDGED_BATCH) for p in found.probes) / seconds(network, recipe.batch_size)
-    judged = (relative * images + probes * (1000 + FACTS.val_images)) * ANSWER / FACTS.train_images
-    assert sum(spent(found, network, recipe).values()) + 2 * ANSWER + judged == pytest.approx(0.25 * 60)
+    probes = sum(seconds(p.proposal, EVALUATION_BATCH) for p in found.probes) / seconds(network, recipe.batch_size)
+    judged = (relative * images + probes * (1000 + FACTS.val_images)) * FORWARD_SHARE / FACTS.train_images
+    assert sum(spent(found, network, recipe).values()) + 2 * FORWARD_SHARE + judged == pytest.approx(0.25 * 60)
 
 
 def test_judging_leaves_half_of_a_small_budget_to_train_with(network: Network) -> None:
