@@ -195,7 +195,7 @@ def describe_callbacks(factories: Sequence[CallbackFactory]) -> list[str]:
     Raises `UserError` for a value that is no factory.
     """
     for factory in factories:
-        if not callable(getattr(factory, "build", None)):
+        if isinstance(factory, type) or not callable(getattr(factory, "build", None)):
             raise UserError(f"{factory!r} is no factory of callbacks; give an object with build(student)")
     return [re.sub(r" at 0x[0-9a-fA-F]+", "", repr(factory)) for factory in factories]
 

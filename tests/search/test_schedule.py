@@ -21,7 +21,7 @@ from deepreduce.search.budget import Allocation, FullBudget, SharedBudget, Train
 from deepreduce.search.headroom import FrontierState, Incumbent
 from deepreduce.search.schedule import Schedule, make_schedule
 from deepreduce.training import SharedWeights
-from deepreduce.training.timing import FORWARD_SHARE, EVALUATION_BATCH
+from deepreduce.training.timing import EVALUATION_BATCH, FORWARD_SHARE
 from deepreduce.transforms import apply_plan
 from tests.helpers.zoo import TOYS
 
