@@ -34,6 +34,7 @@ from .plan import ReductionPlan
 from .run.dry_run import DryRun
 from .run.result import ReducedNetwork, Result
 from .store.checkpoint import load_reduced
+from .training.callbacks import CallbackFactory, PreparedStudent, TrainingCallback, TrainingState
 from .transforms import (
     apply_plan,
     cull,
@@ -46,6 +47,7 @@ from .transforms import (
 
 __all__ = [
     "AnalysisReport",
+    "CallbackFactory",
     "Candidate",
     "CheckpointError",
     "ConfigError",
@@ -61,6 +63,7 @@ __all__ = [
     "OptimizeConfig",
     "PlanError",
     "Point",
+    "PreparedStudent",
     "ReducedNetwork",
     "ReductionPlan",
     "ReluSite",
@@ -68,6 +71,8 @@ __all__ = [
     "RunError",
     "RunFolderError",
     "RunInterrupted",
+    "TrainingCallback",
+    "TrainingState",
     "UserError",
     "analyze",
     "apply_plan",

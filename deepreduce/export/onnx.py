@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from deepreduce.errors import DeepReduceError, RunError, UserError, unknown_name
 from deepreduce.network import Network
 from deepreduce.utils.files import TEMPORARY, writing
+from deepreduce.utils.optional import quiet_loggers, require_packages
 
 FORMATS = ("onnx", "torch-export")
 """`onnx`: an ONNX file for any runtime. `torch-export`: an ExportedProgram (.pt2) for torch.export.load."""
@@ -123,25 +124,18 @@ def _folded(module: fx.GraphModule) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters' own progress and deprecations are no news to our users."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    """Hide the exporters' progress and deprecations, on which a user of deepreduce can't act."""
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    with quiet_loggers(*names, level=logging.ERROR), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 # -- ONNX ---------------------------------------------------------------------------------------------------
 
 
 def _write_onnx(module: nn.Module, images: Tensor, file: Path, fold: bool) -> None:
-    _require("onnx", "onnxscript", "onnxruntime")
+    require_packages("ONNX", "onnx", "onnxscript", "onnxruntime", extra="export")
     from onnxscript import optimizer
 
     program = torch.onnx.export(
@@ -168,7 +162,7 @@ def _run_onnx(file: Path, images: Tensor) -> Tensor:
 
 def relus_in_onnx(file: Path) -> int:
     """ReLUs for one image, from the shapes of the file's Relu nodes, and of Clip nodes from 0 (ReLU6)."""
-    _require("onnx")
+    require_packages("ONNX", "onnx", extra="export")
     import onnx
 
     model = onnx.shape_inference.infer_shapes(onnx.load(str(file)))
@@ -219,14 +213,6 @@ def relus_in_pt2(file: Path) -> int:
         if name in ("relu", "relu_", "relu6", "relu6_") or (capped and len(node.args) > 1 and node.args[1] == 0):
             total += math.prod(int(n) for n in node.meta["val"].shape[1:])
     return total
-
-
-def _require(*packages: str) -> None:
-    import importlib.util
-
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"ONNX needs {', '.join(missing)}; install it with: pip install 'deepreduce[export]'")
 
 
 @dataclass(frozen=True, kw_only=True)

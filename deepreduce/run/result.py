@@ -22,6 +22,7 @@ from deepreduce.run.read import estimated_presets
 from deepreduce.store.checkpoint import load_reduced
 from deepreduce.store.names import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS, LAYERS_PLOT, costs_plot
 from deepreduce.utils.html import paragraph, png_image, table
+from deepreduce.utils.optional import require_packages
 
 if TYPE_CHECKING:
     import pandas
@@ -192,12 +193,9 @@ class Result:
 
         Raises `UserError` where pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise UserError(
-                "to_pandas needs pandas, which is not installed; install it with: pip install 'deepreduce[notebook]'"
-            ) from None
+        require_packages("to_pandas", "pandas", extra="notebook")
+        import pandas
+
         text = candidates_csv(self._all(), stages=tuple(self.teacher.measurement.stage_relu_counts))
         # a plan_id of digits alone is no number
         texts = dict.fromkeys(("plan_id", "label", "status", "failure", "folder", "plan"), str)

@@ -183,7 +183,7 @@ def test_a_network_whose_folder_is_corrupt_is_named(tmp_path: Path) -> None:
 
 
 def test_without_plotly_the_error_names_the_extra(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(UserError, match=r"pip install 'deepreduce\[report\]'"):
         write_page(run)
 

@@ -17,8 +17,8 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-from deepreduce.errors import UserError
 from deepreduce.report.page.contents import PageContents
+from deepreduce.utils.optional import require_packages
 
 _SCRIPTS = ("dom.js", "charts.js", "details.js", "costs.js", "table.js", "main.js")
 
@@ -41,12 +41,9 @@ def page_html(contents: PageContents) -> str:
 
 
 def _plotly_js() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise UserError(
-            "the page needs plotly, which is not installed; install it with: pip install 'deepreduce[report]'"
-        ) from None
+    require_packages("the page", "plotly", extra="report")
+    from plotly.offline import get_plotlyjs
+
     bundle = get_plotlyjs()
     assert isinstance(bundle, str) and "</script" not in bundle.lower()
     # a browser reads line ends as \n, and the policy's hash is of what it reads
