@@ -12,7 +12,7 @@ from typing import Any
 
 from deepreduce.candidate import Measurement
 from deepreduce.plan import ReductionPlan
-from deepreduce.training import Recipe
+from deepreduce.training import CallbackFactory, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,7 @@ class TrainTask:
     that student is trained before all turns come again; a student alone needs none. `folder` holds the snapshot of
     the training until it is done: the student's own folder, or one for the students together. `first_epoch` is the
     epoch of the augmentation schedule that is shown first: students that are trained at the same time begin apart, so
-    that they need not ask the teacher the same. Over the first `ease` of the training, the ReLUs that the plans drop
-    are removed gradually (0: at once).
+    that they need not ask the teacher the same. `callbacks` take part in the training.
     """
 
     name: str
@@ -61,14 +60,21 @@ class TrainTask:
     seed: int
     turns: tuple[int, ...] = ()
     first_epoch: int = 0
-    ease: float = 0.0
+    callbacks: tuple[CallbackFactory, ...] = ()
 
     @classmethod
-    def alone(cls, student: Student, recipe: Recipe, *, first_epoch: int = 0, ease: float = 0.0) -> TrainTask:
+    def alone(
+        cls,
+        student: Student,
+        recipe: Recipe,
+        *,
+        first_epoch: int = 0,
+        callbacks: tuple[CallbackFactory, ...] = (),
+    ) -> TrainTask:
         """Return the task of training one student, in its own folder."""
         return cls(
             name=student.name, students=(student,), folder=student.folder, recipe=recipe, seed=student.seed,
-            first_epoch=first_epoch, ease=ease,
+            first_epoch=first_epoch, callbacks=callbacks,
         )  # fmt: skip
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,27 +20,25 @@ from deepreduce.store.checkpoint import describe_network, load_weights
 from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.training import (
     AugmentationSchedule,
+    CallbackFactory,
     Distillation,
-    EpochEnded,
     EpochRecord,
-    Monitor,
     Precision,
     Predictions,
+    PreparedStudent,
     SharedWeights,
     Snapshot,
-    Started,
-    Stepped,
     Teacher,
-    Trained,
     TrainingEvent,
+    TrainingSummary,
     churn,
     predict,
     recompute_statistics,
     train,
 )
-from deepreduce.training.timing import JUDGED_BATCH
-from deepreduce.transforms import AnnealedNetwork, apply_plan, fading, warm_start
-from deepreduce.utils.files import writing
+from deepreduce.training.callbacks import build_callbacks
+from deepreduce.training.timing import EVALUATION_BATCH
+from deepreduce.transforms import apply_plan, warm_start
 from deepreduce.utils.seed import derived_seed
 
 log = logging.getLogger(__name__)
@@ -58,7 +55,7 @@ class TrainingContext:
     `root` is the run's folder, `threads` the number of CPU threads: like the precision, it decides the last bits of
     what is computed. A snapshot is written every `checkpoint_seconds`. Without a `teacher`, trainings learn from the
     labels alone; all that learn from one share its `schedule` of augmented images. `teacher_test` are the teacher's
-    predictions of the test images.
+    predictions of the test images. The user's `callbacks` take part in every training but the teacher's own.
     """
 
     original: Network
@@ -72,6 +69,11 @@ class TrainingContext:
     schedule: AugmentationSchedule | None = None
     teacher: Teacher | None = None
     teacher_test: Predictions | None = None
+    callbacks: tuple[CallbackFactory, ...] = ()
+
+
+class _ForeignSnapshot(Exception):
+    """A folder held the snapshot of another training, which is removed."""
 
 
 class CandidateTrainer:
@@ -102,16 +104,15 @@ class CandidateTrainer:
         """
         with _translate_errors(task, self.context.device):
             networks = self._initial_networks(task.students)
-            pupils = [self._pupil(n, s, ease=task.ease) for n, s in zip(networks, task.students, strict=True)]
             try:
-                trained = self._fit(task, pupils, on_event)
+                trained = self._fit(task, networks, on_event)
             except NonFiniteLossError as error:
                 log.warning("%s failed: %s", task.name, error)
                 failure = str(error)
                 results = [self._keep_failure(n, s, failure) for n, s in zip(networks, task.students, strict=True)]
+            except _ForeignSnapshot:
+                return self.train(task, on_event)  # from the start: its folder is empty now
             else:
-                for pupil in pupils:
-                    pupil.settle()
                 results = [self._keep(network, task, i, trained) for i, network in enumerate(networks)]
         self._discard_snapshot(task)
         return tuple(results)
@@ -163,47 +164,42 @@ class CandidateTrainer:
             self.context.original, student.plan, parent=student.start.plan, weights=weights, seed=_seed(student)
         )
 
-    def _pupil(self, network: Network, student: Student, *, ease: float) -> _Pupil:
-        annealed = fading(self.context.original, student.plan, seed=_seed(student)) if ease else None
-        if annealed is not None:
-            annealed.module.load_state_dict(network.module.state_dict())
-        return _Pupil(network=network, annealed=annealed, ease=ease)
-
     # -- training ---------------------------------------------------------------------------------------------
 
-    def _fit(self, task: TrainTask, pupils: Sequence[_Pupil], on_event: Callable[[TrainingEvent], None]) -> Trained:
-        """Train what stands for the students, from the snapshot in the task's folder if there is one."""
+    def _fit(
+        self, task: TrainTask, networks: Sequence[Network], on_event: Callable[[TrainingEvent], None]
+    ) -> TrainingSummary:
+        """Train the networks, from the snapshot in the task's folder if there is one.
+
+        Raises `_ForeignSnapshot`, with an empty folder, where the snapshot is of another training.
+        """
         context = self.context
-        module = SharedWeights([p.module for p in pupils]) if task.shares_weights else pupils[0].module
-        turns = [pupils[i].module for i in task.turns]
-        if task.recipe.epochs == 0:
-            module.to(context.device)
-            on_event(Started(epochs=()))
-            return Trained(history=(), seconds=0.0)
-        folder = self._create_folder(task.folder)
+        students = [
+            PreparedStudent(
+                original=context.original, plan=s.plan, seed=_seed(s), network=network, module=network.module
+            )
+            for network, s in zip(networks, task.students, strict=True)
+        ]
+        # a task without a teacher is the teacher's own
+        factories = (*task.callbacks, *(context.callbacks if context.teacher is not None else ()))
+        callbacks = build_callbacks(factories, students)
+        modules = [student.module for student in students]
+        module = SharedWeights(modules) if task.shares_weights else modules[0]
+        folder = NetworkFolder.open(context.root / task.folder)
         snapshot = self._snapshot(task, folder)
-        untrained = None if snapshot is None else copy.deepcopy(module.state_dict())
-        monitor = Monitor(
-            on_start=lambda epochs: on_event(Started(epochs=tuple(epochs))),
-            on_step=lambda progress: on_event(Stepped(progress=progress)),
-            on_epoch=lambda record: on_event(EpochEnded(record=record)),
-            save=folder.save_snapshot,
-            save_every=context.checkpoint_seconds,
-            stop=self._stop,
-        )
         try:
             return train(
                 module, context.data, task.recipe, seed=task.seed, precision=context.precision, device=context.device,
-                turns=turns, lesson=context.teacher, distillation=context.distillation, resume=snapshot,
-                monitor=monitor, views=self._schedule(task), before_step=_advance_all(pupils),
+                teacher=context.teacher, distillation=context.distillation, schedule=self._schedule(task),
+                turns=[modules[i] for i in task.turns], callbacks=callbacks, resume=snapshot, on_event=on_event,
+                save=folder.save_snapshot, save_every=context.checkpoint_seconds, stop=self._stop,
             )  # fmt: skip
         except CheckpointError as error:
-            if untrained is None:
+            if snapshot is None:
                 raise
             log.warning("%s: %s; training %s again from the start", folder.path, error, task.name)
             folder.clear()
-            module.load_state_dict(untrained)
-            return self._fit(task, pupils, on_event)
+            raise _ForeignSnapshot from error
 
     def _schedule(self, task: TrainTask) -> AugmentationSchedule | None:
         schedule = self.context.schedule
@@ -231,18 +227,12 @@ class CandidateTrainer:
         )
 
     def _predict(self, module: nn.Module, split: Split) -> Predictions:
-        return predict(module, split, batch_size=JUDGED_BATCH, device=self.context.device)
+        return predict(module, split, batch_size=EVALUATION_BATCH, device=self.context.device)
 
     # -- folders ----------------------------------------------------------------------------------------------
 
     def _folder(self, folder: str) -> NetworkFolder:
         return NetworkFolder(path=self.context.root / folder)
-
-    def _create_folder(self, folder: str) -> NetworkFolder:
-        created = self._folder(folder)
-        with writing(created.path):
-            created.path.mkdir(parents=True, exist_ok=True)
-        return created
 
     def _discard_snapshot(self, task: TrainTask) -> None:
         """Remove the folder of students together, which holds a snapshot alone."""
@@ -266,9 +256,10 @@ class CandidateTrainer:
             folder.clear()
             return None
 
-    def _keep(self, network: Network, task: TrainTask, number: int, trained: Trained) -> TrainResult:
+    def _keep(self, network: Network, task: TrainTask, number: int, trained: TrainingSummary) -> TrainResult:
         """Measure the trained network of the student of that number, write its files and return its result."""
         context, student = self.context, task.students[number]
+        network.module.to(context.device)  # a callback may have trained another module in its place
         if student.statistics_batches:
             recompute_statistics(
                 network.module, context.data, batches=student.statistics_batches, batch_size=task.recipe.batch_size,
@@ -285,7 +276,7 @@ class CandidateTrainer:
         return result
 
     def _write(self, network: Network, student: Student, result: TrainResult, **files: Any) -> None:
-        self._create_folder(student.folder).finish(
+        NetworkFolder.open(self.context.root / student.folder).finish(
             description=self._describe(network, student), metrics=result.to_json(), **files
         )
 
@@ -332,38 +323,3 @@ def _result_in(folder: NetworkFolder, metrics: dict[str, Any], *, test: bool) ->
         return TrainResult.from_json(metrics, test=test)
     except ValueError as error:
         raise CheckpointError(f"{folder.path}: {error}") from error
-
-
-# -- ReLUs that are removed gradually -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pupil:
-    """What is trained for a student: its network, or one whose ReLUs go gradually until it is that network."""
-
-    network: Network
-    annealed: AnnealedNetwork | None
-    ease: float
-
-    @property
-    def module(self) -> nn.Module:
-        return self.network.module if self.annealed is None else self.annealed.module
-
-    def advance(self, done: float) -> None:
-        """Anneal as far as a training is of which the share `done` is over."""
-        if self.annealed is not None:
-            self.annealed.fade(done / self.ease)
-
-    def settle(self) -> None:
-        """Give the network the weights that were trained for it."""
-        if self.annealed is not None:
-            self.network.module.to(next(self.annealed.module.parameters()).device)
-            self.network.module.load_state_dict(self.annealed.module.state_dict())
-
-
-def _advance_all(pupils: Sequence[_Pupil]) -> Callable[[float], None]:
-    def advance(done: float) -> None:
-        for pupil in pupils:
-            pupil.advance(done)
-
-    return advance

@@ -11,7 +11,7 @@ from deepreduce.data import DataFacts
 from deepreduce.methods.proposal import Proposal
 from deepreduce.network import ComputeCost
 from deepreduce.search.headroom import FrontierState, Incumbent, dominated, priorities, share_epochs
-from deepreduce.training.timing import ANSWER, JUDGED_BATCH, Work
+from deepreduce.training.timing import ANSWER, EVALUATION_BATCH, Work
 
 _ENOUGH = 0.5
 """Share of the full recipe that trains a network well enough to be a candidate without a draft."""
@@ -167,7 +167,7 @@ class Budget(ABC):
         images += min(self.statistics_batches * self.student_batch_size, self.facts.train_images)
         if trained:
             images += self.facts.val_images + self.facts.test_images
-        each = self._epoch_costs(list(networks), batch_size=JUDGED_BATCH)
+        each = self._epoch_costs(list(networks), batch_size=EVALUATION_BATCH)
         return sum(each) * images * ANSWER / max(self.facts.train_images, 1)
 
     # -- work, for progress and estimates of time ---------------------------------------------------------------
