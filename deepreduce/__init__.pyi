@@ -18,6 +18,7 @@ from .errors import (
 )
 from .frontier import Point, best, dominates, hypervolume, knee, log_cost, pareto_front
 from .network import AnalysisReport, Network, ReluSite
+from .observers import RunObserver
 from .plan import Candidate, Measurement, ReductionPlan
 from .run.dry_run import DryRun, dry_run
 from .run.optimize import optimize
@@ -57,6 +58,7 @@ __all__ = [
     "RunError",
     "RunFolderError",
     "RunInterrupted",
+    "RunObserver",
     "UserError",
     "analyze",
     "apply_plan",

@@ -156,8 +156,8 @@ class TrainResult:
     macs: int = 0
     failure: str | None = None
 
-    def told(self) -> str:
-        """The result in a few words."""
+    def summary(self) -> str:
+        """Return the result in a few words, as in "val 90.28 %, test 89.50 %, 14,336 ReLUs, 12 s"."""
         if self.failure is not None:
             return f"failed: {self.failure}"
         parts = [

@@ -22,11 +22,10 @@ from deepreduce.cost.preset import prices_of
 from deepreduce.cost.price import CostEstimate
 from deepreduce.methods import Proposal
 from deepreduce.network import Network
-from deepreduce.observers.progress import duration
 from deepreduce.run.outputs import objective_of
 from deepreduce.search.schedule import Schedule
 from deepreduce.training.timing import seconds_per_mac
-from deepreduce.utils.format import short_bytes, short_seconds
+from deepreduce.utils.format import duration, short_bytes, short_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,7 @@ from deepreduce.config.schema import OptimizeConfig
 from deepreduce.errors import RunInterrupted
 from deepreduce.execution.trainer import CandidateTrainer
 from deepreduce.network import Network
-from deepreduce.observers import check_installed, open_loggers
-from deepreduce.observers.progress import NoWatcher, Watcher
+from deepreduce.observers import Observers, RunObserver, make_observers
 from deepreduce.run.outputs import overlay_of, published_points, run_title
 from deepreduce.run.result import Result
 from deepreduce.run.runner import Runner
@@ -53,7 +52,7 @@ def optimize(
     max_cost: float | None = None,
     seed: int | None = None,
     device: str | None = None,
-    watcher: Watcher | None = None,
+    observers: Sequence[RunObserver] = (),
     **values: Any,
 ) -> Result:
     """Train, cull, thin, reshape and distill: the ReLU/accuracy frontier of a network (DeepReDuce, ICML 2021).
@@ -62,7 +61,8 @@ def optimize(
     two torch data sets, four tensors, or an `ImageData`; either may be its section of the config. `config` is a YAML
     file or an `OptimizeConfig`; keyword arguments are its keys (`training={"epochs": 2}`), `settings` dotted ones
     (`["training.epochs=2"]`). `out` is the run's folder, by default a new one under runs/; the same call again with
-    the same folder goes on where it stopped.
+    the same folder goes on where it stopped. `observers` hear what the run does (`RunObserver`), before those that
+    `log` names.
 
     Raises `UserError` for the caller's mistakes, `RunError` where the run itself fails and `RunInterrupted` when a
     signal asked it to stop; everything is saved then.
@@ -84,7 +84,7 @@ def optimize(
         out=Path(out) if out is not None else new_run_folder(chosen),
         model=None if isinstance(model, str) else model,
         data=None if isinstance(data, str) else data,
-        watcher=watcher,
+        observers=observers,
     )
 
 
@@ -115,10 +115,10 @@ def run(
     out: Path,
     model: nn.Module | None = None,
     data: Any = None,
-    watcher: Watcher | None = None,
+    observers: Sequence[RunObserver] = (),
 ) -> Result:
     """`optimize` with a resolved config; `model` and `data` are those given from Python."""
-    check_installed(config.log)
+    following = Observers([*observers, *make_observers(config.log)])
     device = choose_device(config.device)
     images = load_data(config.data, seed=config.seed, given=data)
     images.check_batch_size(config.training.batch_size)
@@ -134,9 +134,9 @@ def run(
             RunFolder.open(out, config, environment) as folder,
             StopRequest() as stop,
             _log_file(folder),
-            open_loggers(config.log, folder.path) as loggers,
-            closing(watcher or NoWatcher()) as watching,
+            following,
         ):
+            following.run_started(folder.path)
             log.info("run in %s, with %s", folder.path, arrangement.told())
             for note in schedule.notes:
                 log.warning("%s", note)
@@ -149,10 +149,10 @@ def run(
                 checkpoint_seconds=config.training.checkpoint_seconds,
                 stop=stop,
             )
-            foreman = Runner(workshop, arrangement=arrangement, watcher=watching, loggers=loggers, root=folder.path)
+            foreman = Runner(workshop, arrangement=arrangement, observers=following, root=folder.path)
             try:
                 with foreman:
-                    return Conductor(config, folder, foreman, schedule, loggers, model, presets=presets).conduct()
+                    return Conductor(config, folder, foreman, schedule, following, model, presets=presets).conduct()
             except Stopped:
                 raise RunInterrupted(f"stopped; all is saved in {folder.path}", folder=folder.path) from None
 

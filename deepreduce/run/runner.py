@@ -13,8 +13,7 @@ from deepreduce.config.build import using_threads
 from deepreduce.errors import CheckpointError
 from deepreduce.execution.processes import ExecutorError, ProcessExecutor
 from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask
-from deepreduce.observers import ObservedNetwork, RunLoggers
-from deepreduce.observers.progress import Watcher
+from deepreduce.observers import ObservedNetwork, Observers
 from deepreduce.plan import TEACHER_ID
 from deepreduce.training import EpochRecord, Monitor, Stopped
 from deepreduce.training.autotune import ExecutionPlan
@@ -30,8 +29,8 @@ TEACHER_FOLDER = "teacher"
 class Runner:
     """Has jobs done in a workshop: several side by side where that is faster. Use as a context manager.
 
-    `workshop` may be exchanged until the first students are trained. `root` is the run's folder. Whoever watches is
-    told of `count` networks, of which `started` have begun, and of `total` multiply-accumulates: `expect` says what
+    `workshop` may be exchanged until the first students are trained. `root` is the run's folder. Observers hear
+    of `count` networks, of which `started` have begun, and of `total` multiply-accumulates: `expect` says what
     is still to come, as a run finds out.
     """
 
@@ -40,13 +39,12 @@ class Runner:
         workshop: CandidateTrainer,
         *,
         arrangement: ExecutionPlan,
-        watcher: Watcher,
-        loggers: RunLoggers,
+        observers: Observers,
         root: Path,
     ) -> None:
         self.workshop = workshop
         self.count, self.total = 0, 0.0
-        self._arrangement, self._watcher, self._loggers, self._root = arrangement, watcher, loggers, root
+        self._arrangement, self._observers, self._root = arrangement, observers, root
         self.started, self._begun = 0, 0.0
         self._crew: ProcessExecutor | None = None
         self._alone = arrangement.side_by_side == 1
@@ -89,9 +87,7 @@ class Runner:
         left = list(todo.values())
         crew = self._assembled() if len(left) > 1 else None
         if crew is not None:
-            for job, outcome in crew.run(left, lambda job: self._told_from_afar(job, works[keys[job.folder.path]])):
-                if isinstance(job, TrainTask):
-                    self._log_begin(job, _history(job))
+            for job, outcome in crew.run(left, lambda job: self._monitor(job, works[keys[job.folder.path]])):
                 self._end(job, outcome)
                 yield keys[job.folder.path], outcome
             return
@@ -115,46 +111,44 @@ class Runner:
         """What became of a job that is done already; None of another one."""
         known = job.done_in(self.workshop)
         if known is not None:
-            self._begin(job.name, work)
-            if isinstance(job, TrainTask):
-                self._log_begin(job, _history(job))
+            self._monitor(job, work).on_start(_history(job) if isinstance(job, TrainTask) else ())
             self._end(job, known, was_done=True)
         return known
 
     def _train_here(self, job: J, work: float) -> Any:
-        self._begin(job.name, work)
-        told = Monitor(on_step=partial(self._watcher.step, job.name))
-        if isinstance(job, TrainTask):
-            told = Monitor(on_start=partial(self._log_begin, job), on_step=told.on_step, on_epoch=self._loggers.epoch)
-        outcome = job.run_in(self.workshop, told)
+        outcome = job.run_in(self.workshop, self._monitor(job, work))
         self._end(job, outcome)
         return outcome
 
-    def _told_from_afar(self, job: TrainTask | SharedWeightsTask, work: float) -> Monitor:
-        """Loggers take one network at a time, so they are told of this one when it is done."""
-        self._begin(job.name, work)
-        return Monitor(on_step=partial(self._watcher.step, job.name))
-
-    def _begin(self, name: str, work: float) -> None:
+    def _monitor(self, job: TrainTask | SharedWeightsTask, work: float) -> Monitor:
+        """Count the job as begun; return what passes the events of its training on to the observers."""
         if self.workshop.stop():
             raise Stopped
         self.started += 1
         self._begun += work
-        self._watcher.begin(name, number=self.started, count=self.count, work=work, total=self.total)
+        network, number = self._observed(job), self.started
+
+        def start(epochs: Sequence[EpochRecord]) -> None:
+            self._observers.network_started(
+                network, number=number, count=self.count, work=work, total=self.total, epochs=epochs
+            )
+
+        return Monitor(
+            on_start=start,
+            on_step=partial(self._observers.step_ended, network),
+            on_epoch=partial(self._observers.epoch_ended, network),
+        )
 
     def _end(self, job: TrainTask | SharedWeightsTask, outcome: Any, *, was_done: bool = False) -> None:
-        if isinstance(job, TrainTask):
-            self._loggers.end(outcome)
-            result = outcome.told()
-        else:
-            told = (f"{name} {100 * (each.val_accuracy or 0):.1f} %" for name, each in outcome.items())
-            result = f"val {', '.join(told)}"
-        self._watcher.end(job.name, result=result, was_done=was_done)
+        results = (outcome,) if isinstance(job, TrainTask) else tuple(outcome.values())
+        self._observers.network_ended(self._observed(job), results, was_done=was_done)
 
-    def _log_begin(self, job: TrainTask, epochs: Sequence[EpochRecord]) -> None:
+    def _observed(self, job: TrainTask | SharedWeightsTask) -> ObservedNetwork:
         folder = job.folder.path.relative_to(self._root).as_posix()
-        plan_id = TEACHER_ID if folder == TEACHER_FOLDER else job.plan.plan_id
-        self._loggers.begin(ObservedNetwork(label=job.name, plan_id=plan_id, folder=folder), epochs)
+        plan_id = job.plan.plan_id if isinstance(job, TrainTask) else None
+        return ObservedNetwork(
+            label=job.name, folder=folder, plan_id=TEACHER_ID if folder == TEACHER_FOLDER else plan_id
+        )
 
 
 def _history(job: TrainTask) -> tuple[EpochRecord, ...]:

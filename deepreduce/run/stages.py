@@ -27,7 +27,7 @@ from deepreduce.methods import Proposal
 from deepreduce.methods.deepreduce import measured_cull_order
 from deepreduce.methods.levers import stage_costs
 from deepreduce.network import Network, without_weights
-from deepreduce.observers import RunLoggers
+from deepreduce.observers import Observers
 from deepreduce.plan import TEACHER_ID, Candidate, ReductionPlan
 from deepreduce.run.outputs import objective_of, overlay_of, title_of, write_plots, write_tables
 from deepreduce.run.result import ReducedNetwork, Result
@@ -56,13 +56,13 @@ class Conductor:
         folder: RunFolder,
         foreman: Runner,
         schedule: Schedule,
-        loggers: RunLoggers,
+        observers: Observers,
         model: nn.Module | None,
         *,
         presets: Sequence[Preset] = (),
     ) -> None:
         self.config, self.folder, self.foreman, self.schedule = config, folder, foreman, schedule
-        self.loggers, self.model, self.presets = loggers, model, presets
+        self.observers, self.model, self.presets = observers, model, presets
         self.price, self.objective = pricing_under(presets), objective_of(config)
         self.original, self.facts = foreman.workshop.original, foreman.workshop.data.facts
         self.recipe, self.limits = run_recipe(config), limits_of(config)
@@ -419,5 +419,5 @@ class Conductor:
         path = self.folder.path
         write_tables(path, candidates, stages=self.original.stages, complete=True, objective=self.objective)
         write_plots(path, title=title_of(self.config), overlay=overlay_of(self.config), objective=self.objective)
-        self.loggers.finish(candidates, self.objective)
+        self.observers.run_finished(candidates, self.objective)
         (path / ANSWERS).unlink(missing_ok=True)
