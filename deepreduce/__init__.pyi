@@ -30,6 +30,7 @@ from .errors import (
 )
 from .frontier import Point, best, dominates, hypervolume, knee, log_cost, pareto_front
 from .network import AnalysisReport, Network, ReluSite
+from .observers import RunObserver
 from .plan import ReductionPlan
 from .run.dry_run import DryRun
 from .run.result import ReducedNetwork, Result
@@ -71,6 +72,7 @@ __all__ = [
     "RunError",
     "RunFolderError",
     "RunInterrupted",
+    "RunObserver",
     "TrainingCallback",
     "TrainingState",
     "UserError",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from tqdm import tqdm
@@ -19,6 +19,7 @@ from deepreduce.errors import DeepReduceError, RunInterrupted, UserError
 
 if TYPE_CHECKING:
     from deepreduce.config.schema import OptimizeConfig
+    from deepreduce.observers import RunObserver
 
 app = typer.Typer(
     name="deepreduce",
@@ -144,8 +145,8 @@ def optimize(
         planned = api.dry_run(chosen)
         print(json.dumps(planned.to_json(), indent=2) if as_json else planned.to_text())
         return
-    with _watching() as watcher:
-        result = api.optimize(config=chosen, out=out, observers=[watcher])
+    with _progress_shown() as progress:
+        result = api.optimize(config=chosen, out=out, observers=[progress])
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
         return
@@ -327,9 +328,9 @@ class _ToTerminal(logging.Handler):
 
 
 @contextmanager
-def _watching() -> Iterator[Any]:
-    """A bar where standard error is a terminal, log lines elsewhere; warnings show in both."""
-    from deepreduce.observers.progress import BarWatcher, LogWatcher
+def _progress_shown() -> Iterator[RunObserver]:
+    """Show a bar where standard error is a terminal, log lines elsewhere; warnings show in both."""
+    from deepreduce.observers.progress import ProgressBar, ProgressLog
 
     on_terminal = sys.stderr.isatty()
     handler: logging.Handler = _ToTerminal() if on_terminal else logging.StreamHandler(sys.stderr)
@@ -338,11 +339,11 @@ def _watching() -> Iterator[Any]:
     handler.setLevel(logging.WARNING if on_terminal else logging.INFO)
     logger = logging.getLogger("deepreduce")
     logger.addHandler(handler)
-    watcher = BarWatcher(sys.stderr) if on_terminal else LogWatcher()
+    progress = ProgressBar(sys.stderr) if on_terminal else ProgressLog()
     try:
-        yield watcher
+        yield progress
     finally:
-        watcher.close()
+        progress.close()
         logger.removeHandler(handler)
 
 

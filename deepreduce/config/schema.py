@@ -237,8 +237,8 @@ class OptimizeConfig(_Section):
     """Of the CPU; None: one or all, whichever a short trial finds faster. The choice is remembered."""
     side_by_side: Count | None = None
     """Students trained at the same time, by processes of one thread each; None: what the trial finds faster."""
-    log: Annotated[tuple[Literal["tensorboard", "mlflow"], ...], Listed] = ()
-    """Keep the curves of all networks for these programs too, in the run's folder."""
+    log: Annotated[tuple[str, ...], Listed] = ()
+    """Observers of the run by name: tensorboard and mlflow keep the curves of all networks, in the run's folder."""
 
     @field_validator("model", "data", mode="before")
     @classmethod

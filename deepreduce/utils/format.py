@@ -20,6 +20,18 @@ def short_seconds(seconds: float) -> str:
     return f"{_digits(seconds)} s" if seconds >= 0.1 or seconds == 0 else f"{_digits(1000 * seconds)} ms"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in its two largest units, as in 2 h 05 min or 40 s."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
 def short_bytes(count: float) -> str:
     """Three digits with a decimal unit: 512 B, 1.21 MB, 332 MB, 10.6 GB."""
     for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -135,7 +135,7 @@ def test_a_probe_is_not_tested(original: Network, data: ImageData, tmp_path: Pat
     outcome = workshop(original, data).run(job(original, tmp_path, test=False), silent)
     assert outcome.val_accuracy is not None
     assert outcome.test_accuracy is None and outcome.measurement() is None
-    assert "test" not in outcome.told()
+    assert "test" not in outcome.summary()
 
 
 def test_the_teacher_has_no_churn(original: Network, data: ImageData, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_network_whose_loss_is_never_finite_is_kept_as_failed_and_not_tried_ag
     wanted = job(original, tmp_path, recipe=recipe)
     outcome = workshop(original, data).run(wanted, silent)
     assert outcome.failure is not None and "not finite" in outcome.failure
-    assert outcome.told().startswith("failed: ")
+    assert outcome.summary().startswith("failed: ")
     assert outcome.measurement() is None
     assert outcome.relu_count == apply_plan(original, wanted.plan).relu_count
     assert not (tmp_path / "model.safetensors").exists()
