@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
 from deepreduce.errors import UserError
-from deepreduce.execution.trainer import TrainResult
-from deepreduce.plan import Candidate
+from deepreduce.execution.task import TrainResult
 from deepreduce.training import EpochRecord, Progress
 
 log = logging.getLogger(__name__)

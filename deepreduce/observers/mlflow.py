@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
-from deepreduce.execution.trainer import TrainResult
+from deepreduce.execution.task import TrainResult
 from deepreduce.observers.base import ObservedNetwork, RunObserver, epoch_metrics, result_metrics
-from deepreduce.plan import Candidate
-from deepreduce.store.run_folder import CONFIG
+from deepreduce.store.names import CONFIG
 from deepreduce.training import EpochRecord
 
 _FOLDER = "deepreduce.folder"

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from deepreduce.execution.trainer import TrainResult
+from deepreduce.execution.task import TrainResult
 from deepreduce.observers.base import ObservedNetwork, RunObserver
 from deepreduce.training import Progress
 from deepreduce.utils.format import duration

@@ -13,12 +13,11 @@ from deepreduce.cost.preset import prices_of
 from deepreduce.cost.price import CostEstimate
 from deepreduce.methods.proposal import Proposal
 from deepreduce.network import Network
-from deepreduce.observers.progress import duration
 from deepreduce.run.spec import SearchSpec
 from deepreduce.search.schedule import Preview
 from deepreduce.training import Precision
 from deepreduce.training.timing import seconds_per_mac
-from deepreduce.utils.format import short_bytes, short_seconds
+from deepreduce.utils.format import duration, short_bytes, short_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

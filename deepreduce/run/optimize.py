@@ -37,7 +37,7 @@ def run(spec: RunSpec, *, out: Path) -> Result:
         StopRequest() as stop,
         _log_file(folder.path / LOG),
         Observers(spec.observers) as observers,
-        open_executor(spec.execution, scratch=folder.path) as executor,
+        open_executor(workers=spec.execution.workers) as executor,
     ):
         observers.run_started(folder.path)
         log.info("run in %s, with %s", folder.path, spec.execution.describe())
@@ -46,6 +46,7 @@ def run(spec: RunSpec, *, out: Path) -> Result:
             data=spec.data,
             precision=spec.execution.precision,
             device=spec.device,
+            threads=spec.execution.threads,
             distillation=spec.distillation,
             checkpoint_seconds=spec.checkpoint_seconds,
             root=folder.path,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from deepreduce.candidate import TEACHER_ID
 from deepreduce.execution.executor import Executor
 from deepreduce.execution.task import TrainResult, TrainTask
 from deepreduce.execution.trainer import CandidateTrainer, TrainingContext
 from deepreduce.observers import ObservedNetwork, RunObserver
-from deepreduce.candidate import TEACHER_ID
 from deepreduce.training import EpochEnded, EpochRecord, Started, Stepped, Stopped, TrainingEvent
 
 K = TypeVar("K", bound=Hashable)

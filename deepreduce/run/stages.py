@@ -183,9 +183,7 @@ def train_teacher(session: Session) -> tuple[Session, RunState]:
     plan = ReductionPlan()
     student = Student(name=TEACHER_ID, plan=plan, folder=TEACHER, seed=derived_seed(spec.seed, TEACHER_ID))
     task = TrainTask.alone(student, scaled_recipe(spec.recipe, epochs=search.teacher_epochs))
-    ((_, (result,)),) = session.runner.run_teacher(
-        {TEACHER: task}, {TEACHER: schedule.teacher_work.total}, session.context
-    )
+    ((_, (result,)),) = session.runner.run({TEACHER: task}, {TEACHER: schedule.teacher_work.total}, session.context)
     if result.failure is not None:
         raise RunError(f"the teacher could not be trained: {result.failure}; lower training.learning_rate")
     candidate = Candidate(
@@ -209,7 +207,7 @@ def train_teacher(session: Session) -> tuple[Session, RunState]:
 
 
 def _context_with_teacher(session: Session, student: Student) -> TrainingContext:
-    """Return the context of the students' trainings: with the teacher, its logits cache and its test predictions."""
+    """Return the context of the students' trainings: the teacher, its logits cache and its test predictions."""
     spec, budget, context = session.spec, session.spec.search.budget, session.context
     network = session.trainer.load(student)
     teacher = Teacher(
@@ -221,7 +219,9 @@ def _context_with_teacher(session: Session, student: Student) -> TrainingContext
         seed=derived_seed(spec.seed, "views"), epochs=budget.schedule_epochs, batch_size=budget.student_batch_size
     )
     test = session.trainer.predict_test(network.module)
-    return replace(context, teacher=teacher, teacher_test=test, schedule=schedule)
+    return replace(
+        context, teacher=teacher, teacher_test=test, schedule=schedule, threads=spec.execution.student_threads
+    )
 
 
 def _logits_cache(session: Session) -> LogitsCache | None:

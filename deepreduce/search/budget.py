@@ -11,7 +11,7 @@ from deepreduce.data import DataFacts
 from deepreduce.methods.proposal import Proposal
 from deepreduce.network import ComputeCost
 from deepreduce.search.headroom import FrontierState, Incumbent, dominated, priorities, share_epochs
-from deepreduce.training.timing import ANSWER, EVALUATION_BATCH, Work
+from deepreduce.training.timing import EVALUATION_BATCH, FORWARD_SHARE, Work
 
 _ENOUGH = 0.5
 """Share of the full recipe that trains a network well enough to be a candidate without a draft."""
@@ -168,7 +168,7 @@ class Budget(ABC):
         if trained:
             images += self.facts.val_images + self.facts.test_images
         each = self._epoch_costs(list(networks), batch_size=EVALUATION_BATCH)
-        return sum(each) * images * ANSWER / max(self.facts.train_images, 1)
+        return sum(each) * images * FORWARD_SHARE / max(self.facts.train_images, 1)
 
     # -- work, for progress and estimates of time ---------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class Budget(ABC):
         Students of a shared budget are validated less often; their work is estimated a little too high.
         """
         return Work(
-            load=compute,
+            compute_cost=compute,
             batch_size=batch_size,
             epochs=epochs,
             train_images=self.facts.train_images,
@@ -319,7 +319,7 @@ class SharedBudget(Budget):
         whole = self.price * self.epochs
         evaluating = sum(self.price_of_evaluating(networks, trained=trained) for trained in (False, True))
         # where there are few training images, evaluating must not use up everything
-        return max(whole - spent - self.schedule_epochs * ANSWER - evaluating, 0.5 * max(whole - spent, 0.0))
+        return max(whole - spent - self.schedule_epochs * FORWARD_SHARE - evaluating, 0.5 * max(whole - spent, 0.0))
 
     def allocate(self, costs: Mapping[Proposal, float], state: FrontierState, *, left: float) -> Allocation:
         """Return groups that share weights, networks without a group, and networks that would gain nothing."""

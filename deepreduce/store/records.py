@@ -11,14 +11,14 @@ from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import CheckpointError, UserError
 from deepreduce.methods.proposal import StageCriticality
 from deepreduce.store.names import COSTS, CRITICALITY, ENVIRONMENT
-from deepreduce.training.autotune import ExecutionPlan, arrangement_from_json
+from deepreduce.training.autotune import ExecutionPlan
 from deepreduce.utils.files import read_json, write_json
 
 
 def read_execution_plan(folder: Path) -> ExecutionPlan | None:
     """Return how the run in this folder trains; None where none has begun or the file does not tell."""
     try:
-        return arrangement_from_json(read_json(folder / ENVIRONMENT)["arrangement"])
+        return ExecutionPlan.from_json(read_json(folder / ENVIRONMENT)["arrangement"])
     except (CheckpointError, KeyError, TypeError, ValueError):
         return None
 
