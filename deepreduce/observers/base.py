@@ -106,8 +106,8 @@ class Observers(RunObserver):
     """Several observers as one, called in their order. Use as a context manager, which closes them.
 
     An observer that raises an `Exception` is named in the log once, closed, and left out from then on: no curve is
-    worth a run. What is no `Exception` (`KeyboardInterrupt`, `SystemExit`) passes through and ends the run; leaving the
-    context closes all observers, also those after one whose closing is interrupted.
+    worth a run. What is no `Exception` (`KeyboardInterrupt`, `SystemExit`) passes through and ends the run; leaving
+    the context closes all observers, even where the closing of one is interrupted.
     """
 
     def __init__(self, observers: Iterable[RunObserver] = ()) -> None:

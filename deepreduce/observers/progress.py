@@ -138,7 +138,7 @@ class ProgressLog(_ProgressDisplay):
     def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
         title = self._running[network.folder].title
         super().network_ended(network, results, was_done=was_done)
-        log.info("%s: %s%s", title, summarize(results), " (done before)" if was_done else "")
+        log.info("%s: %s%s", title, summarize(results), " (already done)" if was_done else "")
         self._last = time.monotonic()
 
 

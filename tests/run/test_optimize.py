@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from deepreduce.errors import (
 )
 from deepreduce.execution import trainer as jobs
 from deepreduce.execution.processes import ExecutorError, ProcessExecutor
-from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainTask
+from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask
 from deepreduce.frontier import pareto_front
 from deepreduce.network import Network
-from deepreduce.observers.progress import NoWatcher
+from deepreduce.observers import ObservedNetwork, RunObserver
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.run import stages as conductor
 from deepreduce.run.read import read_run
@@ -166,31 +167,34 @@ def test_a_finished_run_is_not_trained_again(finished: deepreduce.Result) -> Non
     assert [n.plan_id for n in again.candidates] == [n.plan_id for n in finished.candidates]
 
 
-class _Hears(NoWatcher):
+class _Listener(RunObserver):
     """Which networks were done before, and how many began."""
 
     def __init__(self) -> None:
         self.work = self.total = 0.0
+        self.numbers: list[int] = []
         self.done_before: dict[str, bool] = {}
 
-    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
-        assert number == len(self.done_before) + 1
+    def network_started(
+        self, network: ObservedNetwork, *, number: int, count: int, work: float, total: float, **_: Any
+    ) -> None:
+        self.numbers.append(number)
         self.work, self.total, self.count = self.work + work, total, count
 
-    def end(self, name: str, *, result: str, was_done: bool) -> None:
-        assert result
-        self.done_before[name] = was_done
+    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+        self.done_before[network.folder] = was_done
 
 
-def test_who_watches_is_told_of_every_training_and_whether_it_was_done_before(
+def test_observers_hear_of_every_training_and_whether_it_was_done_before(
     finished: deepreduce.Result, tmp_path: Path
 ) -> None:
     for folder, was_done in ((tmp_path / "run", False), (finished.folder, True)):
-        watcher = _Hears()
-        deepreduce.optimize(out=folder, watcher=watcher, **TINY)
-        assert len(watcher.done_before) == watcher.count == 1 + NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
-        assert set(watcher.done_before.values()) == {was_done}
-        assert watcher.work == pytest.approx(watcher.total, rel=0.2)  # which networks there are was measured
+        listener = _Listener()
+        deepreduce.optimize(out=folder, observers=[listener], **TINY)
+        assert listener.numbers == list(range(1, listener.count + 1))
+        assert len(listener.done_before) == listener.count == 1 + NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
+        assert set(listener.done_before.values()) == {was_done}
+        assert listener.work == pytest.approx(listener.total, rel=0.2)  # which networks there are was measured
 
 
 def test_another_config_is_refused_and_nothing_in_the_folder_changes(finished: deepreduce.Result) -> None:
@@ -232,7 +236,7 @@ def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(
     options = {**TINY, "side_by_side": side_by_side}
     for number in STOPS[::side_by_side]:  # each start of another process takes seconds
         with pytest.raises(RunInterrupted, match="stopped; all is saved in") as caught:
-            deepreduce.optimize(out=tmp_path / "run", watcher=StopsIn(number), **options)
+            deepreduce.optimize(out=tmp_path / "run", observers=[StopsIn(number)], **options)
         assert caught.value.folder == tmp_path / "run"
         # the candidates' own trainings are so short that they may end before they are asked
         assert list((tmp_path / "run").rglob("training.safetensors")) or number > 1 + NUM_PROBES + NUM_FAMILIES
@@ -329,7 +333,7 @@ def test_networks_alone_stop_and_go_on_as_drafts_do(
     options = {**RICH, "side_by_side": side_by_side}
     for number in (1, 3, 2 + NUM_PROBES, 4 + NUM_PROBES)[1::side_by_side]:
         with pytest.raises(RunInterrupted):
-            deepreduce.optimize(out=tmp_path / "run", watcher=StopsIn(number), **options)
+            deepreduce.optimize(out=tmp_path / "run", observers=[StopsIn(number)], **options)
         assert list((tmp_path / "run").rglob("training.safetensors"))
     result = deepreduce.optimize(out=tmp_path / "run", **options)
     assert cells(result) == cells(rich)
