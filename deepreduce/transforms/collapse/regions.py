@@ -133,9 +133,9 @@ class RegionFinder:
             if node != exit and not set(self._dag.successors(node)) <= nodes:
                 return False
             for operand in self.ops[node].operands:
-                if (operand not in nodes and operand != entry) or self._overwrites.between(operand, node):
+                if (operand not in nodes and operand != entry) or self._overwrites.occur_between(operand, node):
                     return False
-        return not self._overwrites.between(entry, exit, reader_too=True)
+        return not self._overwrites.occur_between(entry, exit, reader_too=True)
 
     def _pads(self, op: LinearOp) -> bool:
         """Whether the op reads zeros around an operand."""
