@@ -11,7 +11,7 @@ from typing import Any
 from deepreduce.cost.builtin import GARBLED_OFFLINE_BYTES, GARBLED_ONLINE_BYTES
 from deepreduce.errors import ModelError
 from deepreduce.network.network import Network, ReluSite
-from deepreduce.utils.html import folded, paragraph, table
+from deepreduce.utils.html import details, paragraph, table
 
 TAIL = "(after the last ReLU)"
 _COUNTS = ("ReLUs", "share", "MACs", "GC bytes")
@@ -161,7 +161,7 @@ class AnalysisReport:
         texts = ("site", "stage", "shape")
         sites = table(["site", "stage", *_COUNTS, "shape"], rows, texts=texts)
         notes = "".join(paragraph(note) for note in self._notes())
-        return paragraph(self._headline(), strong=True) + stages + folded(f"{len(self.sites)} sites", sites) + notes
+        return paragraph(self._headline(), strong=True) + stages + details(f"{len(self.sites)} sites", sites) + notes
 
 
 def analyze_network(network: Network) -> AnalysisReport:
