@@ -155,7 +155,7 @@ def test_a_budget_that_nothing_meets_names_the_nearest() -> None:
         best(given, min_accuracy=0.9)
     with pytest.raises(UserError, match=r"within the budget is small"):
         best(given, max_relus=500, min_accuracy=0.6)
-    with pytest.raises(UserError, match="no candidate was trained"):
+    with pytest.raises(UserError, match="no candidate has a measurement"):
         best([failed], max_relus=500)
 
 
