@@ -30,9 +30,9 @@ def unpriced(network: Network) -> Mapping[str, CostEstimate]:
 class Proposal:
     """A reduced network to train: its plan in normal form, its label for readers, and what it costs.
 
-    `relu_count` and `macs` are exact, for one image; `compute_cost` tells how long training takes. `prices` estimate what an
-    image costs under secure computation, by the name of a preset. `network` is the reduced network on the device of
-    the network it was proposed for (the meta device, where a search has no weights).
+    `relu_count` and `macs` are exact, for one image; `compute_cost` tells how long training takes. `prices` estimate
+    what an image costs under secure computation, by the name of a preset. `network` is the reduced network on the
+    device of the network it was proposed for (the meta device, where a search has no weights).
     """
 
     plan: ReductionPlan

@@ -130,7 +130,7 @@ def _filter(
 
 @dataclass(frozen=True, kw_only=True)
 class Overlay:
-    """Published points to draw in a frontier's plot: a CSV file, and which of its rows."""
+    """The published points to draw in a frontier's plot: a CSV file and a selection of its rows."""
 
     path: Path
     dataset: str | None = None
@@ -138,7 +138,7 @@ class Overlay:
     methods: tuple[str, ...] | None = None
 
     def points(self) -> list[PublishedPoint]:
-        """Return the points. Raises `UserError` for a bad file, and for a choice that leaves none."""
+        """Return the selected points. Raises `UserError` for a malformed file and for a selection without points."""
         return select_published(
             read_published_csv(self.path), dataset=self.dataset, backbone=self.backbone, methods=self.methods
         )
