@@ -157,7 +157,7 @@ def budget_of(config: OptimizeConfig, network: Network, facts: DataFacts) -> Bud
     epochs, batch_size, fast = config.training.epochs, config.training.batch_size, config.fast
     if config.recipe == "paper":
         return FullBudget(
-            compute=network.load,
+            compute=network.compute_cost,
             facts=facts,
             epochs=epochs,
             batch_size=batch_size,
@@ -165,7 +165,7 @@ def budget_of(config: OptimizeConfig, network: Network, facts: DataFacts) -> Bud
             schedule_epochs=epochs,
         )
     return SharedBudget(
-        compute=network.load,
+        compute=network.compute_cost,
         facts=facts,
         epochs=epochs,
         batch_size=batch_size,

@@ -30,16 +30,16 @@ def unpriced(network: Network) -> Mapping[str, CostEstimate]:
 class Proposal:
     """A reduced network to train: its plan in normal form, its label for readers, and what it costs.
 
-    `relu_count` and `macs` are exact, for one image; `load` tells how long training takes. `prices` estimate what an
-    image costs under secure computation, by the name of a preset. `network` is the reduced network on the device of
-    the network it was proposed for (the meta device, where a search has no weights).
+    `relu_count` and `macs` are exact, for one image; `compute_cost` tells how long training takes. `prices` estimate
+    what an image costs under secure computation, by the name of a preset. `network` is the reduced network on the
+    device of the network it was proposed for (the meta device, where a search has no weights).
     """
 
     plan: ReductionPlan
     label: str
     relu_count: int
     macs: int
-    load: ComputeCost
+    compute_cost: ComputeCost
     prices: Mapping[str, CostEstimate] = field(default_factory=dict, hash=False)
     network: Network = field(compare=False, repr=False)
 
@@ -63,7 +63,7 @@ class Proposal:
             label=label,
             relu_count=reduced.relu_count,
             macs=reduced.macs,
-            load=reduced.load,
+            compute_cost=reduced.compute_cost,
             prices=price(reduced),
             network=reduced,
         )

@@ -152,7 +152,7 @@ class Budget(ABC):
 
     def _epoch_costs(self, networks: Sequence[Proposal], *, batch_size: int) -> list[float]:
         whole = self.compute.per_image(self.batch_size)
-        return [p.load.per_image(batch_size) / max(whole, 1) for p in networks]
+        return [p.compute_cost.per_image(batch_size) / max(whole, 1) for p in networks]
 
     def price_alone(self, epochs: Mapping[Proposal, float]) -> float:
         """Return the price of training networks alone for these epochs."""
@@ -192,16 +192,16 @@ class Budget(ABC):
 
     def work_alone(self, proposal: Proposal, epochs: float, *, tested: bool) -> Work:
         """Return the work of training a network alone."""
-        return self.work(proposal.load, epochs, batch_size=self.alone_batch_size, tested=tested)
+        return self.work(proposal.compute_cost, epochs, batch_size=self.alone_batch_size, tested=tested)
 
     def work_after_draft(self, proposal: Proposal, epochs: float) -> Work:
         """Return the work of training a network on its own after its draft."""
-        return self.work(proposal.load, epochs, batch_size=self.student_batch_size, tested=True)
+        return self.work(proposal.compute_cost, epochs, batch_size=self.student_batch_size, tested=True)
 
     def group_work(self, group: SharingGroup) -> float:
         """Return the work of drafting a group, in multiply-accumulates."""
         return sum(
-            self.work(p.load, epochs, batch_size=self.student_batch_size, tested=False).total
+            self.work(p.compute_cost, epochs, batch_size=self.student_batch_size, tested=False).total
             for p, epochs in zip(group.members, group.epochs, strict=True)
         )
 

@@ -50,7 +50,7 @@ def seconds_per_mac(network: Network, *, batch_size: int, precision: Precision, 
     step = TimedStep(network, batch_size=batch_size, precision=precision, device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws too
         times = [step() for _ in range(1 + _TIMED_STEPS)]  # the first step also allocates
-    macs = step.batch * (1 + BACKWARD) * network.load.per_image(step.batch)
+    macs = step.batch * (1 + BACKWARD) * network.compute_cost.per_image(step.batch)
     return statistics.median(times[1:]) / max(macs, 1)
 
 

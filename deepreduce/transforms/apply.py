@@ -18,7 +18,7 @@ from deepreduce.network.network import SITE, Network
 from deepreduce.network.trace import describe, observe, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms.collapse.pad_once import pad_once, regions_to_pad
-from deepreduce.transforms.width.cut import narrowed, simplest_alpha
+from deepreduce.transforms.width.cut import narrow, simplest_alpha
 
 # layers that have no stride to set; a convolution behind one is not the first to meet the image
 _FUNCTIONAL_LAYERS = {torch.conv2d, F.linear, torch.matmul}
@@ -53,7 +53,7 @@ def _without_padding_once(network: Network, plan: ReductionPlan, *, seed: int) -
     """The network reduced by a plan in normal form, its padding as it was."""
     notes = network.notes
     if not is_zoo(network) and plan.alpha != 1:
-        module, unscaled = narrowed(network, plan.alpha)
+        module, unscaled = narrow(network, plan.alpha)
         notes = tuple(dict.fromkeys((*notes, *unscaled)))
     elif plan.alpha != 1 or plan.depth is not None:
         module = _rebuilt(network, plan, seed=seed)

@@ -13,7 +13,7 @@ from deepreduce.errors import PlanError
 from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms.apply import apply_plan
-from deepreduce.transforms.width.cut import narrowed
+from deepreduce.transforms.width.cut import narrow
 
 
 def can_warm_start(plan: ReductionPlan, parent: ReductionPlan) -> bool:
@@ -77,7 +77,7 @@ def _choose_channels(reduced: Network, source: Network, alpha: float) -> None:
     Where a layer has other channels than the cut gives it, what `apply_plan` inherited stays: so all layers agree on
     which channels they mean, or none does.
     """
-    chosen = narrowed(source, alpha)[0].state_dict()
+    chosen = narrow(source, alpha)[0].state_dict()
     own = reduced.module.state_dict()
     if all(name in chosen and chosen[name].shape == value.shape for name, value in own.items()):
         reduced.module.load_state_dict({name: chosen[name] for name in own})

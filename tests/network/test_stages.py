@@ -41,7 +41,7 @@ def test_patterns_make_the_stages_in_network_order() -> None:
         ({"S1": ["relu", "block.*"]}, "'block.*' of S1 matches no ReLU site"),
         (
             {"S1": ["relu", "blocks.0.*"], "S2": ["blocks.*"]},
-            r"'blocks.0.relu1' is claimed by S1 \('blocks.0.\*'\) and S2 \('blocks.\*'\), and 1 other sites so;",
+            r"'blocks.0.relu1' is claimed by S1 \('blocks.0.\*'\) and S2 \('blocks.\*'\) \(1 more are claimed twice",
         ),
         (
             {"S1": ["blocks.*"]},

@@ -393,7 +393,7 @@ def test_all_training_of_students_together_costs_no_more_than_the_price(
         steps = job.recipe.num_steps(self.data.train.num_steps(job.recipe.batch_size))
         plans = [job.jobs[i].plan for i in job.turns] if isinstance(job, SharedWeightsTask) else [job.plan]
         batch_size = job.recipe.batch_size
-        each = sum(apply_plan(self.original, plan).load.per_image(batch_size) for plan in plans) / len(plans)
+        each = sum(apply_plan(self.original, plan).compute_cost.per_image(batch_size) for plan in plans) / len(plans)
         if self.lesson is not None:
             jobs_trained += 1
             spent.append(steps * batch_size * each)
@@ -407,9 +407,9 @@ def test_all_training_of_students_together_costs_no_more_than_the_price(
     config = deepreduce.load_config(values=TINY)
     images = load_data(config.data, seed=0)
     network = original_network(config.model, images.facts, seed=0)
-    whole = 6 * images.facts.train_images * network.load.per_image(32)
+    whole = 6 * images.facts.train_images * network.compute_cost.per_image(32)
     # each training has whole steps, at least one
-    rounding = jobs_trained * 16 * network.load.per_image(16)
+    rounding = jobs_trained * 16 * network.compute_cost.per_image(16)
     assert 0.3 * 0.8 * whole < sum(spent) < 0.8 * whole + rounding
 
 

@@ -14,7 +14,7 @@ import pytest
 import deepreduce
 from deepreduce.candidate import Candidate
 from deepreduce.errors import CheckpointError, UserError
-from deepreduce.utils.html import folded, paragraph, png_image, table
+from deepreduce.utils.html import details, paragraph, png_image, table
 from tests.helpers.runs import TINY
 
 
@@ -201,7 +201,7 @@ def test_no_text_becomes_markup() -> None:
     for made in (
         table([evil], [[evil]]),
         paragraph(evil),
-        folded(evil, ""),
+        details(evil, ""),
         png_image(b"", description=evil),
     ):
         assert evil not in made and "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;&amp;" in made

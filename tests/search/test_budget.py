@@ -43,7 +43,7 @@ FULL = {"kind": FullBudget, "epochs": 10, "batch_size": 64, "student_batch_size"
 
 def budget_for(network: Network, values: dict[str, Any], facts: DataFacts = FACTS) -> Budget:
     rest = {key: value for key, value in values.items() if key != "kind"}
-    budget: Budget = values["kind"](compute=without_weights(network).load, facts=facts, **rest)
+    budget: Budget = values["kind"](compute=without_weights(network).compute_cost, facts=facts, **rest)
     return budget
 
 
@@ -84,7 +84,7 @@ def schedule(
 
 def seconds(network: Network | Proposal, batch_size: int) -> float:
     """Counted apart: what a forward pass takes for each image, in multiply-accumulates."""
-    return network.load.macs + 2e6 * network.load.operations / batch_size
+    return network.compute_cost.macs + 2e6 * network.compute_cost.operations / batch_size
 
 
 def spent(found: Schedule, network: Network, values: dict[str, Any] = shared()) -> dict[str, float]:  # noqa: B008

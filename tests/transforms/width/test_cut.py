@@ -110,7 +110,7 @@ def test_what_can_not_be_scaled_stays_and_is_told() -> None:
     [
         ([weight_norm(nn.Conv2d(3, 6, 3)), nn.ReLU()], "0 (6 channels), because its weight is computed"),
         ([nn.Conv2d(3, 6, 3), nn.LocalResponseNorm(3), nn.ReLU()],
-         "0 (6 channels), because they can only go all together"),
+         "0 (6 channels), because they can only be removed all together"),
         ([nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 6, 2, groups=2)],
          "2 (6 channels), because it is grouped and transposed"),
         ([nn.Conv2d(3, 6, 3), nn.LayerNorm([6, 6, 6]), nn.ReLU()],
