@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
-from deepreduce.config.schema import OptimizeConfig
 from deepreduce.config.load import dump_config, load_config
+from deepreduce.config.schema import OptimizeConfig
 from deepreduce.plan import ReductionPlan
 from deepreduce.run.outputs import write_tables
 from deepreduce.store.records import RunCosts

@@ -10,7 +10,8 @@ from typing import Any
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
 from deepreduce.execution.trainer import TrainResult
 from deepreduce.observers import ObservedNetwork, RunObserver
-from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
+from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
+from deepreduce.plan import ReductionPlan
 from deepreduce.training import EpochRecord, Progress
 from tests.helpers.runs import TINY
 

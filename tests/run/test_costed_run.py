@@ -19,8 +19,8 @@ from deepreduce.errors import CheckpointError, UserError
 from deepreduce.private.lowering.program import KINDS, REVEAL
 from deepreduce.private.result import price_of_run
 from deepreduce.run.outputs import private_file, redraw
-from deepreduce.run.read import read_run
 from deepreduce.run.page import page_contents
+from deepreduce.run.read import read_run
 from deepreduce.utils.files import write_json
 from tests.helpers.runs import RICH, TINY
 

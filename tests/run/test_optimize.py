@@ -35,8 +35,8 @@ from deepreduce.network import Network
 from deepreduce.observers import ObservedNetwork, RunObserver
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.run import stages as conductor
-from deepreduce.run.read import read_run
 from deepreduce.run.page import page_contents
+from deepreduce.run.read import read_run
 from deepreduce.search.headroom import FrontierState
 from deepreduce.training import AugmentationSchedule, Distillation, LogitsCache, Teacher, train
 from deepreduce.transforms import apply_plan
