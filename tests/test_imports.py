@@ -21,7 +21,8 @@ LAYERS = (
     "models data",
     "network",
     "transforms",
-    "methods training",
+    "training",
+    "methods",
     "frontier",
     "search report export private",
     "store",
@@ -38,8 +39,8 @@ KEPT_APART = {
     # choosing and reporting ask for values, not for networks
     "frontier": ("models", "network", "transforms", "methods", "data", "training"),
     "report": ("models", "network", "transforms", "methods", "data", "training"),
-    # a method yields its trainings and is sent their results, so that a test can drive it in milliseconds
-    "methods": ("data", "training"),
+    # a method yields its trainings and is sent their results; it never sees an image
+    "methods": ("data",),
     "training": ("models", "transforms", "methods"),
     "network": ("plan",),
 }

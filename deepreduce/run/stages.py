@@ -28,8 +28,9 @@ from deepreduce.search.headroom import FrontierState, Incumbent, turn_order
 from deepreduce.search.schedule import Schedule, make_schedule
 from deepreduce.store.names import CANDIDATES, DRAFTS, LOGITS_CACHE, PROBES, TEACHER
 from deepreduce.store.records import RunCosts, write_criticality
-from deepreduce.training import AugmentationSchedule, LogitsCache, Teacher
+from deepreduce.training import AugmentationSchedule, Teacher
 from deepreduce.training.callbacks import CallbackFactory
+from deepreduce.training.logits_cache import open_logits_cache
 from deepreduce.transforms import can_warm_start
 from deepreduce.utils.seed import derived_seed
 
@@ -213,7 +214,14 @@ def _context_with_teacher(session: Session, student: Student) -> TrainingContext
     teacher = Teacher(
         network.module.requires_grad_(False).to(memory_format=context.precision.memory_format),
         precision=context.precision,
-        cache=_logits_cache(session),
+        cache=open_logits_cache(
+            session.folder / LOGITS_CACHE,
+            epochs=budget.schedule_epochs,
+            steps=spec.data.train.num_steps(budget.student_batch_size),
+            batch_size=budget.student_batch_size,
+            num_classes=spec.data.num_classes,
+            max_bytes=spec.logits_cache_bytes,
+        ),
     )
     schedule = AugmentationSchedule(
         seed=derived_seed(spec.seed, "views"), epochs=budget.schedule_epochs, batch_size=budget.student_batch_size
@@ -222,27 +230,6 @@ def _context_with_teacher(session: Session, student: Student) -> TrainingContext
     return replace(
         context, teacher=teacher, teacher_test=test, schedule=schedule, threads=spec.execution.student_threads
     )
-
-
-def _logits_cache(session: Session) -> LogitsCache | None:
-    """Return room on the disk for the teacher's logits of the augmentation schedule, or of as much as may be kept.
-
-    None where nothing may be kept, or the disk has no room.
-    """
-    spec, budget = session.spec, session.spec.search.budget
-    sizes = {
-        "steps": spec.data.train.num_steps(budget.student_batch_size),
-        "batch_size": budget.student_batch_size,
-        "num_classes": spec.data.num_classes,
-    }
-    allowed = int(spec.logits_cache_bytes // LogitsCache.size(epochs=1, **sizes))
-    if not allowed:
-        return None
-    try:
-        return LogitsCache(session.folder / LOGITS_CACHE, epochs=min(budget.schedule_epochs, allowed), **sizes)
-    except OSError as error:
-        log.warning("the teacher's logits are not cached: %s", error.strerror or error)
-        return None
 
 
 # -- the search ---------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ the logits of a batch are computed for the first student, and read by all others
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import zlib
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from deepreduce.training.recipe import Precision
+
+log = logging.getLogger(__name__)
 
 _LARGEST = 6e4  # within float16's range
 
@@ -90,6 +93,24 @@ class LogitsCache:
 
     def _checksums(self) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
         return np.frombuffer(self._map, dtype=_CHECKSUM, count=self._epochs * self._steps)
+
+
+def open_logits_cache(
+    path: Path, *, epochs: int, steps: int, batch_size: int, num_classes: int, max_bytes: float
+) -> LogitsCache | None:
+    """Open the cache of that many epochs, or of as many as `max_bytes` hold.
+
+    Returns None where they hold none, and with a warning where the disk has no room or the file can't be written.
+    """
+    sizes = {"steps": steps, "batch_size": batch_size, "num_classes": num_classes}
+    allowed = int(max_bytes // LogitsCache.size(epochs=1, **sizes))
+    if not allowed:
+        return None
+    try:
+        return LogitsCache(path, epochs=min(epochs, allowed), **sizes)
+    except OSError as error:
+        log.warning("the teacher's logits are not cached: %s", error.strerror or error)
+        return None
 
 
 def _allocate(descriptor: int, size: int) -> None:

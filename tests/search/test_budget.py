@@ -23,7 +23,7 @@ from deepreduce.search.budget import Allocation, Budget, FullBudget, SharedBudge
 from deepreduce.search.headroom import FrontierState, Incumbent
 from deepreduce.search.schedule import Schedule, make_schedule, preview_search
 from deepreduce.training import SharedWeights
-from deepreduce.training.timing import ANSWER, JUDGED_BATCH
+from deepreduce.training.timing import EVALUATION_BATCH, FORWARD_SHARE
 from deepreduce.transforms import apply_plan
 from tests.helpers.zoo import TOYS
 
@@ -141,12 +141,14 @@ def test_answers_and_judgements_are_paid_from_the_price(network: Network) -> Non
     recipe = shared(epochs=60.0, price=0.25, schedule_epochs=2, student_batch_size=64)
     found = schedule(network, recipe)
     assert not found.alone
-    relative = sum(seconds(p, JUDGED_BATCH) for p in found.candidates) / seconds(network, recipe["batch_size"])
+    relative = sum(seconds(p, EVALUATION_BATCH) for p in found.candidates) / seconds(network, recipe["batch_size"])
     # twice each: statistics over 1,000 images (there are no more) and a validation; then one more of it, and a test
     images = 2 * (1000 + FACTS.val_images) + FACTS.val_images + FACTS.test_images
-    probes = sum(seconds(r.proposal, JUDGED_BATCH) for r in found.requests) / seconds(network, recipe["batch_size"])
-    judged = (relative * images + probes * (1000 + FACTS.val_images)) * ANSWER / FACTS.train_images
-    assert sum(spent(found, network, recipe).values()) + 2 * ANSWER + judged == pytest.approx(0.25 * 60)
+    probes = sum(seconds(r.proposal, EVALUATION_BATCH) for r in found.requests) / seconds(
+        network, recipe["batch_size"]
+    )
+    judged = (relative * images + probes * (1000 + FACTS.val_images)) * FORWARD_SHARE / FACTS.train_images
+    assert sum(spent(found, network, recipe).values()) + 2 * FORWARD_SHARE + judged == pytest.approx(0.25 * 60)
 
 
 def test_judging_leaves_half_of_a_small_budget_to_train_with(network: Network) -> None:
@@ -306,7 +308,7 @@ def test_the_works_add_up_to_the_total(network: Network) -> None:
 
     def work(of: Network | Proposal, *, tested: bool) -> float:
         judged = 10 * FACTS.val_images + (FACTS.test_images if tested else 0)
-        return 10 * FACTS.train_images * 3 * seconds(of, 64) + judged * seconds(of, JUDGED_BATCH)
+        return 10 * FACTS.train_images * 3 * seconds(of, 64) + judged * seconds(of, EVALUATION_BATCH)
 
     expected = work(network, tested=True) + sum(work(r.proposal, tested=False) for r in found.requests)
     expected += sum(work(p, tested=True) for p in found.candidates)

@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepreduce.config.build import remembered_logits
-from deepreduce.config.load import load_config
 from deepreduce.data import ImageData
 from deepreduce.training import AugmentationSchedule, LogitsCache, Precision, Recipe, Teacher
+from deepreduce.training.logits_cache import open_logits_cache
 from tests.helpers.images import striped
 from tests.helpers.training import FP32, RECIPE, curve, fit, same_weights, tiny
 
 STEPS, BATCH, CLASSES = 4, 18, 3
 """Of `striped` data with RECIPE."""
+SIZES = {"steps": STEPS, "batch_size": BATCH, "num_classes": CLASSES}
 
 
 class Counted(nn.Module):
@@ -248,27 +248,21 @@ def full(*_: Any) -> None:
 
 
 def test_without_room_on_the_disk_nothing_is_remembered_and_nothing_left_behind(
-    tmp_path: Path, data: ImageData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = load_config(settings=[f"training.batch_size={BATCH}", "fast.batch=1"])
     monkeypatch.setattr(os, "posix_fallocate", full)
     with caplog.at_level(logging.WARNING):
-        assert remembered_logits(tmp_path / "answers.bin", data, config, epochs=2, batch_size=BATCH) is None
-    assert [r.message for r in caplog.records] == [
-        "the teacher's answers are not remembered: No space left on device"
-    ]
+        assert open_logits_cache(tmp_path / "answers.bin", epochs=2, max_bytes=1e9, **SIZES) is None
+    assert [r.message for r in caplog.records] == ["the teacher's logits are not cached: No space left on device"]
     assert not any(tmp_path.iterdir())
 
 
 def test_a_place_that_can_not_be_written_is_told_and_nothing_remembered(
-    tmp_path: Path, data: ImageData, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = load_config(settings=[f"training.batch_size={BATCH}", "fast.batch=1"])
     with caplog.at_level(logging.WARNING):
-        assert (
-            remembered_logits(tmp_path / "nowhere" / "answers.bin", data, config, epochs=2, batch_size=BATCH) is None
-        )
-    assert "not remembered: No such file or directory" in caplog.text
+        assert open_logits_cache(tmp_path / "nowhere" / "answers.bin", epochs=2, max_bytes=1e9, **SIZES) is None
+    assert "not cached: No such file or directory" in caplog.text
 
 
 def test_where_posix_fallocate_is_missing_the_file_is_filled_by_hand(
@@ -283,12 +277,10 @@ def test_where_posix_fallocate_is_missing_the_file_is_filled_by_hand(
 
 @pytest.mark.parametrize(("share", "epochs"), [(0.0, None), (0.99, None), (1.0, 1), (1.99, 1), (2.0, 2), (50.0, 3)])
 def test_as_many_epochs_are_remembered_as_the_disk_is_allowed_to_hold(
-    tmp_path: Path, data: ImageData, share: float, epochs: int | None
+    tmp_path: Path, share: float, epochs: int | None
 ) -> None:
     one = LogitsCache.size(epochs=1, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
-    sizes = {"training.batch_size": BATCH, "fast.batch": 1, "distill.remember_gb": (share * one + 0.5) / 1e9}
-    config = load_config(values=sizes)
-    found = remembered_logits(tmp_path / "answers.bin", data, config, epochs=3, batch_size=BATCH)
+    found = open_logits_cache(tmp_path / "answers.bin", epochs=3, max_bytes=share * one + 0.5, **SIZES)
     if epochs is None:
         assert found is None and not any(tmp_path.iterdir())
     else:
