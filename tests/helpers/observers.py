@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
-from deepreduce.execution.trainer import TrainResult
+from deepreduce.execution.task import TrainResult
 from deepreduce.observers import ObservedNetwork, RunObserver
-from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 from deepreduce.training import EpochRecord, Progress
 from tests.helpers.runs import TINY
 
