@@ -49,7 +49,7 @@ def build_run(
     `model` and `data` are those given from Python. What a run in `out` has recorded (cost models, threads, workers)
     is taken from there. Raises `UserError` for everything that the config, a file or a budget rules out.
     """
-    watching = (*observers, *make_observers(config.log))
+    following = make_observers(config.log, own=observers)
     device = choose_device(config.device)
     images = load_data(config.data, seed=config.seed, given=data)
     images.check_batch_size(config.training.batch_size)
@@ -87,7 +87,7 @@ def build_run(
         seed=config.seed,
         device=device,
         execution=execution,
-        observers=watching,
+        observers=following,
         callbacks=tuple(callbacks),
         title=title_of(config),
         overlay=overlay,

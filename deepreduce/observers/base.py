@@ -16,7 +16,6 @@ from types import TracebackType
 
 from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
-from deepreduce.errors import UserError
 from deepreduce.execution.task import TrainResult
 from deepreduce.training import EpochRecord, Progress
 
@@ -112,11 +111,6 @@ class Observers(RunObserver):
 
     def __init__(self, observers: Iterable[RunObserver] = ()) -> None:
         self._observers = list(observers)
-        for number, observer in enumerate(self._observers):
-            if not isinstance(observer, RunObserver):
-                raise UserError(
-                    f"observers[{number}] is {observer!r}; give an instance of a subclass of deepreduce.RunObserver"
-                )
 
     def run_started(self, folder: Path) -> None:
         self._call(lambda observer: observer.run_started(folder))

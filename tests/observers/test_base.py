@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import deepreduce
-from deepreduce.errors import UserError
 from deepreduce.observers import Observers, RunObserver
 from deepreduce.observers.base import epoch_metrics, result_metrics
 from tests.helpers.observers import FAILED, NETWORK, RESULT, Recorder, at, end, epoch, finish, start
@@ -90,12 +88,6 @@ def test_an_interruption_passes_through_and_all_are_closed(
         short_run(several, tmp_path)
     assert before.calls[-1] == after.calls[-1] == "close"
     assert before.errors == []
-
-
-@pytest.mark.parametrize("given", [Recorder, "tensorboard", None, object()])
-def test_what_is_no_observer_is_refused_with_its_place_and_the_repair(given: Any) -> None:
-    with pytest.raises(UserError, match=r"observers\[1\] is .*give an instance of a subclass of deepreduce.RunObs"):
-        Observers([Recorder(), given])
 
 
 def test_metrics_leave_out_what_was_not_measured() -> None:

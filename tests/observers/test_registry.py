@@ -16,8 +16,7 @@ from deepreduce.config.schema import OptimizeConfig
 from deepreduce.errors import UserError
 from deepreduce.observers import make_observers
 from deepreduce.observers.registry import _PACKAGES, GROUP, known_observers
-from deepreduce.run import optimize as pipeline
-from tests.helpers.observers import QUICK
+from tests.helpers.observers import QUICK, Recorder
 
 
 def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, *, name: str, code: str) -> None:
@@ -33,7 +32,13 @@ def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, *, name: str, code: s
 def test_each_name_gives_one_observer_and_a_repeated_name_no_second_one() -> None:
     pytest.importorskip("tensorboard")
     assert [type(o).__name__ for o in make_observers(["tensorboard", "tensorboard"])] == ["TensorBoardLogger"]
-    assert make_observers([]) == []
+    assert make_observers([]) == ()
+
+
+@pytest.mark.parametrize("given", [Recorder, "tensorboard", None, object()])
+def test_what_is_no_observer_is_refused_with_its_place_and_the_repair(given: Any) -> None:
+    with pytest.raises(UserError, match=r"observers\[1\] is .*give an instance of a subclass of deepreduce.RunObs"):
+        make_observers([], own=[Recorder(), given])
 
 
 def test_every_built_in_observer_says_which_packages_its_extra_brings() -> None:
@@ -63,7 +68,9 @@ def test_an_installed_package_can_bring_an_observer(tmp_path: Path, monkeypatch:
     assert isinstance(observer, deepreduce.RunObserver) and type(observer).__name__ == "Theirs"
 
 
-@pytest.mark.parametrize("code", ["import nowhere", "class Theirs:\n    def __init__(self, url): ..."])
+@pytest.mark.parametrize(
+    "code", ["import nowhere", "class Theirs:\n    def __init__(self, url): ...", "Theirs = dict"]
+)
 def test_a_packages_observer_that_can_not_be_made_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
@@ -84,12 +91,12 @@ def test_the_flag_may_be_given_for_each_observer(
 ) -> None:
     asked: list[tuple[str, ...]] = []
 
-    def run(config: OptimizeConfig, **_: Any) -> None:
+    def optimize(*, config: OptimizeConfig, **_: Any) -> None:
         asked.append(config.log)
         raise UserError("not now")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "run", run)
+        patched.setattr("deepreduce.api.optimize", optimize)
         assert run_command(["optimize", "--log", "tensorboard", "--log", "mlflow"]) == 2
         assert run_command(["optimize"]) == 2
     assert asked == [("tensorboard", "mlflow"), ()]
