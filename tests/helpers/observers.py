@@ -9,7 +9,7 @@ from typing import Any
 
 from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
-from deepreduce.execution.trainer import TrainResult
+from deepreduce.execution.task import TrainResult
 from deepreduce.observers import ObservedNetwork, RunObserver
 from deepreduce.plan import ReductionPlan
 from deepreduce.training import EpochRecord, Progress
