@@ -16,10 +16,11 @@ LAYERS = (
     "errors",
     "utils",
     "cost",
-    "plan",
-    "candidate",
     "models data",
     "network",
+    "sites",
+    "plan",
+    "candidate",
     "transforms",
     "methods training",
     "frontier",
@@ -41,7 +42,6 @@ KEPT_APART = {
     # a method yields its trainings and is sent their results, so that a test can drive it in milliseconds
     "methods": ("data", "training"),
     "training": ("models", "transforms", "methods"),
-    "network": ("plan",),
 }
 """Packages of a higher layer that need nothing of these below, and what a new import would give away."""
 

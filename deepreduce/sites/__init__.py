@@ -1,0 +1,29 @@
+"""Site actions: what a plan does at a ReLU site, one action per file."""
+
+from deepreduce.sites.base import (
+    Annealing,
+    SiteAction,
+    SiteCall,
+    action_kinds,
+    action_of,
+    actions_in,
+    register,
+    rewrite_sites,
+)
+from deepreduce.sites.identity import IDENTITY, Identity
+from deepreduce.sites.keep import KEEP, Keep
+
+__all__ = [
+    "IDENTITY",
+    "KEEP",
+    "Annealing",
+    "Identity",
+    "Keep",
+    "SiteAction",
+    "SiteCall",
+    "action_kinds",
+    "action_of",
+    "actions_in",
+    "register",
+    "rewrite_sites",
+]
