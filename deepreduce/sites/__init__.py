@@ -10,15 +10,19 @@ from deepreduce.sites.base import (
     register,
     rewrite_sites,
 )
+from deepreduce.sites.channel_mask import ChannelMask
 from deepreduce.sites.identity import IDENTITY, Identity
 from deepreduce.sites.keep import KEEP, Keep
+from deepreduce.sites.pixel_mask import PixelMask
 
 __all__ = [
     "IDENTITY",
     "KEEP",
     "Annealing",
+    "ChannelMask",
     "Identity",
     "Keep",
+    "PixelMask",
     "SiteAction",
     "SiteCall",
     "action_kinds",
