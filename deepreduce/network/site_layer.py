@@ -17,6 +17,9 @@ class Action(Protocol):
     def relu_count(self, site: ReluSite) -> int:
         """Return the ReLUs that the action leaves at the site, for one image."""
 
+    def text(self, site: ReluSite) -> str:
+        """Return what the action leaves at the site, for a reader."""
+
     def layers(self, relu: Layer) -> Sequence[Layer]:
         """Return what a cost model is to price instead of the whole `relu`."""
 

@@ -122,6 +122,10 @@ class SiteAction(ABC):
         """
         return None
 
+    def text(self, site: ReluSite) -> str:
+        """Return what stands at the site, for a reader."""
+        return self.kind.replace("_", " ")
+
     # -- what it costs --------------------------------------------------------------------------------------------
 
     def layers(self, relu: Layer) -> Sequence[Layer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +33,10 @@ class ChannelMask(Mask):
             raise PlanError(f"a channel mask of shape {array.shape} is given; give one boolean per channel: (C,)")
         return array.reshape(-1)
 
-    def relu_count(self, site: ReluSite) -> int:
+    def text(self, site: ReluSite) -> str:
+        """Return how many channels are kept of how many."""
+        return f"{self.kept:,} of {site.shape[0]:,} channels"
+
+    def kept_of(self, shape: tuple[int, ...]) -> int:
         """Return the elements of the channels that are kept."""
-        return self.kept * site.elements // site.shape[0]
+        return self.kept * math.prod(shape[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepreduce.cost.layers import Layer
 from deepreduce.errors import PlanError
 from deepreduce.network.network import ReluSite
 from deepreduce.network.site_layer import SiteLayer
@@ -127,6 +128,21 @@ class Mask(SiteAction):
         mask = select_of(self, site)
         assert mask is not None
         return MaskedRelu(self, site, mask, inplace=inplace)
+
+    def layers(self, relu: Layer) -> Sequence[Layer]:
+        """Return the ReLU with the number of elements that are kept.
+
+        SPU's lowering still compares all of them and selects; a protocol of garbled circuits pays for those kept.
+        """
+        return (replace(relu, kept=self.kept_of(relu.out_shape)),)
+
+    def relu_count(self, site: ReluSite) -> int:
+        """Return the elements that are kept."""
+        return self.kept_of(site.shape)
+
+    @abstractmethod
+    def kept_of(self, shape: tuple[int, ...]) -> int:
+        """Return how many elements of an output of that shape, without the batch dimension, are kept."""
 
     def annealed(self, site: ReluSite, *, before: SiteAction, copies: bool) -> Annealing | None:
         """Return a layer in which the slope for negative inputs rises from 0 to 1 where the mask is false."""

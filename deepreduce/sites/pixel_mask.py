@@ -39,6 +39,10 @@ class PixelMask(Mask):
         whole = bool((array == array[:, :1, :1]).all())
         return ChannelMask.of(array[:, 0, 0]) if simpler is self and whole else simpler
 
-    def relu_count(self, site: ReluSite) -> int:
-        """Return the number of elements that are kept."""
+    def text(self, site: ReluSite) -> str:
+        """Return how many elements are kept of how many."""
+        return f"{self.kept:,} of {site.elements:,} pixels"
+
+    def kept_of(self, shape: tuple[int, ...]) -> int:
+        """Return the elements that are kept."""
         return self.kept
