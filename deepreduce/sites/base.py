@@ -77,7 +77,7 @@ class SiteAction(ABC):
         return True
 
     def units(self) -> Units | None:
-        """Return which elements of a site (C, H, W) keep their ReLU, in a shape that broadcasts to it.
+        """Return which elements of a site keep their ReLU: (C, H, W), (C, 1, 1) for whole channels, () for all alike.
 
         None for an action that is more than a choice between the ReLU and the identity.
         """
@@ -92,9 +92,8 @@ class SiteAction(ABC):
             return True
         if own is None or others is None:
             return False
-        if own.shape[:1] != others.shape[:1]:
-            return False
-        fit = all(a == b or 1 in (a, b) for a, b in zip(own.shape, others.shape, strict=True))
+        areas = (own.shape[1:], others.shape[1:])
+        fit = own.shape[0] == others.shape[0] and (areas[0] == areas[1] or (1, 1) in areas)
         return fit and bool((own <= others).all())
 
     # -- at a site of a network -----------------------------------------------------------------------------------

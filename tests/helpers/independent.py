@@ -77,7 +77,9 @@ def relus_in_onnx_file(path: Path) -> int:
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in asked)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
-    found = dict(zip(asked, session.run(asked, {image.name: np.zeros((2, *image.shape[1:]), np.float32)}), strict=True))
+    found = dict(
+        zip(asked, session.run(asked, {image.name: np.zeros((2, *image.shape[1:]), np.float32)}), strict=True)
+    )
     found |= {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     total = 0
     for name in names:

@@ -176,7 +176,7 @@ def test_a_saved_network_loads_with_bit_equal_logits(kind: str, steps: list[tupl
 @drawing
 @given(graphs, seeds)
 def test_the_meta_device_counts_the_same(kind: str, steps: list[tuple[str, int]], seed: int) -> None:
-    network, plan, reduced = reduced_by(kind, steps, seed)
+    _, plan, reduced = reduced_by(kind, steps, seed)
     meta = apply_plan(trace_network(built(steps).to("meta"), SHAPE), plan)
     assert meta.sites == reduced.sites and layers_of(meta) == layers_of(reduced)
     assert all(tensor.is_meta for tensor in (*meta.module.parameters(), *meta.module.buffers()))
