@@ -30,7 +30,7 @@ _LEAF_CLASSES = {"StochasticDepth", "DropBlock2d", "DropBlock3d", "DropPath"}
 
 
 class _Tracer(fx.Tracer):
-    """The tracer of torch.fx, but site layers stay whole, and stochastic ones, so that they still work in training."""
+    """The tracer of torch.fx, but site layers stay whole, and stochastic ones, which so still work in training."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         is_whole = isinstance(m, SiteLayer) or type(m).__name__ in _LEAF_CLASSES

@@ -93,8 +93,8 @@ class SiteAction(ABC):
         if own is None or others is None:
             return False
         areas = (own.shape[1:], others.shape[1:])
-        fit = own.shape[0] == others.shape[0] and (areas[0] == areas[1] or (1, 1) in areas)
-        return fit and bool((own <= others).all())
+        is_same_site = own.shape[:1] == others.shape[:1] and (areas[0] == areas[1] or (1, 1) in areas)
+        return is_same_site and bool((own <= others).all())
 
     # -- at a site of a network -----------------------------------------------------------------------------------
 
