@@ -16,10 +16,11 @@ LAYERS = (
     "errors",
     "utils",
     "cost",
-    "plan",
-    "candidate",
     "models data",
     "network",
+    "sites",
+    "plan",
+    "candidate",
     "transforms",
     "training",
     "methods",
@@ -42,7 +43,6 @@ KEPT_APART = {
     # a method yields its trainings and is sent their results; it never sees an image
     "methods": ("data",),
     "training": ("models", "transforms", "methods"),
-    "network": ("plan",),
 }
 """Packages of a higher layer that need nothing of these below, and what a new import would give away."""
 

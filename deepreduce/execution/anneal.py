@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from deepreduce.training import PreparedStudent, TrainingCallback, TrainingState
-from deepreduce.transforms import AnnealedNetwork, fading
+from deepreduce.transforms import AnnealedNetwork, anneal
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Anneal:
 
     def build(self, student: PreparedStudent) -> TrainingCallback:
         """Have the annealed network trained in the student's place; do nothing if no ReLU can be annealed."""
-        annealed = fading(student.original, student.plan, seed=student.seed)
+        annealed = anneal(student.original, student.plan, seed=student.seed)
         if annealed is None:
             return TrainingCallback()
         replaced, student.module = student.module, annealed.module
@@ -36,11 +36,11 @@ class AnnealCallback(TrainingCallback):
         self._annealed, self._share, self._replaced = annealed, share, replaced
 
     def on_step_start(self, state: TrainingState) -> None:
-        self._annealed.fade(state.share_done / self._share)
+        self._annealed.advance(state.share_done / self._share)
 
     def on_step_end(self, state: TrainingState) -> None:
         if state.step == state.total_steps:  # the last validation is of the network that the plan names
-            self._annealed.fade(1.0)
+            self._annealed.advance(1.0)
 
     def on_end(self, state: TrainingState) -> None:
         self._replaced.load_state_dict(self._annealed.module.state_dict())

@@ -249,7 +249,7 @@ class CandidateTrainer:
             network = self._reduced(student)
             if result.failure is None:
                 load_weights(network.module, folder.weights(), source=folder.path)
-            folder.check_description(self._describe(network, student))
+            folder.check_description(self._describe(network, student), student.plan.mask_tensors())
             return result
         except CheckpointError as error:
             log.warning("%s; training %s again", error, student.name)
@@ -277,7 +277,8 @@ class CandidateTrainer:
 
     def _write(self, network: Network, student: Student, result: TrainResult, **files: Any) -> None:
         NetworkFolder.open(self.context.root / student.folder).finish(
-            description=self._describe(network, student), metrics=result.to_json(), **files
+            description=self._describe(network, student), metrics=result.to_json(),
+            masks=student.plan.mask_tensors(), **files
         )
 
     def _describe(self, network: Network, student: Student) -> dict[str, Any]:

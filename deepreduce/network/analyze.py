@@ -11,6 +11,7 @@ from typing import Any
 from deepreduce.cost.builtin import GARBLED_OFFLINE_BYTES, GARBLED_ONLINE_BYTES
 from deepreduce.errors import ModelError
 from deepreduce.network.network import Network, ReluSite
+from deepreduce.network.site_layer import site_layer_of
 from deepreduce.utils.html import details, paragraph, table
 
 TAIL = "(after the last ReLU)"
@@ -20,10 +21,14 @@ _Counts = tuple[str, str, str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class SiteCost:
-    """A ReLU site and the multiply-accumulates of the linear layers between the previous site and this one."""
+    """A ReLU site and the multiply-accumulates of the linear layers between the previous site and this one.
+
+    `action` says what stands at the site where some of its ReLUs are gone ("12 of 64 channels"); else it is "".
+    """
 
     site: ReluSite
     macs: int
+    action: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,7 @@ class AnalysisReport:
                     "kind": cost.site.kind,
                     "macs": cost.macs,
                 }
+                | ({"action": cost.action} if cost.action else {})
                 for cost in self.sites
             ],
             "macs": self.macs,
@@ -110,8 +116,8 @@ class AnalysisReport:
         lines = [self._headline(), "", _row("stage", *_COUNTS)]
         lines += [_row(stage, *counts) for stage, counts in self._stage_counts()]
         lines += ["", _row("site", *_COUNTS, "shape", stage="stage")]
-        for site, counts in self._site_counts():
-            lines.append(_row(site.name, *counts, _shape(site), stage=site.stage))
+        for cost, counts in self._site_counts():
+            lines.append(_row(cost.site.name, *counts, _shape(cost), stage=cost.site.stage))
         lines.append(_row(TAIL, "", "", _short_number(self.macs_tail), ""))
         return "\n".join([*lines, "", *self._notes()])
 
@@ -128,8 +134,8 @@ class AnalysisReport:
             macs[cost.site.stage] += cost.macs
         return [(stage, self._counts(count, macs[stage])) for stage, count in self.stages.items()]
 
-    def _site_counts(self) -> list[tuple[ReluSite, _Counts]]:
-        return [(cost.site, self._counts(cost.site.relu_count, cost.macs)) for cost in self.sites]
+    def _site_counts(self) -> list[tuple[SiteCost, _Counts]]:
+        return [(cost, self._counts(cost.site.relu_count, cost.macs)) for cost in self.sites]
 
     def _counts(self, count: int, macs: int) -> _Counts:
         share = f"{count / self.relu_count:.1%}" if self.relu_count else "-"
@@ -156,7 +162,7 @@ class AnalysisReport:
         stages = table(
             ["stage", *_COUNTS], [[stage, *counts] for stage, counts in self._stage_counts()], texts=["stage"]
         )
-        rows = [[site.name, site.stage, *counts, _shape(site)] for site, counts in self._site_counts()]
+        rows = [[cost.site.name, cost.site.stage, *counts, _shape(cost)] for cost, counts in self._site_counts()]
         rows.append([TAIL, "", "", "", _short_number(self.macs_tail), "", ""])
         texts = ("site", "stage", "shape")
         sites = table(["site", "stage", *_COUNTS, "shape"], rows, texts=texts)
@@ -173,7 +179,8 @@ def analyze_network(network: Network) -> AnalysisReport:
     for node in network.module.graph.nodes:
         pending += macs.get(node.name, 0)
         if node.name in sites:
-            costs.append(SiteCost(site=sites[node.name], macs=pending))
+            site, layer = sites[node.name], site_layer_of(node, network.module)
+            costs.append(SiteCost(site=site, macs=pending, action=layer.action.text(site) if layer else ""))
             pending = 0
     return AnalysisReport(
         model=network.name,
@@ -200,8 +207,9 @@ def check_input_size(network: Network) -> None:
         )
 
 
-def _shape(site: ReluSite) -> str:
-    return "x".join(str(n) for n in site.shape)
+def _shape(cost: SiteCost) -> str:
+    shape = "x".join(str(n) for n in cost.site.shape)
+    return f"{shape}, {cost.action}" if cost.action else shape
 
 
 def _row(name: str, count: str, share: str, macs: str, gc: str, shape: str = "", stage: str | None = None) -> str:

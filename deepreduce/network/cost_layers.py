@@ -13,6 +13,7 @@ from deepreduce.network.calls import Call, call_of
 from deepreduce.network.linear_ops import CONV_FUNCTION, linear_ops
 from deepreduce.network.meta_run import attribute
 from deepreduce.network.network import Network
+from deepreduce.network.site_layer import site_layer_of
 
 _KINDS = {
     "conv2d": CONV, "linear": LINEAR, "batch_norm": BATCH_NORM, "max_pool2d": MAX_POOL,
@@ -22,8 +23,17 @@ _KINDS = {
 
 
 def layers_of(network: Network) -> tuple[Layer, ...]:
-    """Return every layer of the network for one image, in execution order."""
-    return tuple(node_layers(network).values())
+    """Return every layer of the network for one image, in execution order.
+
+    What an action costs in the place of a whole ReLU is up to the action.
+    """
+    found = node_layers(network)
+    nodes = {node.name: node for node in network.module.graph.nodes}
+    layers: list[Layer] = []
+    for name, layer in found.items():
+        at_site = site_layer_of(nodes[name], network.module)
+        layers += [layer] if at_site is None else at_site.action.layers(layer)
+    return tuple(layers)
 
 
 def node_layers(network: Network) -> dict[str, Layer]:

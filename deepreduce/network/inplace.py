@@ -8,12 +8,15 @@ from collections import defaultdict
 import networkx as nx
 from torch import fx, nn
 
+from deepreduce.network.site_layer import SiteLayer
+
 _OVERWRITING = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.setitem}
 
 # these allocate their output; any other call may return its input or a view of it
 _FRESH_LAYERS = (
     nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.Linear, nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd, nn.ReLU, nn.ReLU6,
+    SiteLayer,
 )  # fmt: skip
 _FRESH_FUNCTIONS = {
     "add", "sub", "mul", "truediv", "div", "cat", "relu", "relu6", "clone", "mean", "matmul", "linear", "conv2d",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -23,9 +24,10 @@ class ReluSite:
     """One call of a ReLU in the traced graph.
 
     `name` is the ReLU module's path, or the calling module's path and the function's name; a second call of the same
-    name carries "#2". `shape` is the output's shape for one image, without the batch dimension; `relu_count` its
-    elements. `kind` is "relu", or "relu6" if the output is also capped (a second comparison per element). `node` is
-    the name of the graph node.
+    name carries "#2". `shape` is the output's shape for one image, without the batch dimension; if the first
+    dimension is not the batch (`has_batch` False), that of the whole tensor. `relu_count` is the number of elements
+    whose ReLU is kept: all of them, unless a mask stands there. `kind` is "relu", or "relu6" if the output is also
+    capped, at `cap` (a second comparison per element). `node` is the name of the graph node.
     """
 
     name: str
@@ -35,6 +37,13 @@ class ReluSite:
     relu_count: int
     kind: str
     node: str
+    cap: float | None = None
+    has_batch: bool = True
+
+    @property
+    def elements(self) -> int:
+        """Return the elements of its output for one image, kept or not."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,6 +103,11 @@ def classify(func: Any, args: tuple[Any, ...]) -> str | None:
     return NON_LINEAR.get(base, NON_LINEAR.get(name, base))
 
 
+def cap_of(func: Any, args: tuple[Any, ...]) -> float:
+    """Return what a call that is classified as "relu6" caps its output at."""
+    return float(_bounds(func.overloadpacket.__name__.removesuffix("_"), args)[1])
+
+
 def _has_tensor(args: tuple[Any, ...]) -> bool:
     return any(_has_tensor(tuple(a)) if isinstance(a, (tuple, list)) else isinstance(a, Tensor) for a in args)
 

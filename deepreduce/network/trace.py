@@ -22,6 +22,7 @@ from deepreduce.models.spec import ModelSpec
 from deepreduce.network import ops
 from deepreduce.network.meta_run import execute, on_meta, run_without_data
 from deepreduce.network.network import SITE, LinearLayer, Network, ReluSite
+from deepreduce.network.site_layer import SiteLayer, site_layer_of
 from deepreduce.network.stages import SiteDraft, assign_stages
 
 # a call of these is one layer: tracing their inside gains nothing and fails for some
@@ -29,10 +30,11 @@ _LEAF_CLASSES = {"StochasticDepth", "DropBlock2d", "DropBlock3d", "DropPath"}
 
 
 class _Tracer(fx.Tracer):
-    """The tracer of torch.fx, except that it keeps stochastic layers whole, so that they still work in training."""
+    """The tracer of torch.fx, but site layers stay whole, and stochastic ones, which so still work in training."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m).__name__ in _LEAF_CLASSES or super().is_leaf_module(m, module_qualified_name)
+        is_whole = isinstance(m, SiteLayer) or type(m).__name__ in _LEAF_CLASSES
+        return is_whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace_network(
@@ -89,18 +91,20 @@ def describe(
     for node in graph_module.graph.nodes:
         if SITE in node.meta and node.name in observed.relus:
             site_name, stage, block = node.meta[SITE]
-            shape = observed.shapes[node.name]
-            sites.append(
-                ReluSite(
-                    name=site_name,
-                    stage=stage,
-                    block=block,
-                    shape=shape,
-                    relu_count=math.prod(shape),
-                    kind=observed.relus[node.name],
-                    node=node.name,
-                )
+            shape, relu = observed.shapes[node.name], observed.relus[node.name]
+            site = ReluSite(
+                name=site_name,
+                stage=stage,
+                block=block,
+                shape=shape,
+                relu_count=math.prod(shape),
+                kind=relu.kind,
+                node=node.name,
+                cap=relu.cap,
+                has_batch=relu.has_batch,
             )
+            layer = site_layer_of(node, graph_module)
+            sites.append(site if layer is None else replace(site, relu_count=layer.action.relu_count(site)))
     return Network(
         name=name,
         module=graph_module,
@@ -196,12 +200,21 @@ def _let_views_copy(graph_module: fx.GraphModule) -> None:
 # -- running the graph once without data --------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class ObservedRelu:
+    """What a ReLU was seen to do; the fields are those of a `ReluSite`."""
+
+    kind: str
+    cap: float | None = None
+    has_batch: bool = True
+
+
 @dataclass(kw_only=True)
 class Observation:
     """The record of one run of a graph; shapes and counts are for one image, without the batch dimension."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    relus: dict[str, str] = field(default_factory=dict)
+    relus: dict[str, ObservedRelu] = field(default_factory=dict)
     linear_layers: list[LinearLayer] = field(default_factory=list)
     unsupported: Counter[str] = field(default_factory=Counter)
     unsupported_elements: Counter[str] = field(default_factory=Counter)
@@ -221,6 +234,7 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls = 0
         self.kinds: list[tuple[str, int]] = []
+        self.cap: float | None = None  # of the last ReLU
         self.macs = 0
         self.starved = False
 
@@ -229,9 +243,12 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         out = execute(func, args, kwargs or {})
         self.calls += 1
-        kind = ops.classify(func, args + tuple((kwargs or {}).values()))
+        given = args + tuple((kwargs or {}).values())
+        kind = ops.classify(func, given)
         if kind is not None:
             self.kinds.append((kind, ops.output_elements(out)))
+        if kind == "relu6":
+            self.cap = ops.cap_of(func, given)
         self.macs += ops.mac_count(func, args, out)
         if func.overloadpacket.__name__ == "convolution" and not args[6]:
             self.starved |= any(s > n for s, n in zip(args[3], args[0].shape[2:], strict=False))
@@ -256,14 +273,19 @@ class _Observer(fx.Interpreter):
         if isinstance(result, Tensor):
             seen.shapes[node.name] = tuple(result.shape[1:]) if result.dim() else ()
         kinds = [kind for kind, _ in log.kinds]
-        # a site computes one ReLU and nothing else, so that linearizing it leaves its input
-        if kinds in (["relu"], ["relu6"]) and log.calls == 1:
-            seen.relus[node.name] = kinds[0]
-            elements = log.kinds[0][1]
-            if math.prod(seen.shapes[node.name]) != elements:  # the first dimension is not the batch
+        layer = site_layer_of(node, self.module)
+        # a site is a ReLU and nothing else, so that linearizing it leaves its input; or what an action made of one
+        is_relu = kinds in (["relu"], ["relu6"]) and log.calls == 1
+        if is_relu or layer is not None:
+            has_batch = math.prod(seen.shapes[node.name]) == result.numel()
+            if not has_batch:
                 seen.shapes[node.name] = tuple(result.shape)
-        else:
+            kind, cap = (kinds[0], log.cap) if layer is None else (layer.kind, layer.cap)
+            seen.relus[node.name] = ObservedRelu(kind=kind, cap=cap, has_batch=has_batch)
+        if not is_relu:
             for kind, elements in log.kinds:
+                if layer is not None and kind in ("relu", "relu6", "where"):
+                    continue  # the layer's own count says how much of these it needs
                 inside = f"{kind} inside {_target_name(node, self.module)}" if kind in ("relu", "relu6") else kind
                 seen.unsupported[inside] += 1
                 seen.unsupported_elements[inside] += elements
@@ -369,6 +391,9 @@ def _calls_layer(node: fx.Node, original: nn.Module) -> bool:
 
 
 def _site_path(node: fx.Node, original: nn.Module) -> str:
+    layer = site_layer_of(node, original)
+    if layer is not None:
+        return layer.site_name
     if node.op == "call_module":
         return str(node.target)
     stack = _module_stack(node)

@@ -62,11 +62,13 @@ def write_plots(
         write_bytes(folder / name, figure_bytes(figure, "png" if name.endswith("png") else "svg"))
     teacher = next(c for c in candidates if c.is_teacher)
     shown = _most_expensive_first([*front, teacher], objective)[:_ROWS]
+    left = {c.plan_id: read_sites(folder / c.folder) for c in shown}
     rows = [
         LayerRow(
             label=_row_label(c),
             relu_count=c.relu_count,
-            kept={site.name: site.relu_count for site in read_sites(folder / c.folder)},
+            kept={site.name: site.relu_count for site in left[c.plan_id]},
+            masked=frozenset(site.name for site in left[c.plan_id] if site.action),
         )
         for c in shown
     ]

@@ -56,10 +56,15 @@ def read_sites(network: Path) -> list[SiteCount]:
     """Return the ReLU sites of a saved network. Raises `CheckpointError` for a corrupt plan.json."""
     try:
         return [
-            SiteCount(name=str(s["name"]), stage=str(s["stage"]), relu_count=int(s["relu_count"]))
+            SiteCount(
+                name=str(s["name"]),
+                stage=str(s["stage"]),
+                relu_count=int(s["relu_count"]),
+                action=str(s.get("action", "")),
+            )
             for s in read_json(network / PLAN)["sites"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{network / PLAN} does not list the network's sites: {error}") from error
 
 

@@ -19,7 +19,7 @@ from deepreduce.frontier import best, front_by, knee, measurement_of
 from deepreduce.plan import ReductionPlan
 from deepreduce.report.tables import candidates_csv, frontier_rows, frontier_table
 from deepreduce.run.read import estimated_presets
-from deepreduce.store.checkpoint import load_reduced
+from deepreduce.store.checkpoint import load_reduced, read_plan
 from deepreduce.store.names import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS, LAYERS_PLOT, costs_plot
 from deepreduce.utils.html import paragraph, png_image, table
 from deepreduce.utils.optional import require_packages
@@ -56,8 +56,9 @@ class ReducedNetwork:
 
     @property
     def plan(self) -> ReductionPlan:
-        """What reduces the original to it."""
-        return self.candidate.plan
+        """Return what reduces the original to this network, masks included."""
+        plan = self.candidate.plan
+        return plan if plan.is_complete else read_plan(self.folder)
 
     @property
     def label(self) -> str:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from deepreduce.data import Standardisation
-from deepreduce.errors import CheckpointError, UserError
+from deepreduce.errors import CheckpointError, PlanError, UserError
 from deepreduce.models import ModelSpec, build_model
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.store.names import METRICS, PLAN, WEIGHTS
+from deepreduce.sites import actions_in
+from deepreduce.store.names import MASKS, METRICS, PLAN, WEIGHTS
 from deepreduce.transforms import apply_plan
 from deepreduce.utils.files import read_json, read_tensors
 
@@ -28,7 +29,8 @@ def describe_network(
     label: str,
     standardisation: Standardisation | None = None,
 ) -> dict[str, Any]:
-    """What `load_reduced` needs beside the weights, and the sites that are left, as plain values for plan.json."""
+    """Return plain values for plan.json: what `load_reduced` needs beside weights and masks, and the sites left."""
+    actions = actions_in(reduced)
     return {
         "label": label,
         "plan_id": plan.plan_id,
@@ -40,7 +42,11 @@ def describe_network(
         "standardisation": (
             {"mean": list(standardisation.mean), "std": list(standardisation.std)} if standardisation else None
         ),
-        "sites": [{"name": s.name, "stage": s.stage, "relu_count": s.relu_count} for s in reduced.sites],
+        "sites": [
+            {"name": s.name, "stage": s.stage, "relu_count": s.relu_count}
+            | ({"action": actions[s.name].text(s)} if s.name in actions else {})
+            for s in reduced.sites
+        ],
     }
 
 
@@ -75,7 +81,7 @@ class SavedNetwork:
                 spec=ModelSpec.from_json(saved["model"]) if saved["model"] is not None else None,
                 model_name=str(saved["model_name"]),
                 input_shape=(channels, height, width),
-                plan=ReductionPlan.from_json(saved["plan"]),
+                plan=_with_masks(path, ReductionPlan.from_json(saved["plan"])),
                 label=str(saved["label"]),
                 standardisation=_standardisation(saved.get("standardisation")),
                 stages=saved.get("stages"),
@@ -102,6 +108,26 @@ class SavedNetwork:
         load_weights(reduced.module, weights, source=self.path)
         reduced.module.eval()
         return reduced
+
+
+def read_plan(folder: str | Path) -> ReductionPlan:
+    """Return the plan of a network of a run, with its masks. Raises `CheckpointError` for a corrupt file."""
+    path = Path(folder)
+    try:
+        return _with_masks(path, ReductionPlan.from_json(read_json(path / PLAN)["plan"]))
+    except (KeyError, TypeError, PlanError) as error:
+        raise CheckpointError(f"{path / PLAN} holds no plan: {error}") from error
+
+
+def _with_masks(path: Path, plan: ReductionPlan) -> ReductionPlan:
+    """Return the plan with the masks that it names by digest. Raises `CheckpointError` where those are not there."""
+    if plan.is_complete:
+        return plan
+    tensors, _ = read_tensors(path / MASKS)
+    try:
+        return ReductionPlan.from_json(plan.to_json(), tensors=tensors)
+    except PlanError as error:
+        raise CheckpointError(f"{path / MASKS} does not hold the masks of {PLAN}: {error}") from error
 
 
 def _check_trained(path: Path) -> None:

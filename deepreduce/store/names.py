@@ -4,6 +4,7 @@
 RUN/
   config.yaml  environment.json  log.txt  criticality.json  costs.json
   teacher/  {probes,drafts,candidates}/<hash>/     plan.json  model.safetensors  metrics.json  history.csv
+                                               masks.safetensors, where the plan has masks
                                                private-PROTOCOL.json, by 'deepreduce private run'
   candidates.csv  frontier.csv  frontier.png  frontier.svg  layers.png  costs-PRESET.png  report.html
 ```
@@ -21,6 +22,8 @@ TEACHER, PROBES, DRAFTS, CANDIDATES = "teacher", "probes", "drafts", "candidates
 """Folders of networks: the teacher's own, and those that hold a folder for each plan."""
 
 PLAN, WEIGHTS, METRICS, HISTORY = "plan.json", "model.safetensors", "metrics.json", "history.csv"
+MASKS = "masks.safetensors"
+"""The masks that plan.json names by their digests, by site."""
 STATE = "training.safetensors"
 """Snapshot of a training that is not done yet."""
 

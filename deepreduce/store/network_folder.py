@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deepreduce.errors import CheckpointError
-from deepreduce.store.names import HISTORY, METRICS, PLAN, STATE, WEIGHTS
+from deepreduce.store.names import HISTORY, MASKS, METRICS, PLAN, STATE, WEIGHTS
 from deepreduce.training import EpochRecord, Snapshot
 from deepreduce.utils.files import read_json, read_tensors, write_json, write_tensors, write_text, writing
 
@@ -59,9 +60,13 @@ class NetworkFolder:
         description: Mapping[str, Any],
         metrics: Mapping[str, Any],
         history: Sequence[EpochRecord],
+        masks: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Write all files of a network that is done, metrics last (`weights` None: the training failed)."""
-        write_json(self.path / PLAN, dict(description))
+        """Write all files of a network that is done, metrics last (`weights` None: the training failed).
+
+        `masks` are those of the plan in the description (`ReductionPlan.mask_tensors`).
+        """
+        self._write_description(description, masks or {})
         write_text(self.path / HISTORY, history_csv(history))
         if weights is not None:
             write_tensors(self.path / WEIGHTS, weights, {})
@@ -80,15 +85,27 @@ class NetworkFolder:
         except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is not a history of training: {error}") from error
 
-    def check_description(self, description: Mapping[str, Any]) -> None:
-        """Write plan.json again where its content differs or can't be read: it follows from the run alone."""
+    def check_description(self, description: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> None:
+        """Write the plan and its masks again where they differ or can't be read: they follow from the run alone."""
+        masks = masks or {}
         try:
-            known = read_json(self.path / PLAN)
+            is_known = read_json(self.path / PLAN) == description and self._holds(masks)
         except CheckpointError as error:
             log.warning("%s; writing it again", error)
-            known = None
-        if known != description:
-            write_json(self.path / PLAN, dict(description))
+            is_known = False
+        if not is_known:
+            self._write_description(description, masks)
+
+    def _holds(self, masks: Mapping[str, Tensor]) -> bool:
+        known = read_tensors(self.path / MASKS)[0] if masks else {}
+        return known.keys() == masks.keys() and all(torch.equal(known[name], mask) for name, mask in masks.items())
+
+    def _write_description(self, description: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
+        named = {name for name, action in description.get("plan", {}).get("sites", {}).items() if "digest" in action}
+        assert named <= masks.keys(), "a plan is of no use without its masks"
+        if masks:
+            write_tensors(self.path / MASKS, masks, {})
+        write_json(self.path / PLAN, dict(description))
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """Write the snapshot of a training that is not done."""

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from deepreduce.errors import PlanError, unknown_name
 from deepreduce.network.network import Network, ReluSite
 from deepreduce.plan import ReductionPlan
+from deepreduce.sites import IDENTITY
 from deepreduce.transforms.apply import apply_plan
 
 THIN_KEEP = ("first", "last")
@@ -89,7 +90,7 @@ def reshape(
 
 
 def _identity_plan(sites: Iterable[ReluSite]) -> ReductionPlan:
-    return ReductionPlan(sites=tuple((site.name, "identity") for site in sites))
+    return ReductionPlan(sites=tuple((site.name, IDENTITY) for site in sites))
 
 
 def _alternate(sites: Sequence[ReluSite], keep: str) -> list[ReluSite]:

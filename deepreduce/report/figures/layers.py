@@ -30,11 +30,15 @@ from deepreduce.utils.format import short_count
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRow:
-    """A row of `layers_figure`: a network's ReLUs for one image, in total and `kept` at each site (by site name)."""
+    """A row of `layers_figure`: a network's ReLUs for one image, in total and `kept` at each site (by site name).
+
+    `masked` names the sites where an action keeps some of a layer's ReLUs.
+    """
 
     label: str
     relu_count: int
     kept: Mapping[str, int]
+    masked: frozenset[str] = frozenset()
 
 
 _SITE_COLUMNS = 28  # longer site names show their end
@@ -59,8 +63,9 @@ def layers_figure(
 
     `sites` are (name, stage, ReLUs for one image) of the original in network order; neighbours of one stage share a
     heading. A cell's colour is the share of the site's ReLUs that the network keeps; its text, if the columns are
-    wide enough, their number. A site that is missing in a row's `kept` counts as removed. Raises `UserError` if
-    `sites` is empty, and for a site in `kept` that is not among `sites`.
+    wide enough, their number. In a masked site's cell, the colour fills only that share of the width. A site that is
+    missing in a row's `kept` counts as removed. Raises `UserError` if `sites` is empty, and for a site in `kept` that
+    is not among `sites`.
     """
     _check_sites(rows, sites)
     figure = blank_figure(width_inches)
@@ -95,10 +100,14 @@ def layers_figure(
         color=INK, parse_math=False, gid="title",
     )  # fmt: skip
     swatches = [Rectangle((0, 0), 1, 1, facecolor=c, edgecolor="#B0B0B0", linewidth=0.6) for c in _LAYER_STEPS]
+    names_of_steps = list(_LAYER_NAMES)
+    if any(row.masked for row in rows):
+        swatches.append(Rectangle((0, 0), 1, 1, facecolor="none", edgecolor="none"))
+        names_of_steps.append("bars: masked")
     figure.legend(
-        swatches, _LAYER_NAMES, loc="lower left", bbox_to_anchor=(_EDGE / width_inches, 0.1 / height), ncols=6,
-        frameon=False, fontsize=SMALL_SIZE, borderpad=0, borderaxespad=0, handlelength=1.1, handleheight=1.1,
-        columnspacing=1.2, labelcolor=INK, title=None,
+        swatches, names_of_steps, loc="lower left", bbox_to_anchor=(_EDGE / width_inches, 0.1 / height),
+        ncols=len(swatches), frameon=False, fontsize=SMALL_SIZE, borderpad=0, borderaxespad=0, handlelength=1.1,
+        handleheight=1.1, columnspacing=1.2, labelcolor=INK, title=None,
     )  # fmt: skip
     return figure
 
@@ -154,16 +163,19 @@ def _draw_cells(axes: Axes, rows: Sequence[LayerRow], sites: Sequence[_Site], *,
         for s, (name, _, original) in enumerate(sites):
             share = row.kept.get(name, 0) / original if original else 0.0
             step = 5 if share >= 1 else math.ceil(4 * share)
+            is_bar = name in row.masked and step > 0
             axes.add_patch(
                 Rectangle(
-                    (s, r), 1, 1, facecolor=_LAYER_STEPS[step], edgecolor="#D0D0D0",
+                    (s, r), 1, 1, facecolor=_LAYER_STEPS[0 if is_bar else step], edgecolor="#D0D0D0",
                     linewidth=0.5 if is_wide else 0.0, antialiased=is_wide,
                 )
             )  # fmt: skip
+            if is_bar:
+                axes.add_patch(Rectangle((s, r), share, 1, facecolor=_LAYER_STEPS[step], linewidth=0, gid="bar"))
             if step and number_size >= 5:
                 axes.text(
                     s + 0.5, r + 0.5, texts[r][s], ha="center", va="center", fontsize=number_size,
-                    color="white" if step >= 4 else INK, parse_math=False, gid="number",
+                    color="white" if step >= 4 and not is_bar else INK, parse_math=False, gid="number",
                 )  # fmt: skip
     if not is_wide:
         for r in range(len(rows) + 1):

@@ -20,11 +20,15 @@ _OWN_COMMAND = "deepreduce"
 
 @dataclass(frozen=True, kw_only=True)
 class SiteCount:
-    """A ReLU site of a network and its number of ReLUs for one image."""
+    """A ReLU site of a network and its number of ReLUs for one image.
+
+    `action` says what stands there where some of its ReLUs are gone ("12 of 64 channels"); else it is "".
+    """
 
     name: str
     stage: str
     relu_count: int
+    action: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +170,7 @@ def _network(candidate: Candidate, files: NetworkFiles, objectives: Sequence[Obj
         "train_seconds": None if measured is None else measured.train_seconds,
         "folder": candidate.folder,
         "plan": candidate.plan.to_json(),
-        "sites": [[s.name, s.stage, s.relu_count] for s in files.sites],
+        "sites": [[s.name, s.stage, s.relu_count, *filter(None, [s.action])] for s in files.sites],
         # columns instead of rows save names: a run may have thousands of epochs
         "history": {
             "epoch": [e.epoch for e in files.history],

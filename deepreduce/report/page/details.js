@@ -82,6 +82,7 @@ function stagesOf(network) {
 
 function sitesOf(network) {
   const kept = new Map(network.sites.map(([name, , count]) => [name, count]));
+  const actions = new Map(network.sites.map(([name, , , action]) => [name, action]));
   const known = new Set(teacher.sites.map(([name]) => name));
   // a site that the original does not have can come from a change of depth
   const sites = [...teacher.sites, ...network.sites.filter(([name]) => !known.has(name)).map(([n, s]) => [n, s, 0])];
@@ -96,7 +97,7 @@ function sitesOf(network) {
     }
     const count = kept.get(name) ?? 0;
     rows.push(el("tr", { class: count ? null : "gone" },
-      el("th", { scope: "row" }, name),
+      el("th", { scope: "row" }, name, actions.get(name) ? el("small", {}, actions.get(name)) : null),
       el("td", { class: "bar" }, bar(count / most, had / most)),
       el("td", { class: "number" }, whole(count)),
       el("td", { class: "number" }, whole(had))));
