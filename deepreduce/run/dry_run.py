@@ -33,6 +33,11 @@ class DryRun:
     objective: Objective = COUNT_OF_RELUS
     prices: Mapping[str, CostEstimate] = field(default_factory=dict)
 
+    @property
+    def candidates(self) -> tuple[Proposal, ...]:
+        """The networks that would be trained, most ReLUs first; provisional where `preview.is_provisional`."""
+        return self.preview.proposals.networks
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values: `candidates` (plan_id, relu_count, macs, label, plan), `probes`, ..."""
 
@@ -54,7 +59,7 @@ class DryRun:
             "cull_order": list(proposals.cull_order),
             "cull_order_is_provisional": self.preview.is_provisional,
             "probes": [describe(r.proposal) | {"depends_on_measurement": False} for r in self.preview.requests],
-            "candidates": [describe(p) for p in proposals.networks],
+            "candidates": [describe(p) for p in self.candidates],
             "left_out": list(proposals.left_out),
             "notes": list(proposals.notes),
             "estimated_seconds": self.estimated_seconds,
@@ -64,7 +69,7 @@ class DryRun:
         """Return a list for a terminal."""
         proposals, requests = self.preview.proposals, self.preview.requests
         lines = [
-            f"{self.network.name}: {self.network.relu_count:,} ReLUs; {len(proposals.networks)} networks would be"
+            f"{self.network.name}: {self.network.relu_count:,} ReLUs; {len(self.candidates)} networks would be"
             " distilled from it",
             "",
             *self._table(),
@@ -87,7 +92,7 @@ class DryRun:
 
     def _table(self) -> list[str]:
         """Return the networks, most expensive first, with their costs by the objective and under each preset."""
-        objective, networks = self.objective, self.preview.proposals.networks
+        objective, networks = self.objective, self.candidates
         whole = Costs(relu_count=self.network.relu_count, prices=self.prices)
         presets = list(self.prices)
         heads = ["network", "ReLUs", "fewer", *presets, *(["less"] if objective.name != RELUS else []), "plan_id"]

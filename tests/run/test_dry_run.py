@@ -25,7 +25,7 @@ def test_a_dry_run_lists_exactly_what_a_run_trains(finished: deepreduce.Result) 
     order = json.loads((finished.folder / "criticality.json").read_text())["cull_order"]
     config = deepreduce.load_config(values={**TINY, "method": {**TINY["method"], "cull_order": order}})
     planned = deepreduce.dry_run(config)
-    listed = {(p.plan_id, p.relu_count) for p in planned.schedule.candidates}
+    listed = {(p.plan_id, p.relu_count) for p in planned.candidates}
     assert listed == {(n.plan_id, n.relu_count) for n in finished.candidates}
     assert planned.estimated_seconds > 0
 
@@ -41,7 +41,7 @@ def test_a_dry_run_says_which_networks_depend_on_the_measurement() -> None:
 
 def test_a_budget_drops_what_exceeds_it_and_an_impossible_one_names_the_smallest() -> None:
     config = deepreduce.load_config(values=TINY, settings=["max_relus=500"])
-    assert all(p.relu_count <= 500 for p in deepreduce.dry_run(config).schedule.candidates)
+    assert all(p.relu_count <= 500 for p in deepreduce.dry_run(config).candidates)
     with pytest.raises(PlanError, match=r"no network has at most 1 ReLU; the smallest, .* raise max_relus"):
         deepreduce.dry_run(deepreduce.load_config(values=TINY, settings=["max_relus=1"]))
 
