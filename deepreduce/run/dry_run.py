@@ -14,7 +14,7 @@ from deepreduce.cost.price import CostEstimate
 from deepreduce.methods.proposal import Proposal
 from deepreduce.network import Network
 from deepreduce.run.spec import SearchSpec
-from deepreduce.search.schedule import Preview
+from deepreduce.search.schedule import Preview, Schedule
 from deepreduce.training import Precision
 from deepreduce.training.timing import seconds_per_mac
 from deepreduce.utils.format import duration, short_bytes, short_seconds
@@ -29,6 +29,7 @@ class DryRun:
 
     network: Network
     preview: Preview
+    schedule: Schedule
     estimated_seconds: float
     objective: Objective = COUNT_OF_RELUS
     prices: Mapping[str, CostEstimate] = field(default_factory=dict)
@@ -125,6 +126,7 @@ def dry_run_of(spec: SearchSpec, *, batch_size: int, precision: Precision, devic
     return DryRun(
         network=spec.network,
         preview=preview,
+        schedule=schedule,
         estimated_seconds=rate * schedule.total_work,
         objective=spec.context.objective,
         prices=prices_of(spec.network, spec.presets),

@@ -25,8 +25,8 @@ def test_a_dry_run_of_the_papers_config_lists_every_released_network(dataset: st
     assert len(released) == {"cifar100": 8, "tinyimagenet": 9}[dataset]
     assert released <= listed
     assert planned.network.relu_count == GOLDEN["full"][dataset]["total"]
-    assert not planned.schedule.is_provisional
-    assert config.recipe == "paper" and not planned.schedule.division.families
+    assert not planned.preview.is_provisional
+    assert config.recipe == "paper" and not planned.schedule.allocation.groups
 
 
 @pytest.mark.parametrize(
