@@ -441,9 +441,7 @@ def test_a_training_with_callbacks_resumes_where_it_was_stopped(
     assert not torch.equal(weights[0]["conv.weight"], undisturbed[kind][1][0]["conv.weight"])
 
 
-def test_annealing_leaves_the_network_that_the_plan_names(
-    context: TrainingContext, undisturbed: Undisturbed
-) -> None:
+def test_annealing_leaves_the_network_that_the_plan_names(context: TrainingContext, undisturbed: Undisturbed) -> None:
     (result,) = complete(context, alone(callbacks=(Anneal(0.5),)))
     ((sudden,), (weights,)) = undisturbed["alone"]
     (annealed,) = weights_of(context, alone())
