@@ -41,7 +41,7 @@ def test_relus_are_gone_after_the_share_and_at_the_last_validation(
     original: Network, data: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares: list[float] = []
-    monkeypatch.setattr(AnnealedNetwork, "fade", lambda self, share: shares.append(share))
+    monkeypatch.setattr(AnnealedNetwork, "advance", lambda self, share: shares.append(share))
     prepared = student(original, culled(original))
     callback = Anneal(0.5).build(prepared)
     fit(prepared.module, data, RECIPE, callbacks=[callback])
@@ -72,7 +72,7 @@ def test_where_no_relu_goes_the_network_itself_is_trained(original: Network, pla
     assert type(callback) is TrainingCallback and prepared.module is prepared.network.module
 
 
-def test_the_slope_follows_from_the_step_alone(original: Network) -> None:
+def test_the_share_follows_from_the_step_alone(original: Network) -> None:
     prepared = student(original, culled(original))
     callback = Anneal(0.5).build(prepared)
     assert isinstance(callback, AnnealCallback) and callback.state_dict() == {}
@@ -80,11 +80,11 @@ def test_the_slope_follows_from_the_step_alone(original: Network) -> None:
     state = TrainingState(
         module=prepared.module, active=prepared.module, optimizer=optimizer, step=2, total_steps=8, epoch=0
     )
-    slopes = []
+    shares = []
     for step in (2, 0, 4, 6, 2):
         callback.on_step_start(replace(state, step=step))
-        slopes += [relu.slope for relu in callback._annealed.relus]
-    assert slopes == [0.5, 0.0, 1.0, 1.0, 0.5]
+        shares += [layer.share for layer in callback._annealed.layers]
+    assert shares == [0.5, 0.0, 1.0, 1.0, 0.5]
 
 
 def test_the_factory_is_plain_data() -> None:

@@ -395,7 +395,7 @@ def test_tensors_that_are_missing_are_named(tmp_path: Path) -> None:
 PICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
-TO_OWN_PROCESSES = {"execution/processes.py", "network/network.py"}
+TO_OWN_PROCESSES = {"execution/processes.py", "execution/worker.py", "network/network.py"}
 """What hands a run to processes that it starts itself, through pipes and a file that nobody else can write."""
 
 
