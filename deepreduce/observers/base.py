@@ -176,8 +176,9 @@ def _close(observer: RunObserver) -> None:
 
 
 def _warn(observer: RunObserver, error: Exception) -> None:
-    """Log in one line what went wrong and where; the traceback follows at level DEBUG."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    """Log in one line what went wrong, and where in the observer; the traceback follows at level DEBUG."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((frame for frame in frames if frame.filename != __file__), frames[-1])
     log.warning(
         "%s failed and is left out from here on (%s: %s, in %s:%s); the run continues", type(observer).__name__,
         type(error).__name__, " ".join(str(error).split()), Path(place.filename).name, place.lineno,

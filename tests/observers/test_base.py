@@ -66,6 +66,16 @@ def test_one_that_fails_is_named_once_closed_and_left_out_and_the_others_continu
     assert "observers.py:" in record.message and record.levelno == logging.WARNING
 
 
+def test_the_warning_names_the_line_of_the_observer_not_of_what_it_called(caplog: pytest.LogCaptureFixture) -> None:
+    class Mine(RunObserver):
+        def run_started(self, folder: Path) -> None:
+            (folder / "nowhere").read_text()
+
+    Observers([Mine()]).run_started(Path("nowhere"))
+    line = inspect.getsourcelines(Mine.run_started)[1] + 1
+    assert caplog.records[0].message.endswith(f", in test_base.py:{line}); the run continues")
+
+
 def test_one_that_fails_again_while_it_is_closed_is_named_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
