@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from deepreduce.execution.task import TrainResult
 from deepreduce.observers.base import ObservedNetwork, RunObserver, epoch_metrics, result_metrics
 from deepreduce.store.names import CONFIG
 from deepreduce.training import EpochRecord
+from deepreduce.utils.optional import quiet_loggers
 
 _FOLDER = "deepreduce.folder"
 """The tag by which a network's entry is found again."""
@@ -121,23 +120,9 @@ def _open_store(folder: Path) -> tuple[Any, str]:
 
     store = folder / "mlruns"
     store.mkdir(exist_ok=True)
-    with _quiet():
+    with quiet_loggers("mlflow", "alembic"):  # they report every table that they make
         client = MlflowClient(tracking_uri=f"sqlite:///{(store / 'mlflow.db').as_posix()}")
         known = client.get_experiment_by_name("deepreduce")
     if known is not None:
         return client, str(known.experiment_id)
     return client, str(client.create_experiment("deepreduce", artifact_location=str(store / "artifacts")))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what MLflow says while it makes its tables: no news to our users."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -6,12 +6,12 @@ arguments.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.observers.base import RunObserver
+from deepreduce.utils.optional import require_packages
 
 GROUP = "deepreduce.observers"
 
@@ -41,12 +41,7 @@ def make_observers(names: Sequence[str]) -> list[RunObserver]:
 def _make(name: str, known: dict[str, EntryPoint]) -> RunObserver:
     if name not in known:
         raise UserError(f"log: {unknown_name('observer', name, sorted(known))}")
-    missing = [package for package in _PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
-    if missing:
-        raise UserError(
-            f"log: {name} needs {', '.join(missing)}, which is not installed; install it with:"
-            f" pip install 'deepreduce[{name}]'"
-        )
+    require_packages(f"log: {name}", *_PACKAGES.get(name, ()), extra=name)
     try:
         observer: RunObserver = known[name].load()()
     except Exception as error:  # whatever a package may raise when it is imported

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
 from deepreduce.execution.trainer import TrainResult
 from deepreduce.observers import ObservedNetwork, RunObserver
-from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
 from deepreduce.plan import ReductionPlan
 from deepreduce.training import EpochRecord, Progress
 from tests.helpers.runs import TINY
