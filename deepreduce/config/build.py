@@ -13,12 +13,11 @@ from deepreduce.config.load import differing_keys, dump_config, load_config
 from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
 from deepreduce.cost.model import CostModel
 from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective
-from deepreduce.cost.preset import Preset, preset_named, prices_of
+from deepreduce.cost.preset import Preset, preset_named
 from deepreduce.data import DataFacts
 from deepreduce.errors import ConfigError
 from deepreduce.methods.base import Method, SearchContext
 from deepreduce.methods.options import MethodOptions
-from deepreduce.methods.proposal import Pricing
 from deepreduce.methods.registry import method_named
 from deepreduce.network import Network
 from deepreduce.observers.base import RunObserver
@@ -32,6 +31,7 @@ from deepreduce.store.run_folder import RunIdentity
 from deepreduce.training import Distillation, Recipe
 from deepreduce.training.autotune import choose_execution, using_threads
 from deepreduce.training.callbacks import CallbackFactory, describe_callbacks
+from deepreduce.transforms.collapse.costs import cost_estimator
 from deepreduce.utils.seed import derived_seed
 
 
@@ -112,8 +112,8 @@ def build_search(
         val_images=facts.val_images,
         objective=objective,
         limits=Limits(max_relus=config.max_relus, max_cost=config.max_cost, objective=objective),
-        price=_pricing_under(presets),
-        objective_price=_pricing_under([preset for preset in presets if preset.name == objective.preset]),
+        estimator=cost_estimator(presets),
+        objective_estimator=cost_estimator([preset for preset in presets if preset.name == objective.preset]),
     )
     return SearchSpec(
         network=network,
@@ -124,10 +124,6 @@ def build_search(
         presets=presets,
         teacher_epochs=teacher_epochs(config),
     )
-
-
-def _pricing_under(presets: Sequence[Preset]) -> Pricing:
-    return lambda network: prices_of(network, presets)
 
 
 def method_of(config: OptimizeConfig) -> tuple[Method[Any], MethodOptions]:

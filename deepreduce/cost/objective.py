@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from deepreduce.cost.price import CostEstimate
+from deepreduce.cost.estimate import CostEstimate
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.utils.format import short_bytes, short_count, short_seconds
 
@@ -25,7 +25,7 @@ class Costed(Protocol):
         """ReLUs for one image."""
 
     @property
-    def prices(self) -> Mapping[str, CostEstimate]:
+    def cost_estimates(self) -> Mapping[str, CostEstimate]:
         """By the name of a preset, as in "cheetah-lan"."""
 
 
@@ -34,7 +34,7 @@ class Costs:
     """All that is `Costed`."""
 
     relu_count: int
-    prices: Mapping[str, CostEstimate]
+    cost_estimates: Mapping[str, CostEstimate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +58,15 @@ class Objective:
 
     def knows(self, network: Costed) -> bool:
         """Whether the network's cost is known."""
-        return self.preset is None or self.preset in network.prices
+        return self.preset is None or self.preset in network.cost_estimates
 
     def cost(self, network: Costed) -> float:
         """A count, seconds, or bytes. Raises `UserError` where it is not known."""
         if self.preset is None:
             return network.relu_count
-        if self.preset not in network.prices:
-            raise UserError(unknown_name("preset of these networks", self.preset, sorted(network.prices)))
-        price = network.prices[self.preset]
+        if self.preset not in network.cost_estimates:
+            raise UserError(unknown_name("preset of these networks", self.preset, sorted(network.cost_estimates)))
+        price = network.cost_estimates[self.preset]
         return price.latency if self.name == LATENCY else price.bytes
 
     def text(self, cost: float) -> str:

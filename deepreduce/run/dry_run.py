@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
+from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, RELUS, Costs, Objective, basis_of
-from deepreduce.cost.preset import prices_of
-from deepreduce.cost.price import CostEstimate
 from deepreduce.methods.proposal import Proposal
 from deepreduce.network import Network
 from deepreduce.run.spec import SearchSpec
 from deepreduce.search.schedule import Preview
 from deepreduce.training import Precision
 from deepreduce.training.timing import seconds_per_mac
+from deepreduce.transforms.collapse.costs import estimate_costs
 from deepreduce.utils.format import duration, short_bytes, short_seconds
 
 
@@ -24,14 +24,14 @@ from deepreduce.utils.format import duration, short_bytes, short_seconds
 class DryRun:
     """What a run would train. `estimated_seconds` comes from timing the network on this machine for a moment.
 
-    `prices` estimate what an image costs the original under secure computation, by the name of a preset.
+    `cost_estimates` are those of one image for the original, by the name of a preset.
     """
 
     network: Network
     preview: Preview
     estimated_seconds: float
     objective: Objective = COUNT_OF_RELUS
-    prices: Mapping[str, CostEstimate] = field(default_factory=dict)
+    cost_estimates: Mapping[str, CostEstimate] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values: `candidates` (plan_id, relu_count, macs, label, plan), `probes`, ..."""
@@ -43,7 +43,7 @@ class DryRun:
                 "macs": proposal.macs,
                 "label": proposal.label,
                 "plan": proposal.plan.to_json(),
-                "costs": {p: {"latency": c.latency, "bytes": c.bytes} for p, c in proposal.prices.items()},
+                "costs": {p: {"latency": c.latency, "bytes": c.bytes} for p, c in proposal.cost_estimates.items()},
                 "depends_on_measurement": self.preview.is_provisional,
             }
 
@@ -69,7 +69,7 @@ class DryRun:
             "",
             *self._table(),
             "",
-            *(f"{preset}: one image, {basis_of(preset)}." for preset in self.prices),
+            *(f"{preset}: one image, {basis_of(preset)}." for preset in self.cost_estimates),
         ]
         if self.preview.is_provisional:
             lines.append(
@@ -88,13 +88,13 @@ class DryRun:
     def _table(self) -> list[str]:
         """Return the networks, most expensive first, with their costs by the objective and under each preset."""
         objective, networks = self.objective, self.preview.proposals.networks
-        whole = Costs(relu_count=self.network.relu_count, prices=self.prices)
-        presets = list(self.prices)
+        whole = Costs(relu_count=self.network.relu_count, cost_estimates=self.cost_estimates)
+        presets = list(self.cost_estimates)
         heads = ["network", "ReLUs", "fewer", *presets, *(["less"] if objective.name != RELUS else []), "plan_id"]
         rows = [heads]
         for p in sorted(networks, key=lambda p: (-objective.cost(p), -p.relu_count, p.label)):
             cells = [p.label, f"{p.relu_count:,}", f"{whole.relu_count / p.relu_count:.1f}x" if p.relu_count else "-"]
-            cells += [_short_cost(p.prices[preset], objective) for preset in presets]
+            cells += [_short_cost(p.cost_estimates[preset], objective) for preset in presets]
             if objective.name != RELUS:
                 cells.append(f"{objective.cost(whole) / objective.cost(p):.1f}x")
             rows.append([*cells, p.plan_id])
@@ -109,8 +109,8 @@ class DryRun:
         ]
 
 
-def _short_cost(price: CostEstimate, objective: Objective) -> str:
-    return short_bytes(price.bytes) if objective.name == BYTES else short_seconds(price.latency)
+def _short_cost(estimate: CostEstimate, objective: Objective) -> str:
+    return short_bytes(estimate.bytes) if objective.name == BYTES else short_seconds(estimate.latency)
 
 
 def dry_run_of(spec: SearchSpec, *, batch_size: int, precision: Precision, device: torch.device) -> DryRun:
@@ -122,5 +122,5 @@ def dry_run_of(spec: SearchSpec, *, batch_size: int, precision: Precision, devic
         preview=preview,
         estimated_seconds=rate * schedule.total_work,
         objective=spec.context.objective,
-        prices=prices_of(spec.network, spec.presets),
+        cost_estimates=estimate_costs(spec.network, spec.presets),
     )

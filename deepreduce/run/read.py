@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepreduce.candidate import Candidate
+from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.objective import BYTES, LATENCY, MEASURED, RELUS, Objective
-from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import CheckpointError, UserError, unknown_name
 from deepreduce.private.protocol import PROTOCOLS
-from deepreduce.private.result import price_of_run
+from deepreduce.private.result import cost_of_run
 from deepreduce.report.page import SiteCount
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.store.names import CANDIDATES_CSV, PLAN, private_run
@@ -32,24 +32,25 @@ def read_run(folder: Path) -> list[Candidate]:
     candidates = read_candidates_csv(path.read_text(encoding="utf-8"))
     if not any(c.is_teacher and c.measurement is not None for c in candidates):
         raise UserError(f"{path} has no row for the teacher; give the folder of a run that got so far")
-    estimates = read_costs(folder).prices
+    estimates = read_costs(folder).cost_estimates
     return [
-        replace(c, prices={**estimates.get(c.plan_id, {}), **_measured_prices(folder / c.folder)}) for c in candidates
+        replace(c, cost_estimates={**estimates.get(c.plan_id, {}), **_measured_costs(folder / c.folder)})
+        for c in candidates
     ]
 
 
-def _measured_prices(network: Path) -> dict[str, CostEstimate]:
-    prices = {}
+def _measured_costs(network: Path) -> dict[str, CostEstimate]:
+    costs = {}
     for protocol in PROTOCOLS:
         path = network / private_run(protocol)
         if path.is_file():
             value = read_json(path)
             for name, link in LINKS.items():
                 try:
-                    prices[f"{MEASURED}{protocol}-{name}"] = price_of_run(value, link)
+                    costs[f"{MEASURED}{protocol}-{name}"] = cost_of_run(value, link)
                 except UserError as error:
                     raise CheckpointError(f"{path}: {error}; remove the file, or measure again") from error
-    return prices
+    return costs
 
 
 def read_sites(network: Path) -> list[SiteCount]:
@@ -65,7 +66,7 @@ def read_sites(network: Path) -> list[SiteCount]:
 
 def estimated_presets(candidates: Sequence[Candidate]) -> list[str]:
     """Return the presets under which a run estimated costs; measurements are not among them."""
-    return sorted({p for c in candidates for p in c.prices if not p.startswith(MEASURED)})
+    return sorted({p for c in candidates for p in c.cost_estimates if not p.startswith(MEASURED)})
 
 
 def chosen_objective(
@@ -78,7 +79,7 @@ def chosen_objective(
     """
     if name is None and preset is None:
         return usual
-    known = sorted({p for c in candidates for p in c.prices})
+    known = sorted({p for c in candidates for p in c.cost_estimates})
     if name == RELUS or (preset is None and usual.preset is not None):
         return Objective(name=name or usual.name, preset=preset if name == RELUS else usual.preset)
     if preset is None:

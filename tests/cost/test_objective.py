@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from deepreduce.cost.estimate import LINEAR_LAYERS, OTHER_LAYERS, RELU_LAYERS, CostEstimate, Share
 from deepreduce.cost.objective import COUNT_OF_RELUS, UNLIMITED, Limits, Objective, basis_of
-from deepreduce.cost.price import LINEAR_LAYERS, OTHER_LAYERS, RELU_LAYERS, CostEstimate, Share
 from deepreduce.errors import UserError
-from tests.helpers.report_examples import candidate, priced
+from tests.helpers.report_examples import candidate, with_estimate
 
-PRICE = CostEstimate.of(
+ESTIMATE = CostEstimate.of(
     [
         Share(
             kind=RELU_LAYERS, compute_seconds=1.0, sending_seconds=0.25, online_bytes=1e6, rounds=4, offline_bytes=5e6
@@ -18,7 +18,7 @@ PRICE = CostEstimate.of(
         Share(kind=OTHER_LAYERS, compute_seconds=0.125),
     ]
 )
-NETWORK = priced(candidate(28_672, 0.7, plan_id="p"), "cheetah-lan", PRICE)
+NETWORK = with_estimate(candidate(28_672, 0.7, plan_id="p"), "cheetah-lan", ESTIMATE)
 
 
 def test_a_cost_is_relus_or_the_latency_or_all_bytes_under_its_preset() -> None:

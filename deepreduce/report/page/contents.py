@@ -10,8 +10,8 @@ from pathlib import PurePath
 from typing import Any
 
 from deepreduce.candidate import Candidate
+from deepreduce.cost.estimate import KINDS, CostEstimate
 from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, LATENCY, Objective, basis_of
-from deepreduce.cost.price import KINDS, CostEstimate
 from deepreduce.frontier import front_by, knee, measurement_of
 from deepreduce.report.tables import candidates_csv
 
@@ -105,13 +105,13 @@ class PageContents:
 
 
 def _presets(candidates: Sequence[Candidate]) -> list[str]:
-    return sorted({preset for c in candidates for preset in c.prices})
+    return sorted({preset for c in candidates for preset in c.cost_estimates})
 
 
 def _objectives(candidates: Sequence[Candidate]) -> list[Objective]:
     """Return the objectives under which some measured network has a cost, ReLUs first."""
-    priced = [Objective(name=name, preset=p) for p in _presets(candidates) for name in (LATENCY, BYTES)]
-    return [COUNT_OF_RELUS, *(o for o in priced if front_by(o, candidates))]
+    known = [Objective(name=name, preset=p) for p in _presets(candidates) for name in (LATENCY, BYTES)]
+    return [COUNT_OF_RELUS, *(o for o in known if front_by(o, candidates))]
 
 
 def _axis(objective: Objective, candidates: Sequence[Candidate]) -> dict[str, Any]:
@@ -130,20 +130,20 @@ def _key(objective: Objective) -> str:
     return objective.name if objective.preset is None else f"{objective.name} {objective.preset}"
 
 
-def _price(price: CostEstimate) -> dict[str, Any]:
+def _cost_to_json(estimate: CostEstimate) -> dict[str, Any]:
     """Return seconds by kind of layer (in the order of `KINDS`) and by cause, bytes by kind of layer, and rounds."""
-    shares = {share.kind: share for share in price.shares}
+    shares = {share.kind: share for share in estimate.shares}
     return {
         "seconds": [shares[kind].seconds for kind in KINDS],
         "causes": [
-            sum(share.compute_seconds for share in price.shares),
-            sum(share.sending_seconds for share in price.shares),
-            sum(share.waiting_seconds for share in price.shares),
+            sum(share.compute_seconds for share in estimate.shares),
+            sum(share.sending_seconds for share in estimate.shares),
+            sum(share.waiting_seconds for share in estimate.shares),
         ],
         "bytes": [shares[kind].bytes for kind in KINDS],
-        "offline_bytes": price.offline_bytes,
-        "offline_seconds": price.offline_seconds,
-        "rounds": price.rounds,
+        "offline_bytes": estimate.offline_bytes,
+        "offline_seconds": estimate.offline_seconds,
+        "rounds": estimate.rounds,
     }
 
 
@@ -154,7 +154,9 @@ def _network(candidate: Candidate, files: NetworkFiles, objectives: Sequence[Obj
         "label": "teacher" if candidate.is_teacher else candidate.label,
         "is_teacher": candidate.is_teacher,
         "costs": {_key(o): o.cost(candidate) for o in objectives if o.knows(candidate)},
-        "prices": {name: _price(price) for name, price in sorted(candidate.prices.items())},
+        "cost_estimates": {
+            name: _cost_to_json(estimate) for name, estimate in sorted(candidate.cost_estimates.items())
+        },
         "failure": candidate.failure,
         "is_dropped": candidate.is_dropped,
         "relu_count": candidate.relu_count,
