@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deepreduce.candidate import Candidate, Measurement
 from deepreduce.cost.estimate import CostEstimate, Share
-from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
+from deepreduce.cost.objective import COUNT_OF_RELUS, objective_named
 from deepreduce.errors import UserError
 from deepreduce.frontier import Point, best, dominates, front_by, hypervolume, knee, log_cost, pareto_front
 from deepreduce.plan import ReductionPlan
@@ -185,7 +185,7 @@ def test_a_front_below_its_chord_has_no_knee_but_its_most_accurate_end() -> None
 
 # -- another cost than ReLUs ----------------------------------------------------------------------------------
 
-LATENCY = Objective(name="latency", preset="cheetah-lan")
+LATENCY = objective_named("latency", "cheetah-lan")
 
 
 def taking(seconds: float, network: Candidate) -> Candidate:

@@ -12,7 +12,7 @@ from deepreduce.config.inputs import choose_device, load_data, original_network
 from deepreduce.config.load import differing_keys, dump_config, load_config
 from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
 from deepreduce.cost.model import CostModel
-from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective
+from deepreduce.cost.objective import Limits, Objective, objective_class, objective_named
 from deepreduce.cost.preset import Preset, preset_named
 from deepreduce.data import DataFacts
 from deepreduce.errors import ConfigError
@@ -135,7 +135,7 @@ def method_of(config: OptimizeConfig) -> tuple[Method[Any], MethodOptions]:
     """
     options, cost = config.method, config.cost
     moved = {key: getattr(cost, key) for key in ("gain", "networks")}
-    if options.name is None and objective_of(config) != COUNT_OF_RELUS:
+    if options.name is None and not objective_of(config).counts_relus:
         levers = method_named("levers")
         return levers, levers.Options.model_validate(options.model_dump() | moved)
     method = method_named(options.name or "deepreduce")
@@ -205,9 +205,7 @@ def model_seed(config: OptimizeConfig) -> int:
 def objective_of(config: OptimizeConfig) -> Objective:
     """Return the cost of a run's frontier."""
     cost = config.cost
-    if cost.objective == COUNT_OF_RELUS.name:
-        return COUNT_OF_RELUS
-    return Objective(name=cost.objective, preset=f"{cost.protocol or 'cheetah'}-{cost.link or 'lan'}")
+    return objective_named(cost.objective, cost.preset if objective_class(cost.objective).needs_preset else None)
 
 
 def presets_of(config: OptimizeConfig, *, recorded: Mapping[str, CostModel] | None = None) -> tuple[Preset, ...]:

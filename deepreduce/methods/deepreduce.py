@@ -246,7 +246,7 @@ def criticality_error(
 
 def stage_costs(network: Network, objective: Objective, estimator: CostEstimator) -> dict[str, float]:
     """Return what each stage's ReLUs cost: the cost of the network less that of the network without them."""
-    if objective.preset is None:
+    if objective.counts_relus:
         return dict(network.stage_relu_counts)
     whole = objective.cost(Costs(relu_count=network.relu_count, cost_estimates=estimator(network)))
     costs = {}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from deepreduce.candidate import Candidate, Measurement
-from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Objective
+from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
 from deepreduce.plan import ReductionPlan
@@ -241,7 +241,7 @@ def frontier_rows(
     rows = [_table_row(candidate, teacher, objective) for candidate in points]
     if not any(candidate.is_teacher for candidate in points):
         rows.append(_table_row(teacher, teacher, objective))
-    costs = ["ReLUs", "fewer"] if objective.name == RELUS else [objective.noun, "less", "ReLUs"]
+    costs = [objective.noun, objective.comparative, *([] if objective.counts_relus else ["ReLUs"])]
     return [*costs, "val %", "test %", "vs teacher", "seconds", "network", "plan_id"], rows
 
 
@@ -250,9 +250,10 @@ def _table_row(candidate: Candidate, teacher: Candidate, objective: Objective) -
     cost, whole = objective.cost(candidate), objective.cost(teacher)
     times = f"{whole / cost:.1f}x" if cost else "-"
     points = 100 * (measured.test_accuracy - full.test_accuracy)
-    relus = f"{candidate.relu_count:,}"
     return [
-        *([relus, times] if objective.name == RELUS else [objective.short(cost), times, relus]),
+        objective.cell(cost),
+        times,
+        *([] if objective.counts_relus else [f"{candidate.relu_count:,}"]),
         f"{100 * measured.val_accuracy:.2f}",
         f"{100 * measured.test_accuracy:.2f}",
         "-" if candidate.is_teacher else f"{points:+.2f}",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deepreduce.cost.estimate import CostEstimate
-from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, RELUS, Costs, Objective, basis_of
+from deepreduce.cost.objective import COUNT_OF_RELUS, Costs, Objective, basis_of
 from deepreduce.methods.proposal import Proposal
 from deepreduce.network import Network
 from deepreduce.run.spec import SearchSpec
@@ -17,7 +17,7 @@ from deepreduce.search.schedule import Preview
 from deepreduce.training import Precision
 from deepreduce.training.timing import seconds_per_mac
 from deepreduce.transforms.collapse.costs import estimate_costs
-from deepreduce.utils.format import duration, short_bytes, short_seconds
+from deepreduce.utils.format import duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,8 @@ class DryRun:
                 f"All of these depend on a measurement: {len(requests)} probes first find the order in which"
                 " stages are culled."
             )
-            first = "most ReLUs" if self.objective.name == RELUS else "most expensive"
-            lines.append(
-                f"Shown is the order {', '.join(proposals.cull_order)}, {first} first; method.cull_order fixes it."
-            )
+            order = f"{', '.join(proposals.cull_order)}, {self.objective.most_expensive} first"
+            lines.append(f"Shown is the order {order}; method.cull_order fixes it.")
         lines += [f"Left out: {reason}." for reason in proposals.left_out]
         lines += [f"Note on {note}." for note in proposals.notes]
         lines.append(f"Estimated time on this machine: {duration(self.estimated_seconds)}.")
@@ -89,14 +87,14 @@ class DryRun:
         """Return the networks, most expensive first, with their costs by the objective and under each preset."""
         objective, networks = self.objective, self.preview.proposals.networks
         whole = Costs(relu_count=self.network.relu_count, cost_estimates=self.cost_estimates)
-        presets = list(self.cost_estimates)
-        heads = ["network", "ReLUs", "fewer", *presets, *(["less"] if objective.name != RELUS else []), "plan_id"]
+        shown = [objective.under(preset) for preset in self.cost_estimates]
+        compared = [] if objective.counts_relus else [objective.comparative]
+        heads = ["network", "ReLUs", "fewer", *self.cost_estimates, *compared, "plan_id"]
         rows = [heads]
         for p in sorted(networks, key=lambda p: (-objective.cost(p), -p.relu_count, p.label)):
             cells = [p.label, f"{p.relu_count:,}", f"{whole.relu_count / p.relu_count:.1f}x" if p.relu_count else "-"]
-            cells += [_short_cost(p.cost_estimates[preset], objective) for preset in presets]
-            if objective.name != RELUS:
-                cells.append(f"{objective.cost(whole) / objective.cost(p):.1f}x")
+            cells += [each.short(each.cost(p)) for each in shown]
+            cells += [f"{objective.cost(whole) / objective.cost(p):.1f}x" for _ in compared]
             rows.append([*cells, p.plan_id])
         widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
         last = len(heads) - 1
@@ -107,10 +105,6 @@ class DryRun:
             ).rstrip()
             for row in rows
         ]
-
-
-def _short_cost(estimate: CostEstimate, objective: Objective) -> str:
-    return short_bytes(estimate.bytes) if objective.name == BYTES else short_seconds(estimate.latency)
 
 
 def dry_run_of(spec: SearchSpec, *, batch_size: int, precision: Precision, device: torch.device) -> DryRun:

@@ -88,7 +88,7 @@ def write_plots(
 
 def _describe_missing_costs(candidates: Sequence[Candidate], objective: Objective) -> str:
     if not any(objective.knows(c) for c in candidates):
-        return f"no network of the run has a cost under {objective.preset}"
+        return f"no network of the run has a known cost by {objective.key}"
     return "no network was trained and measured; there is none to draw"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from deepreduce.candidate import Candidate
 from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.link import LINKS
-from deepreduce.cost.objective import BYTES, LATENCY, MEASURED, RELUS, Objective
+from deepreduce.cost.objective import MEASURED, Objective, objective_class, objective_named
 from deepreduce.errors import CheckpointError, UserError, unknown_name
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.result import cost_of_run
@@ -74,14 +74,17 @@ def chosen_objective(
 ) -> Objective:
     """Return the objective to draw a finished run by: its `usual` one, or another `name` or `preset`.
 
-    A preset alone means latency, unless the usual objective is bytes; latency or bytes alone means the usual
-    objective's preset or else the only one there is. Raises `UserError` where that is not one, or is not known.
+    A preset alone means the usual objective under that preset (latency, where the usual one has none). A name alone
+    means the usual objective's preset, else the only one that there are estimates for. Raises `UserError` where there
+    are several, and for an unknown name or preset.
     """
     if name is None and preset is None:
         return usual
+    if name is not None and not objective_class(name).needs_preset:
+        return objective_named(name, preset)
+    if name is not None and preset is None and usual.preset is not None:
+        return objective_named(name, usual.preset)
     known = sorted({p for c in candidates for p in c.cost_estimates})
-    if name == RELUS or (preset is None and usual.preset is not None):
-        return Objective(name=name or usual.name, preset=preset if name == RELUS else usual.preset)
     if preset is None:
         estimated = estimated_presets(candidates)
         if len(estimated) != 1:
@@ -89,7 +92,7 @@ def chosen_objective(
         preset = estimated[0]
     if preset not in known:
         raise UserError(unknown_name("preset of this run", preset, known) if known else _ask_for_preset(known))
-    return Objective(name=name or (BYTES if usual.name == BYTES else LATENCY), preset=preset)
+    return usual.under(preset) if name is None else objective_named(name, preset)
 
 
 def _ask_for_preset(known: Sequence[str]) -> str:

@@ -205,7 +205,7 @@ class Result:
         """Plain values: folder, criticality, and every network with what was measured."""
         return {
             "folder": str(self.folder),
-            "objective": {"name": self.objective.name, "preset": self.objective.preset},
+            "objective": self.objective.to_json(),
             "criticality": dict(self.criticality),
             "frontier": [n.plan_id for n in self.frontier],
             "candidates": [_describe(c) for c in self._all()],

@@ -12,7 +12,7 @@ from deepreduce.cost.builtin import MODELS
 from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
-from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective
+from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective, objective_named
 from deepreduce.cost.preset import Preset
 from deepreduce.errors import PlanError
 from deepreduce.methods.base import SearchContext
@@ -48,7 +48,7 @@ def found_under(
 
 
 def context(preset: Preset, *, name: str = "latency", **limits: float) -> SearchContext:
-    objective = Objective(name=name, preset=preset.name)
+    objective = objective_named(name, preset.name)
     estimator = estimator_of(preset)
     return SearchContext(
         budget=NoTrials(), val_images=100, objective=objective, limits=Limits(objective=objective, **limits),
@@ -107,7 +107,7 @@ def test_every_lever_of_every_network_pays(preset: str, name: str) -> None:
     """Taken back one at a time from the network's own label, and estimated by hand."""
     model, link = preset.split("-")
     chosen = Preset(model=MODELS[model], link=LINKS[link])
-    objective = Objective(name=name, preset=preset)
+    objective = objective_named(name, preset)
     original = network()
     for proposal in found_under(chosen, name=name).networks:
         assert proposal.cost_estimates == estimate_costs(apply_plan(original, proposal.plan), [chosen])
@@ -236,11 +236,11 @@ def test_a_stage_costs_what_the_network_is_cheaper_without_it() -> None:
     original = network()
     assert stage_costs(original, COUNT_OF_RELUS, dict) == original.stage_relu_counts  # type: ignore[arg-type]
     preset = costing(comparisons=1e-6, query=1.0)
-    costs = stage_costs(original, Objective(name="latency", preset=preset.name), estimator_of(preset))
+    costs = stage_costs(original, objective_named("latency", preset.name), estimator_of(preset))
     assert costs == {stage: pytest.approx(1e-6 * count) for stage, count in original.stage_relu_counts.items()}
 
 
 def test_a_stage_that_costs_next_to_nothing_can_still_be_ranked() -> None:
     preset = costing(query=1.0)
-    costs = stage_costs(network(), Objective(name="latency", preset=preset.name), estimator_of(preset))
+    costs = stage_costs(network(), objective_named("latency", preset.name), estimator_of(preset))
     assert all(cost > 0 for cost in costs.values())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
 from deepreduce.cost.estimate import CostEstimate, Share
-from deepreduce.cost.objective import Objective
+from deepreduce.cost.objective import objective_named
 from deepreduce.errors import UserError
 from deepreduce.frontier import pareto_front
 from deepreduce.plan import ReductionPlan
@@ -307,7 +307,7 @@ def test_a_file_with_costs_is_read_without_them() -> None:
 
 
 def test_the_table_leads_with_the_objective() -> None:
-    objective = Objective(name="latency", preset="cheetah-lan")
+    objective = objective_named("latency", "cheetah-lan")
     fast = CostEstimate.of([Share(kind="ReLU", compute_seconds=0.5)])
     middle = CostEstimate.of([Share(kind="ReLU", compute_seconds=1.0)])
     slow = CostEstimate.of([Share(kind="ReLU", compute_seconds=4.0)])

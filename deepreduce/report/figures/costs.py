@@ -24,7 +24,7 @@ from deepreduce.report.figures.style import (
     blank_figure,
     one_line,
 )
-from deepreduce.utils.format import short_bytes, short_seconds
+from deepreduce.utils.format import BYTES, SECONDS
 
 _EDGE, _GUTTER, _ROW = 0.15, 0.3, 0.3  # in inches
 _HEAD, _FOOT = 0.95, 0.35
@@ -119,12 +119,12 @@ def _panels(has_offline: bool) -> list[_Panel]:
         for (name, of), colour in zip(causes, _CAUSE_COLOURS, strict=True)
     ]
     panels = [
-        _Panel("Latency, by layers", by_kind(lambda share: share.seconds), short_seconds),
-        _Panel("Latency, by cause", by_cause, short_seconds),
-        _Panel("Bytes" + (", offline too" if has_offline else ""), by_kind(lambda share: share.bytes), short_bytes),
+        _Panel("Latency, by layers", by_kind(lambda share: share.seconds), SECONDS.text),
+        _Panel("Latency, by cause", by_cause, SECONDS.text),
+        _Panel("Bytes" + (", offline too" if has_offline else ""), by_kind(lambda share: share.bytes), BYTES.text),
     ]
     if has_offline:
-        panels.append(_Panel("Offline seconds", by_kind(lambda share: share.offline_seconds), short_seconds))
+        panels.append(_Panel("Offline seconds", by_kind(lambda share: share.offline_seconds), SECONDS.text))
     return panels
 
 

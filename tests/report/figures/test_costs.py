@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from deepreduce.cost.estimate import KINDS, CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.report.figures.costs import CostRow, costs_figure
-from deepreduce.utils.format import short_bytes, short_seconds
+from deepreduce.utils.format import BYTES, SECONDS
 from tests.helpers.report_examples import random_estimate
 
 
@@ -53,7 +53,7 @@ def test_each_bar_ends_in_its_total() -> None:
     rows = rows_of(3)
     for axes, total in zip(drawn(rows).axes[:3], ("latency", "latency", "bytes"), strict=True):
         texts = sorted((t for t in axes.texts if t.get_gid() == "total"), key=lambda t: t.get_position()[1])
-        short = short_bytes if total == "bytes" else short_seconds
+        short = BYTES.text if total == "bytes" else SECONDS.text
         assert [t.get_text() for t in texts] == [short(getattr(row.estimate, total)) for row in rows]
         for text, row in zip(texts, rows, strict=True):
             assert text.get_position()[0] >= getattr(row.estimate, total)
