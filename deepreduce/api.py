@@ -26,7 +26,6 @@ from deepreduce.config.inputs import choose_device, facts_without_data, load_dat
 from deepreduce.config.load import config_of_network, read_run_config, resolve_config
 from deepreduce.config.schema import DataConfig, OptimizeConfig
 from deepreduce.cost.link import link_named
-from deepreduce.cost.preset import collapse_cost
 from deepreduce.data import ImageData
 from deepreduce.errors import DataError, DeepReduceError, UserError
 from deepreduce.export.onnx import ExportReport, export_network
@@ -50,6 +49,7 @@ from deepreduce.store.records import read_criticality
 from deepreduce.training import predict
 from deepreduce.training.autotune import choose_execution, using_threads
 from deepreduce.training.callbacks import CallbackFactory
+from deepreduce.transforms.collapse.costs import collapse_cost
 from deepreduce.utils.files import write_json
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from deepreduce.cost.price import CostEstimate
+from deepreduce.cost.estimate import CostEstimate
 from deepreduce.plan import ReductionPlan
 
 TEACHER_ID = "teacher"
@@ -36,8 +36,8 @@ class Candidate:
 
     `label` is the plan in a reader's words ("cull S1, thin"). `folder` holds its plan and weights, relative
     to the run folder. A candidate whose training failed, or was given up because another one is better
-    (`is_dropped`), has `measurement` None and the reason in `failure`. `prices` tell what an image costs it under
-    secure computation, by the name of a preset such as "cheetah-lan".
+    (`is_dropped`), has `measurement` None and the reason in `failure`. `cost_estimates` are those of one image
+    under secure computation, by the name of a preset such as "cheetah-lan".
     """
 
     plan_id: str
@@ -48,7 +48,7 @@ class Candidate:
     measurement: Measurement | None = None
     failure: str | None = None
     is_dropped: bool = False
-    prices: Mapping[str, CostEstimate] = field(default_factory=dict, hash=False)
+    cost_estimates: Mapping[str, CostEstimate] = field(default_factory=dict, hash=False)
 
     @property
     def is_teacher(self) -> bool:

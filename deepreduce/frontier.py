@@ -7,7 +7,6 @@ accuracy; test accuracy is only reported.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, overload
@@ -16,7 +15,7 @@ import moocore
 import numpy as np
 
 from deepreduce.candidate import Candidate, Measurement
-from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Limits, Objective
+from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective
 from deepreduce.errors import UserError
 
 T = TypeVar("T")
@@ -57,10 +56,8 @@ def log_cost(relu_count: float) -> float:
 
 
 def log_costs(objective: Objective, networks: Iterable[Candidate]) -> list[float]:
-    """Return log10 of the networks' costs under an objective; of ReLU counts, their `log_cost`."""
-    if objective.name == RELUS:
-        return [log_cost(c.relu_count) for c in networks]
-    return [math.log10(max(objective.cost(c), sys.float_info.min)) for c in networks]
+    """Return log10 of the networks' costs; of ReLU counts these are those of `log_cost`."""
+    return [math.log10(max(objective.cost(c), objective.least)) for c in networks]
 
 
 @overload
@@ -154,7 +151,7 @@ def best(
         what = "the most accurate within the budget" if has_budget else "the most accurate"
     else:
         nearest = front[0]
-        what = "the one with the fewest ReLUs" if objective.name == RELUS else "the cheapest"
+        what = objective.cheapest
     raise UserError(
         f"no candidate has {' and '.join(wanted)}; {what} is {nearest.plan_id} ({nearest.label}): "
         f"{objective.text(objective.cost(nearest))}, {100 * measurement_of(nearest).val_accuracy:.2f} %"

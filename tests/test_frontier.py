@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepreduce.candidate import Candidate, Measurement
-from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
-from deepreduce.cost.price import CostEstimate, Share
+from deepreduce.cost.estimate import CostEstimate, Share
+from deepreduce.cost.objective import COUNT_OF_RELUS, objective_named
 from deepreduce.errors import UserError
 from deepreduce.frontier import Point, best, dominates, front_by, hypervolume, knee, log_cost, pareto_front
 from deepreduce.plan import ReductionPlan
-from tests.helpers.report_examples import priced
+from tests.helpers.report_examples import with_estimate
 
 # few distinct values, so that ties and duplicates are common
 points = st.builds(
@@ -185,11 +185,11 @@ def test_a_front_below_its_chord_has_no_knee_but_its_most_accurate_end() -> None
 
 # -- another cost than ReLUs ----------------------------------------------------------------------------------
 
-LATENCY = Objective(name="latency", preset="cheetah-lan")
+LATENCY = objective_named("latency", "cheetah-lan")
 
 
 def taking(seconds: float, network: Candidate) -> Candidate:
-    return priced(network, "cheetah-lan", CostEstimate.of([Share(kind="ReLU", compute_seconds=seconds)]))
+    return with_estimate(network, "cheetah-lan", CostEstimate.of([Share(kind="ReLU", compute_seconds=seconds)]))
 
 
 def test_the_front_by_latency_is_not_that_by_relus_and_leaves_out_what_has_none() -> None:

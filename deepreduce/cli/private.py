@@ -112,10 +112,10 @@ def serve(
 ) -> None:
     """Hold a network's weights and answer one client after another, until Ctrl-C."""
     from deepreduce.cost.link import link_named
-    from deepreduce.cost.preset import collapse_cost
     from deepreduce.private.serving import listening, protocol_between_two
     from deepreduce.private.serving import serve as serve_network
     from deepreduce.store.checkpoint import SavedNetwork
+    from deepreduce.transforms.collapse.costs import collapse_cost
 
     protocol_between_two(protocol)
     cost = collapse_cost(protocol, link_named(link))

@@ -12,13 +12,12 @@ from deepreduce.config.inputs import choose_device, load_data, original_network
 from deepreduce.config.load import differing_keys, dump_config, load_config
 from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
 from deepreduce.cost.model import CostModel
-from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective
-from deepreduce.cost.preset import Preset, preset_named, prices_of
+from deepreduce.cost.objective import Limits, Objective, objective_class, objective_named
+from deepreduce.cost.preset import Preset, preset_named
 from deepreduce.data import DataFacts
 from deepreduce.errors import ConfigError
 from deepreduce.methods.base import Method, SearchContext
 from deepreduce.methods.options import MethodOptions
-from deepreduce.methods.proposal import Pricing
 from deepreduce.methods.registry import method_named
 from deepreduce.network import Network
 from deepreduce.observers.base import RunObserver
@@ -32,6 +31,7 @@ from deepreduce.store.run_folder import RunIdentity
 from deepreduce.training import Distillation, Recipe
 from deepreduce.training.autotune import choose_execution, using_threads
 from deepreduce.training.callbacks import CallbackFactory, describe_callbacks
+from deepreduce.transforms.collapse.costs import cost_estimator
 from deepreduce.utils.seed import derived_seed
 
 
@@ -112,8 +112,8 @@ def build_search(
         val_images=facts.val_images,
         objective=objective,
         limits=Limits(max_relus=config.max_relus, max_cost=config.max_cost, objective=objective),
-        price=_pricing_under(presets),
-        objective_price=_pricing_under([preset for preset in presets if preset.name == objective.preset]),
+        estimator=cost_estimator(presets),
+        objective_estimator=cost_estimator([preset for preset in presets if preset.name == objective.preset]),
     )
     return SearchSpec(
         network=network,
@@ -126,10 +126,6 @@ def build_search(
     )
 
 
-def _pricing_under(presets: Sequence[Preset]) -> Pricing:
-    return lambda network: prices_of(network, presets)
-
-
 def method_of(config: OptimizeConfig) -> tuple[Method[Any], MethodOptions]:
     """Return the method that the config names, with its options.
 
@@ -139,7 +135,7 @@ def method_of(config: OptimizeConfig) -> tuple[Method[Any], MethodOptions]:
     """
     options, cost = config.method, config.cost
     moved = {key: getattr(cost, key) for key in ("gain", "networks")}
-    if options.name is None and objective_of(config) != COUNT_OF_RELUS:
+    if options.name is None and not objective_of(config).counts_relus:
         levers = method_named("levers")
         return levers, levers.Options.model_validate(options.model_dump() | moved)
     method = method_named(options.name or "deepreduce")
@@ -209,9 +205,7 @@ def model_seed(config: OptimizeConfig) -> int:
 def objective_of(config: OptimizeConfig) -> Objective:
     """Return the cost of a run's frontier."""
     cost = config.cost
-    if cost.objective == COUNT_OF_RELUS.name:
-        return COUNT_OF_RELUS
-    return Objective(name=cost.objective, preset=f"{cost.protocol or 'cheetah'}-{cost.link or 'lan'}")
+    return objective_named(cost.objective, cost.preset if objective_class(cost.objective).needs_preset else None)
 
 
 def presets_of(config: OptimizeConfig, *, recorded: Mapping[str, CostModel] | None = None) -> tuple[Preset, ...]:

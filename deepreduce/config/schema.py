@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from deepreduce.errors import UserError
+from deepreduce.cost.objective import known_objectives, objective_class
+from deepreduce.errors import UserError, unknown_name
 from deepreduce.methods.options import MethodOptions
 from deepreduce.utils.fields import (
     Count,
@@ -31,6 +33,12 @@ from deepreduce.utils.fields import (
 
 FROM_PYTHON = "python:"
 """Starts the name of a model or data set that was handed over from Python and has no name of its own."""
+
+
+def _known_objective(name: str) -> str:
+    if name not in known_objectives():
+        raise ValueError(unknown_name("objective", name, known_objectives()))
+    return name
 
 
 class _Section(BaseModel):
@@ -165,7 +173,7 @@ DEFAULT_METHOD = "deepreduce"
 class CostConfig(_Section):
     """What the frontier's networks cost: their ReLUs, or what secure computation makes of them."""
 
-    objective: Literal["relus", "latency", "bytes"] = "relus"
+    objective: Annotated[str, AfterValidator(_known_objective)] = "relus"
     """`relus`: DeepReDuce's networks. `latency` (from the image to its logits) and `bytes` (offline included): every
     combination of its levers in which each one pays under the protocol."""
     protocol: str | None = None
@@ -182,12 +190,17 @@ class CostConfig(_Section):
 
     @model_validator(mode="after")
     def _protocol_of_something(self) -> CostConfig:
-        if self.objective == "relus" and (self.protocol or self.link):
+        if (self.protocol or self.link) and not objective_class(self.objective).needs_preset:
             raise ValueError(
-                "protocol and link are those of objective latency or bytes; for estimates beside ReLU counts give"
-                f" presets, as in {self.protocol or 'cheetah'}-{self.link or 'lan'}"
+                f"objective {self.objective} has no protocol and no link; for estimates as well give presets, as in"
+                f" {self.preset}"
             )
         return self
+
+    @property
+    def preset(self) -> str:
+        """The protocol and link, as the name of a preset."""
+        return f"{self.protocol or 'cheetah'}-{self.link or 'lan'}"
 
 
 class PlotConfig(_Section):

@@ -1,4 +1,4 @@
-"""Rates of a protocol fitted to measured layers, and how well they tell the cost of whole networks."""
+"""Fit a protocol's cost model to measured layers, and compare its estimates with measurements of whole networks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from scipy.optimize import nnls
 
 from deepreduce.cost.features import QUERY, feature
 from deepreduce.cost.layers import Layer
-from deepreduce.cost.link import Link
-from deepreduce.cost.model import QUANTITIES, CostModel, Phase
+from deepreduce.cost.model import QUANTITIES, Amounts, CostModel, Phase
 from deepreduce.errors import UserError
 
 _COMPARISONS = ("comparisons", "comparing_layers")
@@ -29,28 +28,14 @@ FEATURES_OF = {
     # replicated sharing: a product sends its result, and reads both matrices
     "aby3": ("panels", "left", "right", "made", "multiplications", "multiplying_layers"),
 }
-"""By protocol: the features that the cost of a layer that multiplies is fitted to."""
+"""By protocol: the features that explain the cost of a convolution, linear layer or product."""
 
 _ITERATIONS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Amounts:
-    """What a layer or a query costs, in the quantities of a `Phase`."""
-
-    seconds: float
-    bytes: float
-    serial_bytes: float
-    messages: float
-
-    def latency(self, link: Link) -> float:
-        """Seconds over `link`."""
-        return link.seconds(compute=self.seconds, sent_bytes=self.serial_bytes, messages=self.messages)
-
-
-@dataclass(frozen=True, kw_only=True)
 class MeasuredLayer:
-    """A layer and what it cost."""
+    """A layer with its measured cost."""
 
     layer: Layer
     cost: Amounts
@@ -58,7 +43,7 @@ class MeasuredLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredNetwork:
-    """A network's layers, and what a whole query cost, which may be more than the layers' sum."""
+    """A network's measured layers, and the cost of a whole query, which may exceed the sum of the layers."""
 
     name: str
     layers: tuple[MeasuredLayer, ...]
@@ -67,22 +52,22 @@ class MeasuredNetwork:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """An estimate of a network that the fit has not seen, beside its measurement."""
+    """The estimate of a network that the model was not fitted to, and its measurement."""
 
     network: str
     estimated: Amounts
     measured: Amounts
 
     def error(self, of: Callable[[Amounts], float]) -> float:
-        """How far the estimate of some amount is off, as a signed fraction of the measurement."""
+        """Return the signed error of the estimate of an amount, as a fraction of the measurement."""
         measured = of(self.measured)
         return of(self.estimated) / measured - 1 if measured else 0.0
 
 
 def fit_model(networks: Sequence[MeasuredNetwork], *, protocol: str, name: str, source: str) -> CostModel:
-    """The model whose rates tell the measured layers best: non-negative least squares.
+    """Return the model whose rates fit the measured layers best, by non-negative least squares.
 
-    Raises `UserError` for a protocol without features, or where nothing was measured.
+    Raises `UserError` for a protocol that is not in `FEATURES_OF`, and for no measurements.
     """
     if protocol not in FEATURES_OF:
         raise UserError(f"there is no cost model for protocol {protocol!r}; there is for {', '.join(FEATURES_OF)}")
@@ -105,29 +90,26 @@ def fit_model(networks: Sequence[MeasuredNetwork], *, protocol: str, name: str, 
 
 
 def judge(model: CostModel, networks: Sequence[MeasuredNetwork]) -> list[Verdict]:
-    """The model's estimate of each network beside its measurement."""
-    verdicts = []
-    for network in networks:
-        estimate = model.estimate([measured.layer for measured in network.layers])
-        estimated = Amounts(
-            seconds=estimate.online_seconds,
-            bytes=estimate.online_bytes,
-            serial_bytes=estimate.serial_bytes,
-            messages=estimate.messages,
+    """Return the model's estimate of each network together with its measurement."""
+    return [
+        Verdict(
+            network=network.name,
+            estimated=model.online.total([measured.layer for measured in network.layers]),
+            measured=network.query,
         )
-        verdicts.append(Verdict(network=network.name, estimated=estimated, measured=network.query))
-    return verdicts
+        for network in networks
+    ]
 
 
 def median_error(verdicts: Sequence[Verdict], of: Callable[[Amounts], float]) -> float:
-    """The median of the errors' sizes, as a fraction."""
+    """Return the median of the absolute errors, as a fraction."""
     return statistics.median(abs(verdict.error(of)) for verdict in verdicts)
 
 
 def _fitted(
     measured: Sequence[MeasuredLayer], quantity: str, features: Sequence[str], presence: str
 ) -> dict[str, float]:
-    """Rates of the features, from the layers that have the feature `presence`."""
+    """Return the rates of the features, fitted to the layers that have the feature `presence`."""
     chosen = [one for one in measured if feature(presence, one.layer) > 0]
     if not chosen:
         return {}
@@ -137,10 +119,10 @@ def _fitted(
 
 
 def _rates(matrix: NDArray[np.float64], costs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Non-negative rates by least squares, each error weighed by its estimate.
+    """Return non-negative rates by least squares in which a layer's squared error is divided by its estimate.
 
-    Errors of dear layers are larger than those of cheap ones, so that their squares count in units of the estimate;
-    the estimates of all layers then add up to what all of them cost. Repeated until the weights settle.
+    Errors grow with the cost of a layer; weighted like this, the estimates of all layers add up to their measured
+    cost. Solved again with the new estimates until the weights settle.
     """
     if not costs.any():
         return np.zeros(matrix.shape[1])
@@ -148,7 +130,7 @@ def _rates(matrix: NDArray[np.float64], costs: NDArray[np.float64]) -> NDArray[n
     scaled = matrix / np.where(used > 0, used, 1.0)
     estimates = costs
     for _ in range(_ITERATIONS):
-        # no network's total hangs on a layer that costs less than a thousandth of the dearest
+        # a layer of less than a thousandth of the largest cost must not get a huge weight
         weights = 1 / np.sqrt(np.maximum(estimates, costs.max() / 1000))
         solution, _ = nnls(scaled * weights[:, None], costs * weights)
         estimates = scaled @ solution
@@ -157,7 +139,7 @@ def _rates(matrix: NDArray[np.float64], costs: NDArray[np.float64]) -> NDArray[n
 
 
 def _per_query(networks: Sequence[MeasuredNetwork], quantity: str) -> float:
-    """What a query costs beyond its layers."""
+    """Return the median cost of a query besides its layers."""
     beyond: list[float] = [
         getattr(network.query, quantity) - sum(getattr(layer.cost, quantity) for layer in network.layers)
         for network in networks

@@ -1,30 +1,45 @@
-"""Seconds, bytes and rounds of a network under a protocol, from its layers."""
+"""Cost models: seconds, bytes and messages of a network under a protocol, as a linear function of its layers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from deepreduce.cost.estimate import OTHER_LAYERS, CostEstimate, Share, kind_of
 from deepreduce.cost.features import FEATURES, QUERY, feature
 from deepreduce.cost.layers import Layer
 from deepreduce.cost.link import Link
-from deepreduce.cost.price import OTHER_LAYERS, CostEstimate, Share, kind_of
 from deepreduce.errors import UserError, unknown_name
 
 Rates = Mapping[str, float]
-"""What one unit of each feature (`deepreduce.cost.features`) costs."""
+"""The cost of one unit of each feature (`deepreduce.cost.features`)."""
 
-QUANTITIES = ("seconds", "bytes", "serial_bytes", "messages")
+
+@dataclass(frozen=True, kw_only=True)
+class Amounts:
+    """The cost of a layer, or of a query, in the quantities of a `Phase`."""
+
+    seconds: float
+    bytes: float
+    serial_bytes: float
+    messages: float
+
+    def latency(self, link: Link) -> float:
+        """Return the seconds over `link`."""
+        return link.seconds(compute=self.seconds, sent_bytes=self.serial_bytes, messages=self.messages)
+
+
+QUANTITIES = tuple(each.name for each in fields(Amounts))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What a phase of a protocol costs: seconds of computing, and what is sent.
+    """The rates of a protocol's online or offline phase: seconds of computing, and what is sent.
 
-    `bytes` are all that all parties send; `serial_bytes` those that wait for each other on the link, and `messages`
-    the one-way messages that do.
+    `bytes` are all that all parties send; `serial_bytes` are the bytes, and `messages` the one-way messages, that go
+    over the link one after another.
     """
 
     seconds: Rates = field(default_factory=dict)
@@ -43,94 +58,51 @@ class Phase:
                 if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
                     raise UserError(f"{quantity} per {name} is {rate!r}; give a number that is not negative")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What one image costs. Offline is what can be done before the image is known.
-
-    `online_seconds` and `offline_seconds` are computing alone. Bytes are all that all parties send; `serial_bytes`
-    and `messages` are those that go one after another, one way, while the image is being classified.
-    """
-
-    offline_seconds: float
-    online_seconds: float
-    offline_bytes: float
-    online_bytes: float
-    serial_bytes: float
-    messages: float
+    def of_layer(self, layer: Layer) -> Amounts:
+        """Return the cost of one layer."""
+        return self._sum(lambda rates: _layer_cost(rates, layer))
 
     @property
-    def rounds(self) -> float:
-        """There and back, while the image is being classified."""
-        return self.messages / 2
+    def once(self) -> Amounts:
+        """The cost of a query besides its layers."""
+        return self._sum(lambda rates: rates.get(QUERY, 0.0))
 
-    def latency(self, link: Link) -> float:
-        """Seconds from the image to its logits over `link`."""
-        return link.seconds(compute=self.online_seconds, sent_bytes=self.serial_bytes, messages=self.messages)
+    def total(self, layers: Sequence[Layer]) -> Amounts:
+        """Return the cost of a query to a network with these layers."""
+        return self._sum(lambda rates: rates.get(QUERY, 0.0) + sum(_layer_cost(rates, layer) for layer in layers))
+
+    def _sum(self, amount: Callable[[Rates], float]) -> Amounts:
+        return Amounts(**{quantity: amount(getattr(self, quantity)) for quantity in QUANTITIES})
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """A protocol on some machines: its rates, and where they are from."""
+    """The rates of a protocol on some machines, and their source.
+
+    Offline is what can be done before the image is known.
+    """
 
     name: str
     source: str
     online: Phase
     offline: Phase = field(default_factory=Phase)
 
-    def estimate(self, layers: Sequence[Layer]) -> Estimate:
-        """The cost of a network with these layers."""
-        return Estimate(
-            offline_seconds=_total(self.offline.seconds, layers),
-            online_seconds=_total(self.online.seconds, layers),
-            offline_bytes=_total(self.offline.bytes, layers),
-            online_bytes=_total(self.online.bytes, layers),
-            serial_bytes=_total(self.online.serial_bytes, layers),
-            messages=_total(self.online.messages, layers),
-        )
-
-    def price(self, layers: Sequence[Layer], link: Link) -> CostEstimate:
-        """The same, told apart by the kinds of layers, with what `link` adds; its latency is that of the estimate."""
-        return CostEstimate.of([self._share(layer, link) for layer in layers] + [self._share(None, link)])
-
-    def _share(self, layer: Layer | None, link: Link) -> Share:
-        """What a layer costs; None: what a query does besides."""
-
-        def of(rates: Rates) -> float:
-            return rates.get(QUERY, 0.0) if layer is None else _of_layer(rates, layer)
-
-        online, offline = self.online, self.offline
-        messages = of(online.messages)
-        return Share(
-            kind=OTHER_LAYERS if layer is None else kind_of(layer.kind),
-            compute_seconds=of(online.seconds),
-            sending_seconds=link.sending(of(online.serial_bytes)),
-            waiting_seconds=link.waiting(messages),
-            online_bytes=of(online.bytes),
-            rounds=messages / 2,
-            offline_seconds=of(offline.seconds),
-            offline_bytes=of(offline.bytes),
-        )
+    def estimate(self, layers: Sequence[Layer], link: Link) -> CostEstimate:
+        """Return the cost of one image over `link`, for a network with these layers."""
+        shares = [_share(kind_of(a.kind), self.online.of_layer(a), self.offline.of_layer(a), link) for a in layers]
+        return CostEstimate.of([*shares, _share(OTHER_LAYERS, self.online.once, self.offline.once, link)])
 
     def latency_of(self, link: Link) -> Callable[[Layer], float]:
-        """What one layer adds to the latency over `link`, in seconds: a cost to collapse by."""
-
-        def latency(layer: Layer) -> float:
-            seconds, sent, messages = (
-                _of_layer(rates, layer)
-                for rates in (self.online.seconds, self.online.serial_bytes, self.online.messages)
-            )
-            return link.seconds(compute=seconds, sent_bytes=sent, messages=messages)
-
-        return latency
+        """Return a function: a layer's part of the latency over `link`, in seconds. A cost to collapse by."""
+        return lambda layer: self.online.of_layer(layer).latency(link)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Any) -> CostModel:
-        """The model that `to_json` described. Raises `UserError` for anything else."""
+        """Return the model that `to_json` described. Raises `UserError` for anything else."""
         try:
             return cls(
                 name=str(value["name"]),
@@ -144,9 +116,18 @@ class CostModel:
             ) from error
 
 
-def _of_layer(rates: Rates, layer: Layer) -> float:
+def _share(kind: str, online: Amounts, offline: Amounts, link: Link) -> Share:
+    return Share(
+        kind=kind,
+        compute_seconds=online.seconds,
+        sending_seconds=link.sending(online.serial_bytes),
+        waiting_seconds=link.waiting(online.messages),
+        online_bytes=online.bytes,
+        rounds=online.messages / 2,
+        offline_seconds=offline.seconds,
+        offline_bytes=offline.bytes,
+    )
+
+
+def _layer_cost(rates: Rates, layer: Layer) -> float:
     return sum(rate * feature(name, layer) for name, rate in rates.items() if rate)
-
-
-def _total(rates: Rates, layers: Sequence[Layer]) -> float:
-    return rates.get(QUERY, 0.0) + sum(_of_layer(rates, layer) for layer in layers)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from deepreduce.cost.objective import COUNT_OF_RELUS, UNLIMITED, Limits, Objective
 from deepreduce.methods.options import MethodOptions
-from deepreduce.methods.proposal import Pricing, Proposal, Proposals, unpriced
+from deepreduce.methods.proposal import Proposal, Proposals
 from deepreduce.network import Network
+from deepreduce.transforms.collapse.costs import CostEstimator, no_estimates
 
 if TYPE_CHECKING:
     from deepreduce.training.callbacks import CallbackFactory
@@ -68,8 +69,8 @@ class TrialBudget(Protocol):
 class SearchContext:
     """What a method may know of the run.
 
-    `objective` is the cost of the frontier, `limits` what no network may exceed. `price` estimates what a network
-    costs under each preset of the run, `objective_price` under that of the objective alone, which takes less
+    `objective` is the cost of the frontier, `limits` what no network may exceed. `estimator` estimates the costs of
+    a network under each preset of the run, `objective_estimator` under that of the objective alone, which takes less
     time. `budget` says what trainings cost, `val_images` how many images a validation accuracy is measured on (its
     standard error follows).
     """
@@ -78,8 +79,8 @@ class SearchContext:
     val_images: int
     objective: Objective = COUNT_OF_RELUS
     limits: Limits = UNLIMITED
-    price: Pricing = unpriced
-    objective_price: Pricing = unpriced
+    estimator: CostEstimator = no_estimates
+    objective_estimator: CostEstimator = no_estimates
 
 
 O_contra = TypeVar("O_contra", bound=MethodOptions, contravariant=True)

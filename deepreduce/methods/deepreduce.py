@@ -26,10 +26,11 @@ from deepreduce.cost.objective import UNLIMITED, Costs, Limits, Objective
 from deepreduce.errors import ModelError, PlanError, unknown_name
 from deepreduce.methods.base import Search, SearchContext, TrainingRequest
 from deepreduce.methods.options import MethodOptions
-from deepreduce.methods.proposal import Collector, Pricing, Proposal, Proposals, StageCriticality, unpriced
+from deepreduce.methods.proposal import Collector, Proposal, Proposals, StageCriticality
 from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import THIN_KEEP, apply_plan, cull_plan, reshape_plan, thin_plan
+from deepreduce.transforms.collapse.costs import CostEstimator, no_estimates
 from deepreduce.utils.fields import Count, Listed, NotNegative, Resolution, Scale
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class DeepReduce:
         """Request a probe for each stage, unless `cull_order` is given; return the networks of section 3."""
 
         def propose_in(order: Sequence[str]) -> Proposals:
-            return propose(network, order, options, price=context.price, limits=context.limits)
+            return propose(network, order, options, estimator=context.estimator, limits=context.limits)
 
         return (yield from search_in_measured_order(network, options, context, propose_in))
 
@@ -101,7 +102,7 @@ def search_in_measured_order(
     """
     if options.cull_order is not None:
         return propose_in(check_cull_order(network, options.cull_order))
-    costs = stage_costs(network, context.objective, context.objective_price)
+    costs = stage_costs(network, context.objective, context.objective_estimator)
     provisional = provisional_cull_order(network, costs)
     requests = request_probes(network, context)
     if not requests:
@@ -148,7 +149,7 @@ def request_probes(network: Network, context: SearchContext) -> dict[str, Traini
     found: dict[str, Proposal] = {}
     for alpha in _PROBE_ALPHAS:
         try:
-            narrower = probes(network, alpha=alpha, price=context.price)
+            narrower = probes(network, alpha=alpha, estimator=context.estimator)
         except (ModelError, PlanError):
             if alpha == 1:
                 raise
@@ -167,7 +168,7 @@ def request_probes(network: Network, context: SearchContext) -> dict[str, Traini
     }
 
 
-def probes(network: Network, *, alpha: float = 1.0, price: Pricing = unpriced) -> dict[str, Proposal]:
+def probes(network: Network, *, alpha: float = 1.0, estimator: CostEstimator = no_estimates) -> dict[str, Proposal]:
     """Return, for each stage that has ReLUs, the network with ReLUs in it only and channels scaled by `alpha`.
 
     Narrow ones rank the stages as those of full width do, at a fraction of their cost (docs/performance.md). Empty
@@ -180,7 +181,7 @@ def probes(network: Network, *, alpha: float = 1.0, price: Pricing = unpriced) -
     for stage in stages if len(stages) > 1 else []:
         plan = cull_plan(network, [s for s in stages if s != stage]).merge(width)
         label = ", ".join([f"only {stage}", *([words] if words else [])])
-        found[stage] = Proposal.of(network, plan, label, price)
+        found[stage] = Proposal.of(network, plan, label, estimator)
     return found
 
 
@@ -243,15 +244,15 @@ def criticality_error(
     return float(error * share**-exponent)
 
 
-def stage_costs(network: Network, objective: Objective, price: Pricing) -> dict[str, float]:
+def stage_costs(network: Network, objective: Objective, estimator: CostEstimator) -> dict[str, float]:
     """Return what each stage's ReLUs cost: the cost of the network less that of the network without them."""
-    if objective.preset is None:
+    if objective.counts_relus:
         return dict(network.stage_relu_counts)
-    whole = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
+    whole = objective.cost(Costs(relu_count=network.relu_count, cost_estimates=estimator(network)))
     costs = {}
     for stage in live_stages(network):
         without = apply_plan(network, cull_plan(network, [stage]))
-        saved = whole - objective.cost(Costs(relu_count=without.relu_count, prices=price(without)))
+        saved = whole - objective.cost(Costs(relu_count=without.relu_count, cost_estimates=estimator(without)))
         costs[stage] = max(saved, _LEAST_SHARE * whole)
     return costs
 
@@ -286,14 +287,14 @@ def propose(
     cull_order: Sequence[str],
     options: DeepReduceOptions,
     *,
-    price: Pricing = unpriced,
+    estimator: CostEstimator = no_estimates,
     limits: Limits = UNLIMITED,
 ) -> Proposals:
-    """Return every network within `limits` that DeepReDuce trains when it culls in that order, with its prices.
+    """Return every network within `limits` that DeepReDuce trains when it culls in that order, with cost estimates.
 
     Raises `PlanError` where there is nothing to propose.
     """
-    collected = Collector(network, price)
+    collected = Collector(network, estimator)
     padding = ReductionPlan(pad_once=options.pad_once)
     for plan, label in _variants(network, cull_order, options, collected):
         collected.add_plan(plan.merge(padding), label)

@@ -8,7 +8,7 @@ ReLUs however few they are. So nothing is assumed about the protocol: every comb
 - channels and resolution scaled, and blocks dropped (section 3.3),
 - with the padding of regions that have become linear done once, where their collapse then saves enough,
 
-is priced, and a combination is tried where taking back any one of its levers would cost noticeably more.
+gets a cost estimate, and a combination is kept only if every one of its levers saves enough (option `gain`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LeversOptions(DeepReduceOptions):
 
 
 class Levers:
-    """Price every combination of DeepReDuce's levers under a protocol, and keep those in which each lever pays."""
+    """Estimate every combination of DeepReDuce's levers under a protocol; keep those in which each lever pays."""
 
     name = "levers"
     summary = "every combination of DeepReDuce's levers in which each one saves latency or bytes of a protocol"
@@ -97,14 +97,16 @@ def propose_by_levers(
     Raises `PlanError` where no lever pays, or none enough.
     """
     objective = context.objective
-    collected = Collector(network, context.objective_price)
+    collected = Collector(network, context.objective_estimator)
     found: dict[_Setting, Proposal] = {}
     for setting, plan, label in _Levers(network=network, cull_order=cull_order, options=options).settings(collected):
         proposal = collected.propose(plan, label)
         if proposal is not None:
             found[setting] = collected.add(_padded_once_where_it_pays(proposal, options, context))
     costs = {setting: objective.cost(proposal) for setting, proposal in found.items()}
-    costs[_UNTOUCHED] = objective.cost(Costs(relu_count=network.relu_count, prices=context.objective_price(network)))
+    costs[_UNTOUCHED] = objective.cost(
+        Costs(relu_count=network.relu_count, cost_estimates=context.objective_estimator(network))
+    )
     simplest: dict[str, _Setting] = {}
     for setting, proposal in found.items():
         if simplest.setdefault(proposal.plan_id, setting) != setting:
@@ -117,7 +119,7 @@ def propose_by_levers(
     collected.keep_within(context.limits)
     _spread_out(collected, options, context)
     proposals = collected.proposals(cull_order=tuple(cull_order))
-    return replace(proposals, networks=tuple(p.priced(context.price) for p in proposals.networks))
+    return replace(proposals, networks=tuple(p.estimated_by(context.estimator) for p in proposals.networks))
 
 
 _UNTOUCHED = _Setting()
@@ -176,7 +178,7 @@ def _padded_once_where_it_pays(proposal: Proposal, options: LeversOptions, conte
     if not proposal.plan.linearized:
         return proposal
     try:
-        padded = proposal.padded_once(context.objective_price)
+        padded = proposal.padded_once(context.objective_estimator)
     except PlanError:  # no region that would collapse
         return proposal
     return padded if cost(padded) <= (1 - options.gain) * cost(proposal) else proposal

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.objective import Limits
-from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import ModelError, PlanError
 from deepreduce.network.analyze import check_input_size
 from deepreduce.network.compute_cost import ComputeCost
 from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, normalise_plan, pad_once
+from deepreduce.transforms.collapse.costs import CostEstimator, no_estimates
 
 _SHOWN = 6
 """Networks that are named where several are left out for the same reason."""
-
-Pricing = Callable[[Network], Mapping[str, CostEstimate]]
-"""Estimates what an image costs a network under secure computation, by the name of a preset."""
-
-
-def unpriced(network: Network) -> Mapping[str, CostEstimate]:
-    """Return no estimates: for runs that ask for none."""
-    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
     """A reduced network to train: its plan in normal form, its label for readers, and what it costs.
 
-    `relu_count` and `macs` are exact, for one image; `compute_cost` tells how long training takes. `prices` estimate
-    what an image costs under secure computation, by the name of a preset. `network` is the reduced network on the
+    `relu_count` and `macs` are exact, for one image; `compute_cost` tells how long training takes. `cost_estimates`
+    are those of one image under secure computation, by the name of a preset. `network` is the reduced network on the
     device of the network it was proposed for (the meta device, where a search has no weights).
     """
 
@@ -40,11 +33,13 @@ class Proposal:
     relu_count: int
     macs: int
     compute_cost: ComputeCost
-    prices: Mapping[str, CostEstimate] = field(default_factory=dict, hash=False)
+    cost_estimates: Mapping[str, CostEstimate] = field(default_factory=dict, hash=False)
     network: Network = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, network: Network, plan: ReductionPlan, label: str, price: Pricing = unpriced) -> Proposal:
+    def of(
+        cls, network: Network, plan: ReductionPlan, label: str, estimator: CostEstimator = no_estimates
+    ) -> Proposal:
         """Return the proposal to reduce a network by a plan.
 
         Raises `PlanError` or `ModelError` where the plan does not fit, and where no ReLU goes.
@@ -54,17 +49,17 @@ class Proposal:
         check_input_size(reduced)
         if plan.is_empty or reduced.relu_count == network.relu_count:
             raise PlanError("it has as many ReLUs as the full network")
-        return cls._of_reduced(reduced, plan, label, price)
+        return cls._of_reduced(reduced, plan, label, estimator)
 
     @classmethod
-    def _of_reduced(cls, reduced: Network, plan: ReductionPlan, label: str, price: Pricing) -> Proposal:
+    def _of_reduced(cls, reduced: Network, plan: ReductionPlan, label: str, estimator: CostEstimator) -> Proposal:
         return cls(
             plan=plan,
             label=label,
             relu_count=reduced.relu_count,
             macs=reduced.macs,
             compute_cost=reduced.compute_cost,
-            prices=price(reduced),
+            cost_estimates=estimator(reduced),
             network=reduced,
         )
 
@@ -73,14 +68,14 @@ class Proposal:
         """Short hash of the plan, which names the candidate's folder."""
         return self.plan.plan_id
 
-    def padded_once(self, price: Pricing) -> Proposal:
+    def padded_once(self, estimator: CostEstimator) -> Proposal:
         """Return the same network with its linear regions padded once. Raises `PlanError` where that pads nothing."""
         plan = self.plan.merge(ReductionPlan(pad_once=True))
-        return self._of_reduced(pad_once(self.network), plan, f"{self.label}, padded once", price)
+        return self._of_reduced(pad_once(self.network), plan, f"{self.label}, padded once", estimator)
 
-    def priced(self, price: Pricing) -> Proposal:
-        """Return the same proposal with the estimates of another pricing."""
-        return replace(self, prices=price(self.network))
+    def estimated_by(self, estimator: CostEstimator) -> Proposal:
+        """Return the same proposal with the cost estimates of another estimator."""
+        return replace(self, cost_estimates=estimator(self.network))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +109,8 @@ class Proposals:
 class Collector:
     """Turns plans into proposals, each network once, and remembers what could not be done and why."""
 
-    def __init__(self, network: Network, price: Pricing = unpriced) -> None:
-        self._network, self._price = network, price
+    def __init__(self, network: Network, estimator: CostEstimator = no_estimates) -> None:
+        self._network, self._estimator = network, estimator
         self._found: dict[str, Proposal] = {}
         self._left_out: dict[str, list[str]] = {}
         self._notes: dict[str, str] = {}  # with the first network that each is about
@@ -128,7 +123,7 @@ class Collector:
     def propose(self, plan: ReductionPlan, label: str) -> Proposal | None:
         """Return the plan's proposal without adding it; None where the plan can't be applied, which is remembered."""
         try:
-            return Proposal.of(self._network, plan, label, self._price)
+            return Proposal.of(self._network, plan, label, self._estimator)
         except (PlanError, ModelError) as error:
             self.leave_out(str(error), label)
             return None

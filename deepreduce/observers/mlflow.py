@@ -120,7 +120,7 @@ def _open_store(folder: Path) -> tuple[Any, str]:
 
     store = folder / "mlruns"
     store.mkdir(exist_ok=True)
-    with quiet_loggers("mlflow", "alembic"):  # the making of tables is no news to our users
+    with quiet_loggers("mlflow", "alembic"):  # they report every table that they make
         client = MlflowClient(tracking_uri=f"sqlite:///{(store / 'mlflow.db').as_posix()}")
         known = client.get_experiment_by_name("deepreduce")
     if known is not None:

@@ -46,8 +46,7 @@ def make_observers(names: Sequence[str], *, own: Sequence[RunObserver] = ()) -> 
 def _make(name: str, known: dict[str, EntryPoint]) -> RunObserver:
     if name not in known:
         raise UserError(f"log: {unknown_name('observer', name, sorted(known))}")
-    if name in _PACKAGES:
-        require_packages(f"log: {name}", *_PACKAGES[name], extra=name)
+    require_packages(f"log: {name}", *_PACKAGES.get(name, ()), extra=name)
     try:
         observer = known[name].load()()
         if not isinstance(observer, RunObserver):

@@ -13,7 +13,6 @@ import torch
 
 from deepreduce.cost.fit import (
     FEATURES_OF,
-    Amounts,
     MeasuredLayer,
     MeasuredNetwork,
     Verdict,
@@ -22,7 +21,7 @@ from deepreduce.cost.fit import (
     median_error,
 )
 from deepreduce.cost.link import LINKS
-from deepreduce.cost.model import CostModel
+from deepreduce.cost.model import Amounts, CostModel
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.network import Network
 from deepreduce.network.cost_layers import layers_of

@@ -26,8 +26,7 @@ from deepreduce.private.protocol import CLIENT, Protocol, protocol_named
 from deepreduce.private.result import Agreement, LayerCost, OverLink, PrivateRun, Query, Spread
 from deepreduce.private.spu.install import check_installed
 from deepreduce.private.spu.profile import LayerProfile
-from deepreduce.transforms.collapse.choose import LayerCost as CostOfLayer
-from deepreduce.transforms.collapse.choose import macs
+from deepreduce.transforms.collapse.choose import LayerCostFunction, macs
 
 
 def measure(
@@ -38,7 +37,7 @@ def measure(
     repeats: int = 3,
     ports: Sequence[int] | None = None,
     shaped: Link | None = None,
-    cost: CostOfLayer = macs,
+    cost: LayerCostFunction = macs,
     timeout_s: float = 600.0,
 ) -> PrivateRun:
     """What `network` costs under `protocol`, layer by layer, and its logits for `images` (N, C, H, W) under it.

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from deepreduce.cost.estimate import OTHER_LAYERS, CostEstimate, Share, kind_of
 from deepreduce.cost.layers import ADD, BATCH_NORM, CONV, LINEAR, MATMUL, MAX_POOL, OTHER, POOL, RELU, RELU6
 from deepreduce.cost.link import LINKS, Link
-from deepreduce.cost.price import OTHER_LAYERS, CostEstimate, Share, kind_of
 from deepreduce.errors import UserError
 from deepreduce.private.protocol import Protocol
 
@@ -261,8 +261,8 @@ _LAYER_KINDS = {
 """Of `deepreduce.private.lowering.program.KINDS`, and of revealing the logits, as a cost names them."""
 
 
-def price_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
-    """What an image costs over `link`, from what `PrivateRun.to_json` says of a run.
+def cost_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
+    """Return the measured cost of one image over `link`, from what `PrivateRun.to_json` says of a run.
 
     It is the whole query's; what that took beyond its layers is among the other layers' costs, and where the layers'
     medians come to more than a query, each counts for as much less. Raises `UserError` for anything else.

@@ -28,7 +28,7 @@ from deepreduce.private.parties.processes import PartyProcess, answers, choose_p
 from deepreduce.private.parties.wire import ClosedError, Message, MessageError, SilentError, receive, send
 from deepreduce.private.protocol import CLIENT, SERVER, Protocol, protocol_named
 from deepreduce.private.spu.install import check_installed
-from deepreduce.transforms.collapse.choose import LayerCost, macs
+from deepreduce.transforms.collapse.choose import LayerCostFunction, macs
 
 Array = NDArray[Any]
 
@@ -130,7 +130,7 @@ def serve(
     timeout_s: float,
     told: Callable[[str], None],
     idle_s: float = 60.0,
-    cost: LayerCost = macs,
+    cost: LayerCostFunction = macs,
 ) -> None:
     """Serve `network` to one client after another, without end; `told` gets a line for what happens.
 

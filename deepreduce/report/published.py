@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepreduce.cost.estimate import CostEstimate
 from deepreduce.errors import UserError, unknown_name
 
 _COLUMNS = ("method", "year", "dataset", "backbone", "relu_count", "accuracy_pct", "latency_s", "source")
@@ -26,6 +27,11 @@ class PublishedPoint:
     test_accuracy: float
     latency_s: float | None
     source: str
+
+    @property
+    def cost_estimates(self) -> Mapping[str, CostEstimate]:
+        """None: papers measured on other machines, under protocols of their own."""
+        return {}
 
 
 def read_published_csv(path: Path | str) -> list[PublishedPoint]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from deepreduce.candidate import Candidate, Measurement
-from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Objective
+from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
 from deepreduce.plan import ReductionPlan
@@ -26,7 +26,7 @@ _FIRST = (
 )
 _LAST = ("macs", "churn", "folder", "plan")
 _STAGE = "relus_"
-_PRICES = ("latency", "online_bytes", "offline_seconds", "offline_bytes", "rounds")
+_COSTS = ("latency", "online_bytes", "offline_seconds", "offline_bytes", "rounds")
 """Columns of each preset, named as in latency_cheetah-lan."""
 _OK, _FAILED, _DROPPED = "ok", "failed", "dropped"
 _STATUSES = (_OK, _FAILED, _DROPPED)
@@ -46,26 +46,26 @@ def candidates_csv(candidates: Iterable[Candidate], *, stages: Sequence[str]) ->
     one line. Raises `UserError` if a measurement has ReLUs in a stage that `stages` does not list.
     """
     ordered = sorted(candidates, key=lambda c: (-c.relu_count, c.plan_id))
-    presets = sorted({preset for candidate in ordered for preset in candidate.prices})
+    presets = sorted({preset for candidate in ordered for preset in candidate.cost_estimates})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    priced = [f"{name}_{preset}" for preset in presets for name in _PRICES]
-    writer.writerow([*_FIRST, *(_STAGE + stage for stage in stages), *_LAST, *priced])
+    costs = [f"{name}_{preset}" for preset in presets for name in _COSTS]
+    writer.writerow([*_FIRST, *(_STAGE + stage for stage in stages), *_LAST, *costs])
     for candidate in ordered:
-        writer.writerow([*_cells(candidate, stages), *_price_cells(candidate, presets)])
+        writer.writerow([*_cells(candidate, stages), *_cost_cells(candidate, presets)])
     return text.getvalue()
 
 
-def _price_cells(candidate: Candidate, presets: Sequence[str]) -> list[str]:
+def _cost_cells(candidate: Candidate, presets: Sequence[str]) -> list[str]:
     cells: list[str] = []
     for preset in presets:
-        price = candidate.prices.get(preset)
-        if price is None:
-            cells += [""] * len(_PRICES)
+        estimate = candidate.cost_estimates.get(preset)
+        if estimate is None:
+            cells += [""] * len(_COSTS)
             continue
-        seconds = (f"{price.latency:.6g}", f"{price.offline_seconds:.6g}")
         cells += [
-            seconds[0], f"{price.online_bytes:.0f}", seconds[1], f"{price.offline_bytes:.0f}", f"{price.rounds:g}"
+            f"{estimate.latency:.6g}", f"{estimate.online_bytes:.0f}", f"{estimate.offline_seconds:.6g}",
+            f"{estimate.offline_bytes:.0f}", f"{estimate.rounds:g}",
         ]  # fmt: skip
     return cells
 
@@ -241,7 +241,7 @@ def frontier_rows(
     rows = [_table_row(candidate, teacher, objective) for candidate in points]
     if not any(candidate.is_teacher for candidate in points):
         rows.append(_table_row(teacher, teacher, objective))
-    costs = ["ReLUs", "fewer"] if objective.name == RELUS else [objective.noun, "less", "ReLUs"]
+    costs = [objective.noun, objective.comparative, *([] if objective.counts_relus else ["ReLUs"])]
     return [*costs, "val %", "test %", "vs teacher", "seconds", "network", "plan_id"], rows
 
 
@@ -250,9 +250,10 @@ def _table_row(candidate: Candidate, teacher: Candidate, objective: Objective) -
     cost, whole = objective.cost(candidate), objective.cost(teacher)
     times = f"{whole / cost:.1f}x" if cost else "-"
     points = 100 * (measured.test_accuracy - full.test_accuracy)
-    relus = f"{candidate.relu_count:,}"
     return [
-        *([relus, times] if objective.name == RELUS else [objective.short(cost), times, relus]),
+        objective.cell(cost),
+        times,
+        *([] if objective.counts_relus else [f"{candidate.relu_count:,}"]),
         f"{100 * measured.val_accuracy:.2f}",
         f"{100 * measured.test_accuracy:.2f}",
         "-" if candidate.is_teacher else f"{points:+.2f}",

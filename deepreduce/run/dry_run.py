@@ -8,23 +8,23 @@ from typing import Any
 
 import torch
 
-from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, RELUS, Costs, Objective, basis_of
-from deepreduce.cost.preset import prices_of
-from deepreduce.cost.price import CostEstimate
+from deepreduce.cost.estimate import CostEstimate
+from deepreduce.cost.objective import COUNT_OF_RELUS, Costs, Objective, basis_of
 from deepreduce.methods.proposal import Proposal
 from deepreduce.network import Network
 from deepreduce.run.spec import SearchSpec
 from deepreduce.search.schedule import Preview, Schedule
 from deepreduce.training import Precision
 from deepreduce.training.timing import seconds_per_mac
-from deepreduce.utils.format import duration, short_bytes, short_seconds
+from deepreduce.transforms.collapse.costs import estimate_costs
+from deepreduce.utils.format import duration
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
     """What a run would train. `estimated_seconds` comes from timing the network on this machine for a moment.
 
-    `prices` estimate what an image costs the original under secure computation, by the name of a preset.
+    `cost_estimates` are those of one image for the original, by the name of a preset.
     """
 
     network: Network
@@ -32,7 +32,7 @@ class DryRun:
     schedule: Schedule
     estimated_seconds: float
     objective: Objective = COUNT_OF_RELUS
-    prices: Mapping[str, CostEstimate] = field(default_factory=dict)
+    cost_estimates: Mapping[str, CostEstimate] = field(default_factory=dict)
 
     @property
     def candidates(self) -> tuple[Proposal, ...]:
@@ -49,7 +49,7 @@ class DryRun:
                 "macs": proposal.macs,
                 "label": proposal.label,
                 "plan": proposal.plan.to_json(),
-                "costs": {p: {"latency": c.latency, "bytes": c.bytes} for p, c in proposal.prices.items()},
+                "costs": {p: {"latency": c.latency, "bytes": c.bytes} for p, c in proposal.cost_estimates.items()},
                 "depends_on_measurement": self.preview.is_provisional,
             }
 
@@ -75,17 +75,15 @@ class DryRun:
             "",
             *self._table(),
             "",
-            *(f"{preset}: one image, {basis_of(preset)}." for preset in self.prices),
+            *(f"{preset}: one image, {basis_of(preset)}." for preset in self.cost_estimates),
         ]
         if self.preview.is_provisional:
             lines.append(
                 f"All of these depend on a measurement: {len(requests)} probes first find the order in which"
                 " stages are culled."
             )
-            first = "most ReLUs" if self.objective.name == RELUS else "most expensive"
-            lines.append(
-                f"Shown is the order {', '.join(proposals.cull_order)}, {first} first; method.cull_order fixes it."
-            )
+            order = f"{', '.join(proposals.cull_order)}, {self.objective.most_expensive} first"
+            lines.append(f"Shown is the order {order}; method.cull_order fixes it.")
         lines += [f"Left out: {reason}." for reason in proposals.left_out]
         lines += [f"Note on {note}." for note in proposals.notes]
         lines.append(f"Estimated time on this machine: {duration(self.estimated_seconds)}.")
@@ -94,15 +92,15 @@ class DryRun:
     def _table(self) -> list[str]:
         """Return the networks, most expensive first, with their costs by the objective and under each preset."""
         objective, networks = self.objective, self.candidates
-        whole = Costs(relu_count=self.network.relu_count, prices=self.prices)
-        presets = list(self.prices)
-        heads = ["network", "ReLUs", "fewer", *presets, *(["less"] if objective.name != RELUS else []), "plan_id"]
+        whole = Costs(relu_count=self.network.relu_count, cost_estimates=self.cost_estimates)
+        shown = [objective.under(preset) for preset in self.cost_estimates]
+        compared = [] if objective.counts_relus else [objective.comparative]
+        heads = ["network", "ReLUs", "fewer", *self.cost_estimates, *compared, "plan_id"]
         rows = [heads]
         for p in sorted(networks, key=lambda p: (-objective.cost(p), -p.relu_count, p.label)):
             cells = [p.label, f"{p.relu_count:,}", f"{whole.relu_count / p.relu_count:.1f}x" if p.relu_count else "-"]
-            cells += [_short_cost(p.prices[preset], objective) for preset in presets]
-            if objective.name != RELUS:
-                cells.append(f"{objective.cost(whole) / objective.cost(p):.1f}x")
+            cells += [each.short(each.cost(p)) for each in shown]
+            cells += [f"{objective.cost(whole) / objective.cost(p):.1f}x" for _ in compared]
             rows.append([*cells, p.plan_id])
         widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
         last = len(heads) - 1
@@ -115,10 +113,6 @@ class DryRun:
         ]
 
 
-def _short_cost(price: CostEstimate, objective: Objective) -> str:
-    return short_bytes(price.bytes) if objective.name == BYTES else short_seconds(price.latency)
-
-
 def dry_run_of(spec: SearchSpec, *, batch_size: int, precision: Precision, device: torch.device) -> DryRun:
     """Return what a run would train; train some steps of the original for the estimate of time, and write nothing."""
     preview, schedule = spec.preview()
@@ -129,5 +123,5 @@ def dry_run_of(spec: SearchSpec, *, batch_size: int, precision: Precision, devic
         schedule=schedule,
         estimated_seconds=rate * schedule.total_work,
         objective=spec.context.objective,
-        prices=prices_of(spec.network, spec.presets),
+        cost_estimates=estimate_costs(spec.network, spec.presets),
     )

@@ -77,7 +77,11 @@ def write_plots(
     write_bytes(folder / LAYERS_PLOT, figure_bytes(layers, "png"))
     written = [*FRONTIER_PLOTS, LAYERS_PLOT]
     for preset in sorted({*estimated_presets(candidates), *filter(None, [objective.preset])}):
-        bars = [CostRow(label=_row_label(c), price=c.prices[preset]) for c in shown if preset in c.prices]
+        bars = [
+            CostRow(label=_row_label(c), estimate=c.cost_estimates[preset])
+            for c in shown
+            if preset in c.cost_estimates
+        ]
         costs = costs_figure(bars, title=f"What one image costs: {title}", note=basis_of(preset))
         write_bytes(folder / costs_plot(preset), figure_bytes(costs, "png"))
         written.append(costs_plot(preset))
@@ -86,7 +90,7 @@ def write_plots(
 
 def _describe_missing_costs(candidates: Sequence[Candidate], objective: Objective) -> str:
     if not any(objective.knows(c) for c in candidates):
-        return f"no network of the run has a cost under {objective.preset}"
+        return f"no network of the run has a known cost by {objective.key}"
     return "no network was trained and measured; there is none to draw"
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepreduce.candidate import Candidate
+from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.link import LINKS
-from deepreduce.cost.objective import BYTES, LATENCY, MEASURED, RELUS, Objective
-from deepreduce.cost.price import CostEstimate
+from deepreduce.cost.objective import MEASURED, Objective, objective_class, objective_named
 from deepreduce.errors import CheckpointError, UserError, unknown_name
 from deepreduce.private.protocol import PROTOCOLS
-from deepreduce.private.result import price_of_run
+from deepreduce.private.result import cost_of_run
 from deepreduce.report.page import SiteCount
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.store.names import CANDIDATES_CSV, PLAN, private_run
@@ -32,24 +32,25 @@ def read_run(folder: Path) -> list[Candidate]:
     candidates = read_candidates_csv(path.read_text(encoding="utf-8"))
     if not any(c.is_teacher and c.measurement is not None for c in candidates):
         raise UserError(f"{path} has no row for the teacher; give the folder of a run that got so far")
-    estimates = read_costs(folder).prices
+    estimates = read_costs(folder).cost_estimates
     return [
-        replace(c, prices={**estimates.get(c.plan_id, {}), **_measured_prices(folder / c.folder)}) for c in candidates
+        replace(c, cost_estimates={**estimates.get(c.plan_id, {}), **_measured_costs(folder / c.folder)})
+        for c in candidates
     ]
 
 
-def _measured_prices(network: Path) -> dict[str, CostEstimate]:
-    prices = {}
+def _measured_costs(network: Path) -> dict[str, CostEstimate]:
+    costs = {}
     for protocol in PROTOCOLS:
         path = network / private_run(protocol)
         if path.is_file():
             value = read_json(path)
             for name, link in LINKS.items():
                 try:
-                    prices[f"{MEASURED}{protocol}-{name}"] = price_of_run(value, link)
+                    costs[f"{MEASURED}{protocol}-{name}"] = cost_of_run(value, link)
                 except UserError as error:
                     raise CheckpointError(f"{path}: {error}; remove the file, or measure again") from error
-    return prices
+    return costs
 
 
 def read_sites(network: Path) -> list[SiteCount]:
@@ -70,7 +71,7 @@ def read_sites(network: Path) -> list[SiteCount]:
 
 def estimated_presets(candidates: Sequence[Candidate]) -> list[str]:
     """Return the presets under which a run estimated costs; measurements are not among them."""
-    return sorted({p for c in candidates for p in c.prices if not p.startswith(MEASURED)})
+    return sorted({p for c in candidates for p in c.cost_estimates if not p.startswith(MEASURED)})
 
 
 def chosen_objective(
@@ -78,14 +79,17 @@ def chosen_objective(
 ) -> Objective:
     """Return the objective to draw a finished run by: its `usual` one, or another `name` or `preset`.
 
-    A preset alone means latency, unless the usual objective is bytes; latency or bytes alone means the usual
-    objective's preset or else the only one there is. Raises `UserError` where that is not one, or is not known.
+    A preset alone means the usual objective under that preset (latency, where the usual one has none). A name alone
+    means the usual objective's preset, else the only one that there are estimates for. Raises `UserError` where there
+    are several, and for an unknown name or preset.
     """
     if name is None and preset is None:
         return usual
-    known = sorted({p for c in candidates for p in c.prices})
-    if name == RELUS or (preset is None and usual.preset is not None):
-        return Objective(name=name or usual.name, preset=preset if name == RELUS else usual.preset)
+    if name is not None and not objective_class(name).needs_preset:
+        return objective_named(name, preset)
+    if name is not None and preset is None and usual.preset is not None:
+        return objective_named(name, usual.preset)
+    known = sorted({p for c in candidates for p in c.cost_estimates})
     if preset is None:
         estimated = estimated_presets(candidates)
         if len(estimated) != 1:
@@ -93,7 +97,7 @@ def chosen_objective(
         preset = estimated[0]
     if preset not in known:
         raise UserError(unknown_name("preset of this run", preset, known) if known else _ask_for_preset(known))
-    return Objective(name=name or (BYTES if usual.name == BYTES else LATENCY), preset=preset)
+    return usual.under(preset) if name is None else objective_named(name, preset)
 
 
 def _ask_for_preset(known: Sequence[str]) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from deepreduce.candidate import Candidate, Measurement
+from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective, basis_of
-from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import UserError
 from deepreduce.frontier import best, front_by, knee, measurement_of
 from deepreduce.plan import ReductionPlan
@@ -71,9 +71,9 @@ class ReducedNetwork:
         return self.candidate.relu_count
 
     @property
-    def prices(self) -> Mapping[str, CostEstimate]:
+    def cost_estimates(self) -> Mapping[str, CostEstimate]:
         """What an image costs under secure computation, by the name of a preset such as "cheetah-lan"."""
-        return self.candidate.prices
+        return self.candidate.cost_estimates
 
     @property
     def val_accuracy(self) -> float:
@@ -206,7 +206,7 @@ class Result:
         """Plain values: folder, criticality, and every network with what was measured."""
         return {
             "folder": str(self.folder),
-            "objective": {"name": self.objective.name, "preset": self.objective.preset},
+            "objective": self.objective.to_json(),
             "criticality": dict(self.criticality),
             "frontier": [n.plan_id for n in self.frontier],
             "candidates": [_describe(c) for c in self._all()],
@@ -233,16 +233,16 @@ def _describe(candidate: Candidate) -> dict[str, Any]:
         "failure": candidate.failure,
         "is_dropped": candidate.is_dropped,
         "measurement": measured,
-        "prices": {preset: _price(price) for preset, price in candidate.prices.items()},
+        "prices": {preset: _cost_to_json(estimate) for preset, estimate in candidate.cost_estimates.items()},
     }
 
 
-def _price(price: CostEstimate) -> dict[str, Any]:
+def _cost_to_json(estimate: CostEstimate) -> dict[str, Any]:
     return {
-        "latency": price.latency,
-        "online_bytes": price.online_bytes,
-        "offline_seconds": price.offline_seconds,
-        "offline_bytes": price.offline_bytes,
-        "rounds": price.rounds,
-        "shares": price.to_json(),
+        "latency": estimate.latency,
+        "online_bytes": estimate.online_bytes,
+        "offline_seconds": estimate.offline_seconds,
+        "offline_bytes": estimate.offline_bytes,
+        "rounds": estimate.rounds,
+        "shares": estimate.to_json(),
     }

@@ -48,7 +48,9 @@ class SearchSpec:
         """Return what would be trained, without training anything. Raises what the method raises."""
         preview = preview_search(self.search())
         objective = self.context.objective
-        full = Costs(relu_count=self.network.relu_count, prices=self.context.objective_price(self.network))
+        full = Costs(
+            relu_count=self.network.relu_count, cost_estimates=self.context.objective_estimator(self.network)
+        )
         chance = 1 / self.budget.facts.num_classes
         nothing_known = FrontierState(full_cost=objective.cost(full), full_accuracy=1.0, error=0.0, chance=chance)
         schedule = make_schedule(

@@ -151,7 +151,7 @@ def _candidate(proposal: Proposal, kind: str, **fate: Any) -> Candidate:
         label=proposal.label,
         relu_count=proposal.relu_count,
         folder=_folder(kind, proposal),
-        prices=proposal.prices,
+        cost_estimates=proposal.cost_estimates,
         **fate,
     )
 
@@ -194,7 +194,7 @@ def train_teacher(session: Session) -> tuple[Session, RunState]:
         relu_count=search.network.relu_count,
         folder=TEACHER,
         measurement=result.measurement(),
-        prices=search.context.price(search.network),
+        cost_estimates=search.context.estimator(search.network),
     )
     accuracy = result.val_accuracy or 0.0
     frontier = FrontierState(
@@ -283,9 +283,10 @@ def _train_requests(
 def _record_costs(session: Session, state: RunState, schedule: Schedule) -> None:
     presets = session.spec.search.presets
     if presets:
-        prices = {p.plan_id: p.prices for p in schedule.candidates}
-        prices |= {plan_id: c.prices for plan_id, c in state.candidates.items()}  # teacher, probes
-        RunCosts(models={p.model.name: p.model for p in presets}, prices=prices).write(session.folder)
+        estimates = {p.plan_id: p.cost_estimates for p in schedule.candidates}
+        estimates |= {plan_id: c.cost_estimates for plan_id, c in state.candidates.items()}  # teacher, probes
+        models = {p.model.name: p.model for p in presets}
+        RunCosts(models=models, cost_estimates=estimates).write(session.folder)
 
 
 # -- networks trained alone ---------------------------------------------------------------------------------

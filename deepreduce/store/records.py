@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.model import CostModel
-from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import CheckpointError, UserError
 from deepreduce.methods.proposal import StageCriticality
 from deepreduce.store.names import COSTS, CRITICALITY, ENVIRONMENT
@@ -59,15 +59,15 @@ class RunCosts:
     """Estimated costs of a run's networks: the cost models by name, and estimates by plan_id, then by preset."""
 
     models: Mapping[str, CostModel]
-    prices: Mapping[str, Mapping[str, CostEstimate]]
+    cost_estimates: Mapping[str, Mapping[str, CostEstimate]]
 
     def write(self, folder: Path) -> None:
         """Write costs.json into a run's folder."""
         value = {
             "models": {name: model.to_json() for name, model in self.models.items()},
             "prices": {
-                plan_id: {preset: price.to_json() for preset, price in prices.items()}
-                for plan_id, prices in self.prices.items()
+                plan_id: {preset: estimate.to_json() for preset, estimate in estimates.items()}
+                for plan_id, estimates in self.cost_estimates.items()
             },
         }
         write_json(folder / COSTS, value)
@@ -79,14 +79,14 @@ def read_costs(folder: Path) -> RunCosts:
     """
     path = folder / COSTS
     if not path.is_file():
-        return RunCosts(models={}, prices={})
+        return RunCosts(models={}, cost_estimates={})
     found = read_json(path)
     try:
         return RunCosts(
             models={name: CostModel.from_json(model) for name, model in found["models"].items()},
-            prices={
-                plan_id: {preset: CostEstimate.from_json(price) for preset, price in prices.items()}
-                for plan_id, prices in found["prices"].items()
+            cost_estimates={
+                plan_id: {preset: CostEstimate.from_json(estimate) for preset, estimate in estimates.items()}
+                for plan_id, estimates in found["prices"].items()
             },
         )
     except (AttributeError, KeyError, TypeError, UserError) as error:

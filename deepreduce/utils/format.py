@@ -2,22 +2,77 @@
 
 from __future__ import annotations
 
-
-def short_count(relu_count: float) -> str:
-    """Format a count with at most one decimal of K, or two of M: 512, 28.7K, 557.1K, 1.23M."""
-    if round(relu_count) < 1000:
-        return f"{relu_count:.0f}"
-    # 999,950 and more would round to 1000K
-    if relu_count < 999_950:
-        return f"{relu_count / 1000:.1f}".removesuffix(".0") + "K"
-    return f"{relu_count / 1e6:.2f}".rstrip("0").rstrip(".") + "M"
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
-def short_seconds(seconds: float) -> str:
-    """Format seconds with three digits and a unit: 0 s, 4.2 ms, 0.112 s, 8.49 s, 51.6 s, 15.4 min."""
-    if seconds >= 600:
-        return f"{_digits(seconds / 60)} min"
-    return f"{_digits(seconds)} s" if seconds >= 0.1 or seconds == 0 else f"{_digits(1000 * seconds)} ms"
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """How a unit writes amounts from `least` on: in multiples of `size`, followed by `suffix`.
+
+    `places` is the largest number of decimals; None: three digits in all.
+    """
+
+    least: float
+    size: float
+    suffix: str
+    places: int | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit that writes amounts in the first of its steps that they reach, and 0 in the step of size 1."""
+
+    steps: tuple[Step, ...]
+
+    def text(self, amount: float) -> str:
+        """Return the amount as a short text: "28.7K", "1.27 s", "332 MB"."""
+        reached = (step for step in self.steps if (step.size == 1 if amount == 0 else amount >= step.least))
+        step = next(reached, self.steps[-1])
+        value = amount / step.size
+        if step.places is None:
+            number = f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+        else:
+            number = f"{value:.{step.places}f}"
+        if "." in number and "e" not in number:
+            number = number.rstrip("0").rstrip(".")
+        return number + step.suffix
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the steps as plain values, for the page's script, which writes amounts in the same way."""
+        return [asdict(step) for step in self.steps]
+
+
+# each step begins where the one below would round to 1,000
+COUNT = Unit(
+    (
+        Step(least=999.995e6, size=1e9, suffix="G", places=2),
+        Step(least=999_950, size=1e6, suffix="M", places=2),
+        Step(least=999.5, size=1e3, suffix="K", places=1),
+        Step(least=0, size=1, suffix="", places=0),
+    )
+)
+"""At most one decimal of K, or two of M and G: 512, 28.7K, 557.1K, 1.23M."""
+
+SECONDS = Unit(
+    (
+        Step(least=600, size=60, suffix=" min"),
+        Step(least=0.1, size=1, suffix=" s"),
+        Step(least=0, size=1e-3, suffix=" ms"),
+    )
+)
+"""Three digits: 4.2 ms, 0.112 s, 8.49 s, 51.6 s, 15.4 min."""
+
+BYTES = Unit(
+    (
+        Step(least=999.5e9, size=1e12, suffix=" TB"),
+        Step(least=999.5e6, size=1e9, suffix=" GB"),
+        Step(least=999.5e3, size=1e6, suffix=" MB"),
+        Step(least=999.5, size=1e3, suffix=" kB"),
+        Step(least=0, size=1, suffix=" B", places=0),
+    )
+)
+"""Three digits with a decimal unit: 512 B, 1.21 MB, 332 MB, 10.6 GB."""
 
 
 def duration(seconds: float) -> str:
@@ -30,16 +85,3 @@ def duration(seconds: float) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def short_bytes(count: float) -> str:
-    """Format bytes with three digits and a decimal unit: 512 B, 1.21 MB, 332 MB, 10.6 GB."""
-    for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= 0.9995 * power:
-            return f"{_digits(count / power)} {unit}"
-    return f"{count:.0f} B"
-
-
-def _digits(value: float) -> str:
-    text = f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
-    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text

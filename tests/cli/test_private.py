@@ -20,7 +20,7 @@ from deepreduce.cli.main import FAILED, MISTAKE, run_command
 from deepreduce.cost.link import LINKS
 from deepreduce.private.parties import processes
 from deepreduce.private.parties.processes import choose_ports
-from deepreduce.private.result import price_of_run
+from deepreduce.private.result import cost_of_run
 from deepreduce.store.names import private_run
 from tests.helpers.private_networks import needs_engine, parties_left, saved_network
 from tests.helpers.processes import all_end
@@ -49,8 +49,8 @@ def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_pat
     assert len((tmp_path / "layers.csv").read_text().splitlines()) == 1 + len(found["layers"])
     # and it is kept with the network, for the plots and tables of its run
     assert json.loads((folder / private_run("semi2k")).read_text())["layers"] == found["layers"]
-    price = price_of_run(found, LINKS["lan"])
-    assert price.latency == pytest.approx(found["links"]["lan"]["seconds"], rel=0.02)
+    cost = cost_of_run(found, LINKS["lan"])
+    assert cost.latency == pytest.approx(found["links"]["lan"]["seconds"], rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from deepreduce.cost.builtin import CHEETAH, DELPHI, DELPHI_CIRCA, SEMI2K
-from deepreduce.cost.model import CostModel, Estimate
+from deepreduce.cost.model import Amounts, CostModel
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.network.cost_layers import layers_of
@@ -21,29 +21,31 @@ def resnet18() -> Network:
 
 
 def test_delphi_spends_on_resnet18_what_its_source_says() -> None:
-    estimate = DELPHI.estimate(layers_of(resnet18()))
+    layers = layers_of(resnet18())
+    online, offline = DELPHI.online.total(layers), DELPHI.offline.total(layers)
     relus = 557_056
-    assert estimate.online_bytes == relus * 1_184
-    assert estimate.offline_bytes == pytest.approx(relus * 19_088 + 321e6 + 47e6)
-    linear = estimate.offline_seconds - relus * (30.5e-6 + 7.6e-6)
+    assert online.bytes == relus * 1_184
+    assert offline.bytes == pytest.approx(relus * 19_088 + 321e6 + 47e6)
+    linear = offline.seconds - relus * (30.5e-6 + 7.6e-6)
     assert linear == pytest.approx(286, rel=0.05)
-    assert estimate.online_seconds == pytest.approx(relus * (18.3e-6 + 3.6e-6) + 555_422_720 * 0.77e-9)
+    assert online.seconds == pytest.approx(relus * (18.3e-6 + 3.6e-6) + 555_422_720 * 0.77e-9)
 
 
 def test_what_a_culled_relu_saves_online_is_near_what_deepreduce_published() -> None:
     network = resnet18()
     less = cull(network, ["S1"])
-    saved = DELPHI.estimate(layers_of(network)).online_seconds - DELPHI.estimate(layers_of(less)).online_seconds
+    before, after = (DELPHI.online.total(layers_of(n)).seconds for n in (network, less))
     # 19.2 us per ReLU, from the published points
-    assert saved / (network.relu_count - less.relu_count) == pytest.approx(19.2e-6, rel=0.2)
+    assert (before - after) / (network.relu_count - less.relu_count) == pytest.approx(19.2e-6, rel=0.2)
 
 
 def test_circa_makes_relus_cheaper_and_leaves_the_rest() -> None:
     layers = layers_of(resnet18())
-    delphi, circa = DELPHI.estimate(layers), DELPHI_CIRCA.estimate(layers)
-    assert delphi.offline_bytes - circa.offline_bytes == pytest.approx(557_056 * 19_088 * (1 - 1 / 4.7))
-    assert circa.online_seconds < delphi.online_seconds / 2
-    assert circa.rounds == delphi.rounds == 17
+    delphi, circa = DELPHI.online.total(layers), DELPHI_CIRCA.online.total(layers)
+    saved = DELPHI.offline.total(layers).bytes - DELPHI_CIRCA.offline.total(layers).bytes
+    assert saved == pytest.approx(557_056 * 19_088 * (1 - 1 / 4.7))
+    assert circa.seconds < delphi.seconds / 2
+    assert circa.messages == delphi.messages == 2 * 17
 
 
 # measured apart from what the rates are fitted to: ResNet-18 with all ReLUs, and with 163,840, on another idle
@@ -61,26 +63,26 @@ _NARROW = {
 
 @pytest.mark.parametrize(("model", "relu_count", "seconds"), _WHOLE)
 def test_spu_spends_on_resnet18_what_was_measured(model: CostModel, relu_count: int, seconds: float) -> None:
-    assert _estimated(model, relu_count).online_seconds == pytest.approx(seconds, rel=0.15)
+    assert _online_cost(model, relu_count).seconds == pytest.approx(seconds, rel=0.15)
 
 
 @pytest.mark.parametrize(("model", "place"), [(SEMI2K, 0), (CHEETAH, 1)])
 def test_spu_spends_on_narrow_networks_what_was_measured(model: CostModel, place: int) -> None:
     errors = []
     for network in judging_networks():
-        estimate = model.estimate(layers_of(collapse(network).network)).online_seconds
+        estimate = model.online.total(layers_of(collapse(network).network)).seconds
         errors.append(abs(estimate / _NARROW[network.name][place] - 1))
     assert statistics.median(errors) < 0.1 and max(errors) < 0.15, errors
 
 
 @pytest.mark.parametrize(("relu_count", "sent"), [(557_056, 331.3e6), (163_840, 274.7e6)])
 def test_semi2k_sends_for_resnet18_what_was_measured(relu_count: int, sent: float) -> None:
-    assert _estimated(SEMI2K, relu_count).online_bytes == pytest.approx(sent, rel=0.01)
+    assert _online_cost(SEMI2K, relu_count).bytes == pytest.approx(sent, rel=0.01)
 
 
-def _estimated(model: CostModel, relu_count: int) -> Estimate:
+def _online_cost(model: CostModel, relu_count: int) -> Amounts:
     network = resnet18()
     if relu_count < network.relu_count:
         network = thin(cull(network, ["S1"]), stages=["S2"])
     assert network.relu_count == relu_count
-    return model.estimate(layers_of(collapse(network).network))
+    return model.online.total(layers_of(collapse(network).network))

@@ -9,10 +9,10 @@ from operator import attrgetter
 
 import pytest
 
-from deepreduce.cost.fit import Amounts, MeasuredLayer, MeasuredNetwork, fit_model, judge, median_error
+from deepreduce.cost.fit import MeasuredLayer, MeasuredNetwork, fit_model, judge, median_error
 from deepreduce.cost.layers import ADD, RELU, Layer
 from deepreduce.cost.link import LINKS
-from deepreduce.cost.model import CostModel, Phase
+from deepreduce.cost.model import Amounts, CostModel, Phase
 from deepreduce.errors import UserError
 from tests.cost.test_features import conv
 
@@ -40,12 +40,12 @@ def network(name: str, layers: list[Layer], *, noise: float = 0.0, seed: int = 0
     draws = random.Random(seed)
 
     def cost(model: CostModel, layer: Layer) -> MeasuredLayer:
-        one = model.estimate([layer])
+        one = model.online.total([layer])
         return MeasuredLayer(
             layer=layer,
             cost=Amounts(
-                seconds=(one.online_seconds - 0.5) * (1 + noise * draws.uniform(-1, 1)),
-                bytes=one.online_bytes - 160,
+                seconds=(one.seconds - 0.5) * (1 + noise * draws.uniform(-1, 1)),
+                bytes=one.bytes - 160,
                 serial_bytes=one.serial_bytes - 160,
                 messages=one.messages - 1,
             ),
@@ -118,20 +118,18 @@ def test_a_protocol_without_features_and_a_fit_to_nothing_are_refused() -> None:
 
 
 def test_latency_adds_computing_bytes_and_one_way_delays() -> None:
-    estimate = TRUTH.estimate([relu(8, 32)])
-    assert estimate.messages == 41 and estimate.rounds == 20.5
+    cost = TRUTH.online.total([relu(8, 32)])
+    assert cost.messages == 41
     expected = 0.5 + 8_192 * 2e-5 + 0.01 + 8 * (8_192 * 77 + 160) / 400e6 + 41 * 0.02
-    assert estimate.latency(LINKS["wan"]) == pytest.approx(expected)
-    assert estimate.latency(LINKS["loopback"]) == estimate.online_seconds
+    assert cost.latency(LINKS["wan"]) == pytest.approx(expected)
+    assert cost.latency(LINKS["loopback"]) == cost.seconds
 
 
 def test_layers_add_up_to_the_network_but_for_what_a_query_costs_once() -> None:
     layers = WIDE + RELUS
     latency = TRUTH.latency_of(LINKS["lan"])
-    once = TRUTH.estimate([])
-    assert sum(map(latency, layers)) + once.latency(LINKS["lan"]) == pytest.approx(
-        TRUTH.estimate(layers).latency(LINKS["lan"])
-    )
+    once, whole = TRUTH.online.once, TRUTH.online.total(layers)
+    assert sum(map(latency, layers)) + once.latency(LINKS["lan"]) == pytest.approx(whole.latency(LINKS["lan"]))
 
 
 def test_a_model_survives_json_and_what_is_none_is_refused() -> None:

@@ -15,7 +15,7 @@ from deepreduce.plan import ReductionPlan
 from deepreduce.run.outputs import write_tables
 from deepreduce.store.records import RunCosts
 from deepreduce.utils.files import write_json, write_text
-from tests.helpers.report_examples import random_price
+from tests.helpers.report_examples import random_estimate
 
 # ResNet-18 at 32 by 32 pixels
 STAGES = {"S1": (16_384 * 4, 5), "S2": (8192 * 4, 4), "S3": (4096 * 4, 4), "S4": (2048 * 4, 4)}
@@ -73,9 +73,9 @@ def write_run(
         write_json(
             folder / "criticality.json", {"cull_order": order, "criticality": worth, "val_accuracy": accuracies}
         )
-    found = [replace(c, prices={p: random_price(draw.randrange(10**6)) for p in presets}) for c in found]
+    found = [replace(c, cost_estimates={p: random_estimate(draw.randrange(10**6)) for p in presets}) for c in found]
     if presets:
-        RunCosts(models={}, prices={c.plan_id: c.prices for c in found}).write(folder)
+        RunCosts(models={}, cost_estimates={c.plan_id: c.cost_estimates for c in found}).write(folder)
     write_tables(folder, found, stages=list(stages), complete=complete)
     return found
 

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
-from deepreduce.cost.price import KINDS, CostEstimate, Share
+from deepreduce.cost.estimate import KINDS, CostEstimate, Share
 from deepreduce.plan import ReductionPlan
 
 
@@ -35,11 +35,11 @@ def teacher(relu_count: int = 557_056, test_accuracy: float = 0.76) -> Candidate
     return candidate(relu_count, test_accuracy, "full network", plan_id=TEACHER_ID)
 
 
-def priced(network: Candidate, preset: str, price: CostEstimate) -> Candidate:
-    return replace(network, prices={**network.prices, preset: price})
+def with_estimate(network: Candidate, preset: str, estimate: CostEstimate) -> Candidate:
+    return replace(network, cost_estimates={**network.cost_estimates, preset: estimate})
 
 
-def random_price(seed: int) -> CostEstimate:
+def random_estimate(seed: int) -> CostEstimate:
     draw = random.Random(seed)
     return CostEstimate.of(
         [

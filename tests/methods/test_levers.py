@@ -1,4 +1,4 @@
-"""Which levers are pulled for latency and bytes: those that save what the protocol makes dear, and no others."""
+"""Which levers are pulled for latency and bytes: those that save what the protocol makes expensive, and no others."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from functools import partial
 import pytest
 
 from deepreduce.cost.builtin import MODELS
+from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
-from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective
-from deepreduce.cost.preset import Preset, prices_of
-from deepreduce.cost.price import CostEstimate
+from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective, objective_named
+from deepreduce.cost.preset import Preset
 from deepreduce.errors import PlanError
 from deepreduce.methods.base import SearchContext
 from deepreduce.methods.deepreduce import stage_costs
 from deepreduce.methods.levers import LeversOptions, propose_by_levers
-from deepreduce.methods.proposal import Pricing, Proposal, Proposals
+from deepreduce.methods.proposal import Proposal, Proposals
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.network.cost_layers import layers_of
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, collapse, cull_plan, reshape_plan, thin_plan
+from deepreduce.transforms.collapse.costs import CostEstimator, estimate_costs
 
 ORDER = ("S1",)
 
@@ -47,11 +48,11 @@ def found_under(
 
 
 def context(preset: Preset, *, name: str = "latency", **limits: float) -> SearchContext:
-    objective = Objective(name=name, preset=preset.name)
-    price = pricing(preset)
+    objective = objective_named(name, preset.name)
+    estimator = estimator_of(preset)
     return SearchContext(
         budget=NoTrials(), val_images=100, objective=objective, limits=Limits(objective=objective, **limits),
-        price=price, objective_price=price,
+        estimator=estimator, objective_estimator=estimator,
     )  # fmt: skip
 
 
@@ -64,11 +65,11 @@ class NoTrials:
     trial_epochs = pays_in_full = epoch_costs
 
 
-def pricing(preset: Preset) -> Pricing:
-    def price(network: Network) -> Mapping[str, CostEstimate]:
-        return prices_of(network, [preset])
+def estimator_of(preset: Preset) -> CostEstimator:
+    def estimate(network: Network) -> Mapping[str, CostEstimate]:
+        return estimate_costs(network, [preset])
 
-    return price
+    return estimate
 
 
 # -- what pays under what -----------------------------------------------------------------------------------
@@ -103,13 +104,13 @@ def test_where_relus_are_dear_each_lever_pays() -> None:
     ],
 )
 def test_every_lever_of_every_network_pays(preset: str, name: str) -> None:
-    """Taken back one at a time from the network's own label, and priced by hand."""
+    """Taken back one at a time from the network's own label, and estimated by hand."""
     model, link = preset.split("-")
     chosen = Preset(model=MODELS[model], link=LINKS[link])
-    objective = Objective(name=name, preset=preset)
+    objective = objective_named(name, preset)
     original = network()
     for proposal in found_under(chosen, name=name).networks:
-        assert proposal.prices == prices_of(apply_plan(original, proposal.plan), [chosen])
+        assert proposal.cost_estimates == estimate_costs(apply_plan(original, proposal.plan), [chosen])
         cost = objective.cost(proposal)
         for other in with_one_lever_less(original, proposal.label):
             assert cost <= 0.951 * best_cost(original, other, chosen, objective), proposal.label
@@ -163,9 +164,8 @@ def best_cost(original: Network, plan: ReductionPlan, preset: Preset, objective:
             continue
         model, link = preset.model, preset.link
         layers = layers_of(collapse(reduced, cost=model.latency_of(link)).network)
-        estimate = model.estimate(layers)
-        sent = estimate.online_bytes + estimate.offline_bytes
-        costs.append(estimate.latency(link) if objective.name == "latency" else sent)
+        online, offline = model.online.total(layers), model.offline.total(layers)
+        costs.append(online.latency(link) if objective.name == "latency" else online.bytes + offline.bytes)
     return min(costs)
 
 
@@ -200,7 +200,7 @@ def test_networks_over_the_limit_take_no_place_of_those_within_it() -> None:
 
 
 def _latency(preset: Preset, proposal: Proposal) -> float:
-    return proposal.prices[preset.name].latency
+    return proposal.cost_estimates[preset.name].latency
 
 
 def test_levers_that_save_too_little_are_not_pulled() -> None:
@@ -224,7 +224,7 @@ def test_a_lever_that_changes_nothing_takes_no_network_away() -> None:
 def test_no_two_networks_are_the_same_and_each_costs_less_than_the_original() -> None:
     preset = Preset(model=MODELS["cheetah"], link=LINKS["lan"])
     found = found_under(preset).networks
-    whole = prices_of(network(), [preset])[preset.name].latency
+    whole = estimate_costs(network(), [preset])[preset.name].latency
     assert len({p.plan_id for p in found}) == len(found)
     assert all(_latency(preset, p) < whole for p in found)
 
@@ -236,11 +236,11 @@ def test_a_stage_costs_what_the_network_is_cheaper_without_it() -> None:
     original = network()
     assert stage_costs(original, COUNT_OF_RELUS, dict) == original.stage_relu_counts  # type: ignore[arg-type]
     preset = costing(comparisons=1e-6, query=1.0)
-    costs = stage_costs(original, Objective(name="latency", preset=preset.name), pricing(preset))
+    costs = stage_costs(original, objective_named("latency", preset.name), estimator_of(preset))
     assert costs == {stage: pytest.approx(1e-6 * count) for stage, count in original.stage_relu_counts.items()}
 
 
 def test_a_stage_that_costs_next_to_nothing_can_still_be_ranked() -> None:
     preset = costing(query=1.0)
-    costs = stage_costs(network(), Objective(name="latency", preset=preset.name), pricing(preset))
+    costs = stage_costs(network(), objective_named("latency", preset.name), estimator_of(preset))
     assert all(cost > 0 for cost in costs.values())

@@ -37,7 +37,7 @@ class OneStage:
     Options = OneStageOptions
 
     def search(self, network, options, context):
-        collected = Collector(network, context.price)
+        collected = Collector(network, context.estimator)
         for stage in network.stages[: options.tries]:
             collected.add_plan(cull_plan(network, [stage]), f"without {stage}")
         requests = [TrainingRequest(proposal=p, epochs=1.0) for p in collected.found]

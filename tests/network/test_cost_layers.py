@@ -15,9 +15,10 @@ from deepreduce.cost.builtin import MODELS
 from deepreduce.cost.features import product_of
 from deepreduce.cost.layers import Layer
 from deepreduce.cost.link import LINKS
-from deepreduce.cost.preset import preset_named, prices_of
+from deepreduce.cost.preset import preset_named
 from deepreduce.network import Network, trace_network
 from deepreduce.network.cost_layers import layers_of
+from deepreduce.transforms.collapse.costs import estimate_costs
 from tests.helpers.zoo import TOYS, WRITTEN
 
 
@@ -35,11 +36,11 @@ def nameless(network: Network) -> list[Layer]:
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_a_network_of_functions_has_the_layers_and_prices_of_the_one_of_modules(name: str) -> None:
+def test_a_network_of_functions_has_the_layers_and_costs_of_the_one_of_modules(name: str) -> None:
     modules, functions = (trace_network(build().eval(), (3, 16, 16)) for build in WRITTEN[name])
     assert nameless(functions) == nameless(modules)
     presets = [preset_named(f"{model}-{link}") for model in MODELS for link in LINKS]
-    assert prices_of(functions, presets) == prices_of(modules, presets)
+    assert estimate_costs(functions, presets) == estimate_costs(modules, presets)
 
 
 class Called(nn.Module):

@@ -36,15 +36,15 @@ TRUTH = CostModel(
 def made_up(network: Network, images: Tensor, *, protocol: str, repeats: int, timeout_s: float) -> PrivateRun:
     layers = []
     for layer in layers_of(prepare(network)):
-        cost = TRUTH.estimate([layer])
-        seconds = Spread.of([cost.online_seconds] * repeats)
+        cost = TRUTH.online.total([layer])
+        seconds = Spread.of([cost.seconds] * repeats)
         layers.append(
             LayerCost(
                 name=layer.name,
                 kind="any",
                 seconds=seconds,
-                bytes=round(cost.online_bytes),
-                serial_bytes=round(cost.online_bytes / 2),
+                bytes=round(cost.bytes),
+                serial_bytes=round(cost.bytes / 2),
                 sent_messages=round(cost.messages),
                 messages=round(cost.messages),
             )

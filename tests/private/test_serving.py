@@ -22,7 +22,6 @@ import pytest
 import torch
 
 from deepreduce.cost.link import LINKS
-from deepreduce.cost.preset import collapse_cost
 from deepreduce.errors import RunError, UserError
 from deepreduce.private import serving
 from deepreduce.private.lowering.aten_graph import prepare
@@ -32,6 +31,7 @@ from deepreduce.private.parties.wire import ClosedError, Message, MessageError, 
 from deepreduce.private.protocol import PROTOCOLS, SERVER
 from deepreduce.private.serving import ServerInfo, listening, serve, session
 from deepreduce.store.checkpoint import SavedNetwork
+from deepreduce.transforms.collapse.costs import collapse_cost
 from tests.helpers import REPOSITORY
 from tests.helpers.plain_engine import lowered
 from tests.helpers.private_networks import images, needs_engine, parties_left, saved_network, small_resnet

@@ -368,7 +368,7 @@ def test_another_cost_has_its_own_frontier_everywhere(browser: Browser, costed: 
     browser.open(folder / "report.html")
     choose(browser, "#axis", "latency cheetah-lan")
     browser.wait_for("return document.getElementById('status').textContent.includes('cheetah over lan')")
-    latency = {c.plan_id: c.prices["cheetah-lan"].latency for c in candidates if c.measurement}
+    latency = {c.plan_id: c.cost_estimates["cheetah-lan"].latency for c in candidates if c.measurement}
     accuracy = {c.plan_id: c.measurement.val_accuracy for c in candidates if c.measurement}
     front = {a for a in latency if not any(latency[b] <= latency[a] and accuracy[b] > accuracy[a] for b in latency)}
     shown = browser.points()
@@ -394,7 +394,9 @@ def test_bars_show_where_the_seconds_and_bytes_go(browser: Browser, costed: tupl
     folder, candidates = costed
     browser.open(folder / "report.html")
     choose(browser, "#preset", "measured-semi2k-loopback")
-    by_label = {"teacher" if c.is_teacher else c.label: c.prices["measured-semi2k-loopback"] for c in candidates}
+    by_label = {
+        "teacher" if c.is_teacher else c.label: c.cost_estimates["measured-semi2k-loopback"] for c in candidates
+    }
     assert len(by_label) == len(candidates)
     rows = browser.find_all("#costs-table tbody tr")
     assert len(rows) >= 2

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
-from deepreduce.cost.objective import Objective
-from deepreduce.cost.price import CostEstimate, Share
+from deepreduce.cost.estimate import CostEstimate, Share
+from deepreduce.cost.objective import objective_named
 from deepreduce.errors import UserError
 from deepreduce.frontier import pareto_front
 from deepreduce.plan import ReductionPlan
 from deepreduce.report.tables import candidates_csv, frontier_csv, frontier_table, read_candidates_csv
-from tests.helpers.report_examples import candidate, failed, priced, random_price, random_run, teacher
+from tests.helpers.report_examples import candidate, failed, random_estimate, random_run, teacher, with_estimate
 
 FIRST_COLUMNS = "plan_id,relu_count,val_accuracy,test_accuracy,train_seconds"
 """Others script against these."""
@@ -289,33 +289,33 @@ def test_an_unmeasured_teacher_or_candidate_has_no_table() -> None:
 
 
 def test_each_preset_has_its_columns_and_what_is_not_known_is_empty() -> None:
-    lan, wan = random_price(1), random_price(2)
-    one = priced(priced(teacher(), "delphi-wan", wan), "cheetah-lan", lan)
-    run = [one, priced(candidate(1000, 0.5, plan_id="p"), "cheetah-lan", wan)]
+    lan, wan = random_estimate(1), random_estimate(2)
+    one = with_estimate(with_estimate(teacher(), "delphi-wan", wan), "cheetah-lan", lan)
+    run = [one, with_estimate(candidate(1000, 0.5, plan_id="p"), "cheetah-lan", wan)]
     full, small = rows_of(candidates_csv(run, stages=["S1"]))
-    for row, preset, price in ((full, "cheetah-lan", lan), (full, "delphi-wan", wan), (small, "cheetah-lan", wan)):
+    for row, preset, estimate in ((full, "cheetah-lan", lan), (full, "delphi-wan", wan), (small, "cheetah-lan", wan)):
         found = [float(row[f"{name}_{preset}"]) for name in ("latency", "online_bytes", "offline_bytes", "rounds")]
-        expected = [price.latency, price.online_bytes, price.offline_bytes, price.rounds]
+        expected = [estimate.latency, estimate.online_bytes, estimate.offline_bytes, estimate.rounds]
         assert found == pytest.approx(expected, rel=1e-5, abs=0.5)
-        assert float(row[f"offline_seconds_{preset}"]) == pytest.approx(price.offline_seconds, rel=1e-5)
+        assert float(row[f"offline_seconds_{preset}"]) == pytest.approx(estimate.offline_seconds, rel=1e-5)
     assert {row for name, row in small.items() if name.endswith("_delphi-wan")} == {""}
 
 
 def test_a_file_with_costs_is_read_without_them() -> None:
-    text = candidates_csv([priced(teacher(), "cheetah-lan", random_price(1))], stages=["S1"])
+    text = candidates_csv([with_estimate(teacher(), "cheetah-lan", random_estimate(1))], stages=["S1"])
     assert read_candidates_csv(text) == [teacher()]
 
 
 def test_the_table_leads_with_the_objective() -> None:
-    objective = Objective(name="latency", preset="cheetah-lan")
+    objective = objective_named("latency", "cheetah-lan")
     fast = CostEstimate.of([Share(kind="ReLU", compute_seconds=0.5)])
     middle = CostEstimate.of([Share(kind="ReLU", compute_seconds=1.0)])
     slow = CostEstimate.of([Share(kind="ReLU", compute_seconds=4.0)])
-    full = priced(teacher(), "cheetah-lan", slow)
+    full = with_estimate(teacher(), "cheetah-lan", slow)
     # more ReLUs, and yet faster than the other one
     points = [
-        priced(candidate(50_000, 0.6, plan_id="quick"), "cheetah-lan", fast),
-        priced(candidate(10_000, 0.7, plan_id="tight"), "cheetah-lan", middle),
+        with_estimate(candidate(50_000, 0.6, plan_id="quick"), "cheetah-lan", fast),
+        with_estimate(candidate(10_000, 0.7, plan_id="tight"), "cheetah-lan", middle),
         full,
     ]
     lines = frontier_table(points, teacher=full, objective=objective).splitlines()

@@ -15,13 +15,14 @@ from deepreduce.api import redraw
 from deepreduce.cli.main import MISTAKE, run_command
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
-from deepreduce.cost.preset import preset_named, prices_of, save_calibration
+from deepreduce.cost.preset import preset_named, save_calibration
 from deepreduce.errors import CheckpointError, UserError
 from deepreduce.private.lowering.program import KINDS, REVEAL
-from deepreduce.private.result import price_of_run
+from deepreduce.private.result import cost_of_run
 from deepreduce.run.page import page_contents
 from deepreduce.run.read import read_run
 from deepreduce.store.names import private_run
+from deepreduce.transforms.collapse.costs import estimate_costs
 from deepreduce.utils.files import write_json
 from tests.helpers.runs import RICH, TINY
 
@@ -52,10 +53,10 @@ def test_every_network_has_its_costs_under_every_preset_in_the_table(finished: d
     assert 1 < len(rows) <= 1 + 5
     presets = [preset_named(name) for name in ("delphi-lan", "cheetah-wan")]
     for network in [finished.teacher, *finished.candidates]:
-        priced = prices_of(deepreduce.trace(network.model, (1, 8, 8)), presets)
-        for name, price in priced.items():
-            assert float(rows[network.plan_id][f"latency_{name}"]) == pytest.approx(price.latency, rel=1e-5)
-            assert float(rows[network.plan_id][f"online_bytes_{name}"]) == pytest.approx(price.online_bytes, abs=1)
+        costs = estimate_costs(deepreduce.trace(network.model, (1, 8, 8)), presets)
+        for name, estimate in costs.items():
+            assert float(rows[network.plan_id][f"latency_{name}"]) == pytest.approx(estimate.latency, rel=1e-5)
+            assert float(rows[network.plan_id][f"online_bytes_{name}"]) == pytest.approx(estimate.online_bytes, abs=1)
 
 
 def test_probes_that_are_candidates_keep_their_costs(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_probes_that_are_candidates_keep_their_costs(tmp_path: Path) -> None:
     result = deepreduce.optimize(out=tmp_path / "run", settings=["data.train_limit=100"], **values)
     probes = [n.plan_id for n in result.candidates if n.folder.parent.name == "probes"]
     assert probes
-    kept = {c.plan_id: set(c.prices) for c in read_run(result.folder)}
+    kept = {c.plan_id: set(c.cost_estimates) for c in read_run(result.folder)}
     assert all(kept[name] == {"delphi-lan", "cheetah-wan"} for name in (*probes, *kept))
     again = deepreduce.load_result(result.folder)
     assert {n.plan_id for n in again.frontier} == {n.plan_id for n in result.frontier}
@@ -84,8 +85,8 @@ def test_the_frontier_is_that_of_latency(finished: deepreduce.Result) -> None:
 
 
 def test_the_best_within_a_latency(finished: deepreduce.Result) -> None:
-    cheapest = min(finished.frontier, key=lambda n: n.prices["delphi-lan"].latency)
-    budget = cheapest.prices["delphi-lan"].latency
+    cheapest = min(finished.frontier, key=lambda n: n.cost_estimates["delphi-lan"].latency)
+    budget = cheapest.cost_estimates["delphi-lan"].latency
     assert finished.best(max_cost=budget).plan_id == cheapest.plan_id
     with pytest.raises(UserError, match="no candidate has at most"):
         finished.best(max_cost=budget / 2)
@@ -94,8 +95,8 @@ def test_the_best_within_a_latency(finished: deepreduce.Result) -> None:
 def test_a_run_reads_back_with_its_objective_and_costs(finished: deepreduce.Result) -> None:
     again = deepreduce.load_result(finished.folder)
     assert again.objective == finished.objective and again.table() == finished.table()
-    assert [n.prices for n in again.candidates] == [
-        {p: finished_by_id(finished)[n.plan_id].prices[p] for p in n.prices} for n in again.candidates
+    assert [n.cost_estimates for n in again.candidates] == [
+        {p: finished_by_id(finished)[n.plan_id].cost_estimates[p] for p in n.cost_estimates} for n in again.candidates
     ]
     told = json.loads(json.dumps(again.to_json()))
     assert told["objective"] == {"name": "latency", "preset": "delphi-lan"}
@@ -123,12 +124,12 @@ def test_a_dry_run_lists_the_networks_of_the_run_by_their_cost(finished: deepred
 
 def test_a_run_tries_no_network_over_the_highest_cost(finished: deepreduce.Result) -> None:
     config = deepreduce.load_config(finished.folder / "config.yaml")
-    costs = sorted(c.prices["delphi-lan"].latency for c in finished.candidates)
+    costs = sorted(c.cost_estimates["delphi-lan"].latency for c in finished.candidates)
     limited = deepreduce.dry_run(
         deepreduce.load_config(values=config.model_dump(), settings=[f"max_cost={costs[1]}"])
     )
     assert limited.schedule.candidates
-    assert all(c.prices["delphi-lan"].latency <= costs[1] for c in limited.schedule.candidates)
+    assert all(c.cost_estimates["delphi-lan"].latency <= costs[1] for c in limited.schedule.candidates)
 
 
 def test_a_dry_run_says_what_its_costs_are_of_and_names_the_dealer() -> None:
@@ -144,14 +145,14 @@ def test_other_presets_may_be_asked_for_when_a_run_goes_on_but_no_other_objectiv
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
     again = optimized(folder, presets=["semi2k-lan"])
-    assert set(again.teacher.prices) == {"delphi-lan", "semi2k-lan"}
+    assert set(again.teacher.cost_estimates) == {"delphi-lan", "semi2k-lan"}
     assert [n.plan_id for n in again.candidates] == [n.plan_id for n in finished.candidates]
     with pytest.raises(UserError, match=r"cost\.protocol"):
         optimized(folder, protocol="cheetah")
 
 
 def test_a_run_goes_on_with_the_model_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though the user has calibrated anew: other prices would be other networks."""
+    """Though the user has calibrated anew: other estimates would choose other networks."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def calibrate(seconds: float) -> None:
@@ -163,9 +164,11 @@ def test_a_run_goes_on_with_the_model_that_it_began_with(tmp_path: Path, monkeyp
     first = optimized(tmp_path / "run", protocol="mine-cheetah", presets=[], networks=2)
     calibrate(5.0)
     again = optimized(tmp_path / "run", protocol="mine-cheetah", presets=[], networks=2)
-    assert again.teacher.prices == first.teacher.prices
-    fresh = prices_of(deepreduce.trace(first.teacher.model, (1, 8, 8)), [preset_named("mine-cheetah-lan")])
-    assert fresh["mine-cheetah-lan"].latency == pytest.approx(5e6 * first.teacher.prices["mine-cheetah-lan"].latency)
+    assert again.teacher.cost_estimates == first.teacher.cost_estimates
+    fresh = estimate_costs(deepreduce.trace(first.teacher.model, (1, 8, 8)), [preset_named("mine-cheetah-lan")])
+    assert fresh["mine-cheetah-lan"].latency == pytest.approx(
+        5e6 * first.teacher.cost_estimates["mine-cheetah-lan"].latency
+    )
 
 
 # -- other axes, and what was measured ------------------------------------------------------------------------
@@ -194,10 +197,10 @@ def measured(finished: deepreduce.Result, tmp_path: Path) -> deepreduce.Result:
 
 
 def test_a_measured_network_has_its_costs_over_every_link(measured: deepreduce.Result) -> None:
-    assert set(measured.teacher.prices) == {
+    assert set(measured.teacher.cost_estimates) == {
         "delphi-lan", "cheetah-wan", *(f"measured-cheetah-{link}" for link in LINKS)
     }  # fmt: skip
-    loopback, lan = (measured.teacher.prices[f"measured-cheetah-{link}"] for link in ("loopback", "lan"))
+    loopback, lan = (measured.teacher.cost_estimates[f"measured-cheetah-{link}"] for link in ("loopback", "lan"))
     assert loopback.latency == pytest.approx(1.5)
     # 3 Gbps and 0.15 ms one way
     assert lan.latency == pytest.approx(1.5 + 8 * (3e8 + 400) / 3e9 + 22 * 0.15e-3)
@@ -221,7 +224,7 @@ def test_the_page_offers_every_cost_that_is_known(measured: deepreduce.Result) -
     assert data["axis"] == "latency delphi-lan"
     keys = {axis["key"] for axis in data["axes"]}
     assert keys == {"relus"} | {
-        f"{name} {preset}" for name in ("latency", "bytes") for preset in measured.teacher.prices
+        f"{name} {preset}" for name in ("latency", "bytes") for preset in measured.teacher.cost_estimates
     }
     by_key = {axis["key"]: axis for axis in data["axes"]}
     assert set(by_key["latency delphi-lan"]["front"]) == {n.plan_id for n in measured.frontier}
@@ -236,7 +239,7 @@ def test_a_preset_that_is_not_known_is_refused(
     assert run_command(["plot", str(measured.folder), "--preset", "cheetah-lan"]) == MISTAKE
     assert "unknown preset of this run 'cheetah-lan'; did you mean 'cheetah-wan'" in capsys.readouterr().err
     assert run_command(["plot", str(measured.folder), "--objective", "relus", "--preset", "cheetah-wan"]) == MISTAKE
-    assert "a ReLU count is none's" in capsys.readouterr().err
+    assert "relus is a cost under no protocol" in capsys.readouterr().err
 
 
 def test_a_run_without_costs_says_how_to_get_some(finished: deepreduce.Result, tmp_path: Path) -> None:
@@ -246,7 +249,7 @@ def test_a_run_without_costs_says_how_to_get_some(finished: deepreduce.Result, t
     text = (folder / "config.yaml").read_text()
     without = text.replace("objective: latency", "objective: relus").replace("protocol: delphi", "protocol: null")
     (folder / "config.yaml").write_text(without)
-    assert all(not c.prices for c in read_run(folder))
+    assert all(not c.cost_estimates for c in read_run(folder))
     with pytest.raises(UserError, match=r"no known costs but their ReLUs; .*--preset cheetah-lan"):
         redraw(folder, objective="latency")
 
@@ -261,19 +264,19 @@ def test_a_corrupt_measurement_is_named(measured: deepreduce.Result) -> None:
 def test_every_kind_of_layer_of_a_measurement_has_its_place(kind: str) -> None:
     layer = {"kind": kind, "seconds": {"median": 0.5}, "serial_bytes": 8, "bytes": 16, "messages": 2}
     totals = {"seconds": {"median": 0.75}, "serial_bytes": 8, "bytes": 16, "messages": 2}
-    price = price_of_run({**totals, "layers": [layer]}, LINKS["loopback"])
-    assert price.latency == pytest.approx(0.75) and (price.bytes, price.rounds) == (16, 1)
+    cost = cost_of_run({**totals, "layers": [layer]}, LINKS["loopback"])
+    assert cost.latency == pytest.approx(0.75) and (cost.bytes, cost.rounds) == (16, 1)
 
 
 def test_a_measurement_costs_what_a_query_did_though_its_layers_add_up_to_something_else() -> None:
     """A refill of oblivious transfers comes in another layer each time, and is in no layer's median."""
     layer = {"kind": "relu", "seconds": {"median": 0.5}, "serial_bytes": 50, "bytes": 100, "messages": 10}
     run = {"seconds": {"median": 0.9}, "serial_bytes": 130, "bytes": 260, "messages": 2_020, "layers": [layer, layer]}
-    price = price_of_run(run, LINKS["wan"])
-    assert price.latency == pytest.approx(0.9 + 8 * 130 / 400e6 + 2_020 * 0.02)
-    assert price.bytes == 260 and price.rounds == 1_010
-    shares = {share.kind: share for share in price.shares}
+    cost = cost_of_run(run, LINKS["wan"])
+    assert cost.latency == pytest.approx(0.9 + 8 * 130 / 400e6 + 2_020 * 0.02)
+    assert cost.bytes == 260 and cost.rounds == 1_010
+    shares = {share.kind: share for share in cost.shares}
     # the layers' medians come to more seconds than a query's, and to fewer messages and bytes
     assert shares["ReLU"].compute_seconds == pytest.approx(0.9) and shares["other"].compute_seconds == 0
     assert shares["ReLU"].rounds == 10 and shares["other"].rounds == 1_000
-    assert all(amount >= 0 for amounts in price.to_json().values() for amount in amounts.values())
+    assert all(amount >= 0 for amounts in cost.to_json().values() for amount in amounts.values())

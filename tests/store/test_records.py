@@ -10,20 +10,20 @@ from deepreduce.cost.builtin import MODELS
 from deepreduce.errors import CheckpointError
 from deepreduce.methods.proposal import StageCriticality
 from deepreduce.store.records import RunCosts, read_costs, read_criticality, read_execution_plan, write_criticality
-from tests.helpers.report_examples import random_price
+from tests.helpers.report_examples import random_estimate
 
 
 def test_costs_read_back_as_they_were(tmp_path: Path) -> None:
-    prices = {"teacher": {"cheetah-lan": random_price(0)}, "abc": {"cheetah-lan": random_price(1)}}
-    costs = RunCosts(models={"cheetah": MODELS["cheetah"]}, prices=prices)
+    estimates = {"teacher": {"cheetah-lan": random_estimate(0)}, "abc": {"cheetah-lan": random_estimate(1)}}
+    costs = RunCosts(models={"cheetah": MODELS["cheetah"]}, cost_estimates=estimates)
     costs.write(tmp_path)
     assert read_costs(tmp_path) == costs
 
 
 def test_a_run_without_costs_has_none_and_corrupt_ones_are_named(tmp_path: Path) -> None:
-    assert read_costs(tmp_path) == RunCosts(models={}, prices={})
-    no_model, no_price = '{"models": {"x": {}}, "prices": {}}', '{"models": {}, "prices": {"a": {"b": {}}}}'
-    for text in ("{", "{}", "[]", no_model, no_price):
+    assert read_costs(tmp_path) == RunCosts(models={}, cost_estimates={})
+    no_model, no_estimate = '{"models": {"x": {}}, "prices": {}}', '{"models": {}, "prices": {"a": {"b": {}}}}'
+    for text in ("{", "{}", "[]", no_model, no_estimate):
         (tmp_path / "costs.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"costs\.json"):
             read_costs(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepreduce.utils.format import duration, short_bytes, short_count, short_seconds
+from deepreduce.utils.format import BYTES, COUNT, SECONDS, duration
 
 UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
@@ -18,17 +18,17 @@ def value_of(text: str) -> float:
 
 @given(st.floats(1e-3, 1e5))
 def test_seconds_are_told_to_three_digits(seconds: float) -> None:
-    assert value_of(short_seconds(seconds)) == pytest.approx(seconds, rel=0.005)
+    assert value_of(SECONDS.text(seconds)) == pytest.approx(seconds, rel=0.005)
 
 
 @given(st.floats(1e3, 1e14))
 def test_bytes_are_told_to_three_digits(count: float) -> None:
-    assert value_of(short_bytes(count)) == pytest.approx(count, rel=0.005)
+    assert value_of(BYTES.text(count)) == pytest.approx(count, rel=0.005)
 
 
 @given(st.integers(0, 10**9))
 def test_what_is_shown_is_short(value: int) -> None:
-    assert max(len(short_count(value)), len(short_bytes(value)), len(short_seconds(value / 1e4))) <= 10
+    assert max(len(COUNT.text(value)), len(BYTES.text(value)), len(SECONDS.text(value / 1e4))) <= 10
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_what_is_shown_is_short(value: int) -> None:
     [(0, "0 s"), (0.0042, "4.2 ms"), (0.112, "0.112 s"), (8.49, "8.49 s"), (51.6, "51.6 s"), (3600, "60 min")],
 )
 def test_seconds_have_the_unit_that_people_use(seconds: float, text: str) -> None:
-    assert short_seconds(seconds) == text
+    assert SECONDS.text(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (512, "512 B"), (1_210_000, "1.21 MB"), (999_999, "1 MB"), (10.6e9, "10.6 GB")]
 )
 def test_bytes_have_a_decimal_unit(count: float, text: str) -> None:
-    assert short_bytes(count) == text
+    assert BYTES.text(count) == text
 
 
 @pytest.mark.parametrize(

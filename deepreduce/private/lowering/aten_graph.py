@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from deepreduce.network import Network
 from deepreduce.network.network import SITE
 from deepreduce.transforms import collapse
-from deepreduce.transforms.collapse.choose import LayerCost, macs
+from deepreduce.transforms.collapse.choose import LayerCostFunction, macs
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _LAYER = "source_fn_stack"
 """The key of a node's meta that torch hands on from a node to the operations it executes, in every version."""
 
 
-def prepare(network: Network, *, cost: LayerCost = macs) -> Network:
+def prepare(network: Network, *, cost: LayerCostFunction = macs) -> Network:
     """The network as it is to be run: a copy in evaluation mode on the CPU, in float32, its linear regions collapsed.
 
     They are where that lowers `cost`, which prices one layer. Batch-norms that no convolution takes in stay. A region

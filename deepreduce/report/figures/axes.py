@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
-from deepreduce.cost.objective import RELUS, Objective
+from deepreduce.cost.objective import Objective
 from deepreduce.report.figures.style import GREY, GRID, INK, TEXT_SIZE
 
 _LEAST_DECADES = 0.5
@@ -51,7 +51,7 @@ class CostAxis:
         low = min(positive) / 10 ** (left + missing / 2)
         high = max(positive) * 10 ** (right + missing / 2)
         zero = low / 10 ** (0.1 * max(spread, 0.3)) if 0 in costs else None
-        ticks = _ticks(low, high, whole=objective.name == RELUS)
+        ticks = _ticks(low, high, whole=objective.is_whole)
         return cls(objective=objective, low=low, high=high, zero=zero, ticks=ticks)
 
     @property

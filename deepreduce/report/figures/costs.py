@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
-from deepreduce.cost.price import KINDS, CostEstimate, Share
+from deepreduce.cost.estimate import KINDS, CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.report.figures.style import (
     DPI,
@@ -24,7 +24,7 @@ from deepreduce.report.figures.style import (
     blank_figure,
     one_line,
 )
-from deepreduce.utils.format import short_bytes, short_seconds
+from deepreduce.utils.format import BYTES, SECONDS
 
 _EDGE, _GUTTER, _ROW = 0.15, 0.3, 0.3  # in inches
 _HEAD, _FOOT = 0.95, 0.35
@@ -42,7 +42,7 @@ class CostRow:
     """A row of `costs_figure`: a network and the cost of one image."""
 
     label: str
-    price: CostEstimate
+    estimate: CostEstimate
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class _Panel:
     parts: Sequence[tuple[str, str, Callable[[CostEstimate], float]]]
     text: Callable[[float], str]
 
-    def total(self, price: CostEstimate) -> float:
-        return sum(amount(price) for _, _, amount in self.parts)
+    def total(self, estimate: CostEstimate) -> float:
+        return sum(amount(estimate) for _, _, amount in self.parts)
 
 
 def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "") -> Figure:
@@ -66,7 +66,7 @@ def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "") -> Figu
     """
     if not rows:
         raise UserError("there are no networks whose costs to draw; give at least one row")
-    panels = _panels(any(row.price.offline_seconds for row in rows))
+    panels = _panels(any(row.estimate.offline_seconds for row in rows))
     bars = (_PANEL + _GUTTER) * len(panels) - _GUTTER
     figure = blank_figure(2 * _EDGE + _LABEL_WIDTHS[1] + bars)
     ruler = Ruler(figure)
@@ -105,7 +105,7 @@ def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "") -> Figu
 def _panels(has_offline: bool) -> list[_Panel]:
     def by_kind(of: Callable[[Share], float]) -> list[tuple[str, str, Callable[[CostEstimate], float]]]:
         return [
-            (kind, colour, lambda price, kind=kind: sum(of(s) for s in price.shares if s.kind == kind))  # type: ignore[misc]
+            (kind, colour, lambda estimate, kind=kind: sum(of(s) for s in estimate.shares if s.kind == kind))  # type: ignore[misc]
             for kind, colour in zip(KINDS, _KIND_COLOURS, strict=True)
         ]
 
@@ -115,22 +115,22 @@ def _panels(has_offline: bool) -> list[_Panel]:
         ("waiting", lambda share: share.waiting_seconds),
     ]
     by_cause = [
-        (name, colour, lambda price, of=of: sum(of(share) for share in price.shares))
+        (name, colour, lambda estimate, of=of: sum(of(share) for share in estimate.shares))
         for (name, of), colour in zip(causes, _CAUSE_COLOURS, strict=True)
     ]
     panels = [
-        _Panel("Latency, by layers", by_kind(lambda share: share.seconds), short_seconds),
-        _Panel("Latency, by cause", by_cause, short_seconds),
-        _Panel("Bytes" + (", offline too" if has_offline else ""), by_kind(lambda share: share.bytes), short_bytes),
+        _Panel("Latency, by layers", by_kind(lambda share: share.seconds), SECONDS.text),
+        _Panel("Latency, by cause", by_cause, SECONDS.text),
+        _Panel("Bytes" + (", offline too" if has_offline else ""), by_kind(lambda share: share.bytes), BYTES.text),
     ]
     if has_offline:
-        panels.append(_Panel("Offline seconds", by_kind(lambda share: share.offline_seconds), short_seconds))
+        panels.append(_Panel("Offline seconds", by_kind(lambda share: share.offline_seconds), SECONDS.text))
     return panels
 
 
 def _draw_panel(axes: Axes, panel: _Panel, rows: Sequence[CostRow], *, ruler: Ruler, inches: float) -> None:
-    most = max(panel.total(row.price) for row in rows) or 1.0
-    texts = [panel.text(panel.total(row.price)) for row in rows]
+    most = max(panel.total(row.estimate) for row in rows) or 1.0
+    texts = [panel.text(panel.total(row.estimate)) for row in rows]
     text_width = max(ruler.extent(text, SMALL_SIZE)[0] for text in texts) / DPI + 0.08
     room = max(inches - text_width, 0.2 * inches)
     axes.set_xlim(0, most * inches / room)
@@ -138,7 +138,7 @@ def _draw_panel(axes: Axes, panel: _Panel, rows: Sequence[CostRow], *, ruler: Ru
     for r, (row, text) in enumerate(zip(rows, texts, strict=True)):
         start = 0.0
         for name, colour, amount in panel.parts:
-            width = amount(row.price)
+            width = amount(row.estimate)
             axes.add_patch(
                 Rectangle((start, r + (1 - _BAR) / 2), width, _BAR, facecolor=colour, linewidth=0, gid=f"bar-{name}")
             )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from deepreduce.candidate import Candidate
-from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Objective
+from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
 from deepreduce.report.figures.axes import CostAxis, Spot, draw_axes
@@ -55,13 +55,13 @@ def frontier_figure(
     with network and cost; if the labels do not all fit next to their points, the points are numbered and a table
     below the plot explains the numbers. Other measured candidates are faint; those far below the frontier are left
     out and counted. Failed candidates and those of unknown cost are absent. A network without ReLUs is drawn left of
-    a break in the axis of ReLUs. `published` points are drawn if the objective is ReLUs. The height depends on the
+    a break in the axis of ReLUs. `published` points of known cost are drawn. The height depends on the
     content. Raises `UserError` for a candidate of `front` without a measurement or cost, and for a width below 5
     inches.
     """
     if width_inches < 5:
         raise UserError(f"width_inches is {width_inches!r}; a frontier needs at least 5 inches")
-    content = _Content.of(candidates, front, published if objective.name == RELUS else (), objective)
+    content = _Content.of(candidates, front, [p for p in published if objective.knows(p)], objective)
     figure = blank_figure(width_inches)
     axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
     scale = CostAxis.of([spot.cost for spot in content.spots], objective)
@@ -107,7 +107,7 @@ class _Content:
         others = [spot for spot in rest if spot.percent >= floor]
         literature: dict[str, list[Spot]] = {method: [] for method in sorted({p.method for p in published})}
         for p in published:
-            literature[p.method].append(Spot(cost=p.relu_count, percent=100 * p.test_accuracy))
+            literature[p.method].append(Spot(cost=objective.cost(p), percent=100 * p.test_accuracy))
         return cls(
             objective=objective,
             points=points,

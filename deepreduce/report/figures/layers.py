@@ -25,7 +25,7 @@ from deepreduce.report.figures.style import (
     blank_figure,
     one_line,
 )
-from deepreduce.utils.format import short_count
+from deepreduce.utils.format import COUNT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def layers_figure(
     figure = blank_figure(width_inches)
     ruler = Ruler(figure)
     names = [_label(row.label) for row in rows]
-    counts = [short_count(row.relu_count) for row in rows]
+    counts = [COUNT.text(row.relu_count) for row in rows]
     name_width = max((ruler.extent(n, LABEL_SIZE)[0] / DPI for n in names), default=0.0)
     count_width = max((ruler.extent(c, LABEL_SIZE, weight="bold")[0] / DPI for c in counts), default=0.0)
     left = _EDGE + name_width + 0.15 + count_width + 0.1
@@ -155,7 +155,7 @@ def _site_names(sites: Sequence[_Site], cell: float) -> tuple[list[str], float]:
 
 
 def _draw_cells(axes: Axes, rows: Sequence[LayerRow], sites: Sequence[_Site], *, cell: float, ruler: Ruler) -> None:
-    texts = [[short_count(row.kept.get(name, 0)) for name, _, _ in sites] for row in rows]
+    texts = [[COUNT.text(row.kept.get(name, 0)) for name, _, _ in sites] for row in rows]
     widest = max((ruler.extent(t, 6.5)[0] / DPI for t in {t for line in texts for t in line}), default=0.0)
     number_size = min(7.0, 6.5 * 0.86 * cell / widest) if widest else 0.0
     is_wide = cell >= 0.12  # the outlines of narrower cells would hide their colours

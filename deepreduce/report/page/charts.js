@@ -51,7 +51,7 @@ function costAxis(networks) {
 /** Ticks at round costs between two logarithms, at most `most` if possible. */
 function costTicks(scale, [start, end], most) {
   const low = Math.max(start, scale.zero === null ? start : scale.low);
-  const isWhole = axis.name !== "latency";
+  const isWhole = axis.is_whole;
   const found = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7]].map((leading) => {
     const ticks = [];
     for (let decade = Math.floor(low); decade <= Math.ceil(end); decade += 1) {
@@ -73,9 +73,9 @@ function costTicks(scale, [start, end], most) {
 function hoverText(network) {
   const fewer = network.is_teacher || !network.relu_count ? "" : ` (${timesFewer(network).toFixed(1)}\u00d7 fewer)`;
   const stages = run.stages.map((stage) => `${stage} ${short(network.stages[stage])}`);
-  const less = network.is_teacher || !timesLess(network) ? "" : ` (${timesLess(network).toFixed(1)}\u00d7 less)`;
+  const less = network.is_teacher || !timesLess(network) ? "" : ` (${timesLess(network).toFixed(1)}\u00d7 ${axis.comparative})`;
   const lines = [`${whole(network.relu_count)} ReLUs${fewer}`];
-  if (axis.name !== "relus") lines.unshift(`${axis.name} ${costText(costOf(network))}${less}`);
+  if (!axis.counts_relus) lines.unshift(`${axis.noun} ${shortCost(costOf(network))}${less}`);
   // one line with all stages of a deep network would be wider than the plot
   for (let i = 0; i < stages.length; i += 4) lines.push(stages.slice(i, i + 4).join(" \u00b7 "));
   lines.push(`test ${percent(network.test_accuracy)} %, validation ${percent(network.val_accuracy)} %`);

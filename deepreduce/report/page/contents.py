@@ -10,10 +10,11 @@ from pathlib import PurePath
 from typing import Any
 
 from deepreduce.candidate import Candidate
-from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, LATENCY, Objective, basis_of
-from deepreduce.cost.price import KINDS, CostEstimate
+from deepreduce.cost.estimate import KINDS, CostEstimate
+from deepreduce.cost.objective import COUNT_OF_RELUS, Objective, basis_of, objectives_under
 from deepreduce.frontier import front_by, knee, measurement_of
 from deepreduce.report.tables import candidates_csv
+from deepreduce.utils.format import BYTES, COUNT, SECONDS
 
 _OWN_COMMAND = "deepreduce"
 
@@ -94,8 +95,9 @@ class PageContents:
             "complete": self.complete,
             "stages": stages,
             "networks": [_network(c, self.files[c.plan_id], objectives) for c in ordered],
+            "units": {"count": COUNT.to_json(), "seconds": SECONDS.to_json(), "bytes": BYTES.to_json()},
             "axes": [_axis(objective, self.candidates) for objective in objectives],
-            "axis": _key(self.objective if self.objective in objectives else COUNT_OF_RELUS),
+            "axis": (self.objective if self.objective in objectives else COUNT_OF_RELUS).key,
             "presets": [{"name": name, "basis": basis_of(name)} for name in _presets(self.candidates)],
             "csv": candidates_csv(self.candidates, stages=stages),
             "criticality": [
@@ -109,45 +111,48 @@ class PageContents:
 
 
 def _presets(candidates: Sequence[Candidate]) -> list[str]:
-    return sorted({preset for c in candidates for preset in c.prices})
+    return sorted({preset for c in candidates for preset in c.cost_estimates})
 
 
 def _objectives(candidates: Sequence[Candidate]) -> list[Objective]:
-    """Return the objectives under which some measured network has a cost, ReLUs first."""
-    priced = [Objective(name=name, preset=p) for p in _presets(candidates) for name in (LATENCY, BYTES)]
-    return [COUNT_OF_RELUS, *(o for o in priced if front_by(o, candidates))]
+    """Return every objective by which the cost of some measured network is known, ReLUs first."""
+    return [o for o in objectives_under(_presets(candidates)) if front_by(o, candidates)]
 
 
 def _axis(objective: Objective, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Return an axis of the frontier chart, the networks on its front, and the network at its knee."""
+    """Return an axis of the frontier, the networks on it, and the one at its knee."""
     front = front_by(objective, candidates)
+    best = knee(front, objective=objective)
+    teacher = next(c for c in candidates if c.is_teacher)
+    full_cost = objective.cost(teacher) if objective.knows(teacher) else None
     return {
-        "key": _key(objective),
-        "name": objective.name,
+        "key": objective.key,
+        "noun": objective.noun,
         "title": objective.title,
+        "comparative": objective.comparative,
+        "counts_relus": objective.counts_relus,
+        "is_whole": objective.is_whole,
+        "unit": objective.unit.to_json(),
         "front": [c.plan_id for c in front],
-        "first": knee(front, objective=objective).plan_id,
+        "first": best.plan_id,
+        "gain": objective.gain(objective.cost(best), full_cost),
     }
 
 
-def _key(objective: Objective) -> str:
-    return objective.name if objective.preset is None else f"{objective.name} {objective.preset}"
-
-
-def _price(price: CostEstimate) -> dict[str, Any]:
+def _cost_to_json(estimate: CostEstimate) -> dict[str, Any]:
     """Return seconds by kind of layer (in the order of `KINDS`) and by cause, bytes by kind of layer, and rounds."""
-    shares = {share.kind: share for share in price.shares}
+    shares = {share.kind: share for share in estimate.shares}
     return {
         "seconds": [shares[kind].seconds for kind in KINDS],
         "causes": [
-            sum(share.compute_seconds for share in price.shares),
-            sum(share.sending_seconds for share in price.shares),
-            sum(share.waiting_seconds for share in price.shares),
+            sum(share.compute_seconds for share in estimate.shares),
+            sum(share.sending_seconds for share in estimate.shares),
+            sum(share.waiting_seconds for share in estimate.shares),
         ],
         "bytes": [shares[kind].bytes for kind in KINDS],
-        "offline_bytes": price.offline_bytes,
-        "offline_seconds": price.offline_seconds,
-        "rounds": price.rounds,
+        "offline_bytes": estimate.offline_bytes,
+        "offline_seconds": estimate.offline_seconds,
+        "rounds": estimate.rounds,
     }
 
 
@@ -157,8 +162,10 @@ def _network(candidate: Candidate, files: NetworkFiles, objectives: Sequence[Obj
         "id": candidate.plan_id,
         "label": "teacher" if candidate.is_teacher else candidate.label,
         "is_teacher": candidate.is_teacher,
-        "costs": {_key(o): o.cost(candidate) for o in objectives if o.knows(candidate)},
-        "prices": {name: _price(price) for name, price in sorted(candidate.prices.items())},
+        "costs": {o.key: o.cost(candidate) for o in objectives if o.knows(candidate)},
+        "cost_estimates": {
+            name: _cost_to_json(estimate) for name, estimate in sorted(candidate.cost_estimates.items())
+        },
         "failure": candidate.failure,
         "is_dropped": candidate.is_dropped,
         "relu_count": candidate.relu_count,

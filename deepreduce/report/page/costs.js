@@ -29,17 +29,17 @@ class CostTable {
   draw(selected) {
     const preset = this.choice.value;
     const shown = run.networks
-      .filter((n) => preset in n.prices && (isOnFront(n) || n.is_teacher || n === selected))
-      .sort((a, b) => total(b.prices[preset].seconds) - total(a.prices[preset].seconds));
-    const prices = shown.map((network) => network.prices[preset]);
-    const [seconds, bytes] = ["seconds", "bytes"].map((name) => Math.max(...prices.map((p) => total(p[name]))));
+      .filter((n) => preset in n.cost_estimates && (isOnFront(n) || n.is_teacher || n === selected))
+      .sort((a, b) => total(b.cost_estimates[preset].seconds) - total(a.cost_estimates[preset].seconds));
+    const estimates = shown.map((network) => network.cost_estimates[preset]);
+    const [seconds, bytes] = ["seconds", "bytes"].map((name) => Math.max(...estimates.map((p) => total(p[name]))));
     const rows = shown.map((network, i) => el("tr", { "aria-current": network === selected ? "true" : null },
       el("th", { scope: "row" }, network.label),
-      stack(prices[i].seconds, LAYERS, seconds, shortSeconds),
-      stack(prices[i].causes, CAUSES, seconds, shortSeconds),
-      stack(prices[i].bytes, LAYERS, bytes, shortBytes),
-      el("td", { class: "number" }, whole(Math.round(prices[i].rounds))),
-      el("td", { class: "number" }, shortSeconds(prices[i].offline_seconds))));
+      stack(estimates[i].seconds, LAYERS, seconds, shortSeconds),
+      stack(estimates[i].causes, CAUSES, seconds, shortSeconds),
+      stack(estimates[i].bytes, LAYERS, bytes, shortBytes),
+      el("td", { class: "number" }, whole(Math.round(estimates[i].rounds))),
+      el("td", { class: "number" }, shortSeconds(estimates[i].offline_seconds))));
     const heads = [
       { name: "Network" }, { name: "Latency by layers" }, { name: "Latency by cause" },
       { name: "Bytes by layers, offline too" }, { name: "Rounds", number: true },

@@ -9,7 +9,7 @@ function showDetails(network) {
   }
   parts.push(
     ...stagesOf(network),
-    ...pricesOf(network),
+    ...costsOf(network),
     el("h3", {}, "Use it"),
     snippet("Python", network.snippet, { wrap: true }),
     ...sitesOf(network),
@@ -48,22 +48,22 @@ function figuresOf(network) {
 }
 
 /** The costs of one image under secure computation, for every preset with an estimate. */
-function pricesOf(network) {
-  const known = run.presets.filter(({ name }) => name in network.prices);
+function costsOf(network) {
+  const known = run.presets.filter(({ name }) => name in network.cost_estimates);
   if (!known.length) return [];
   const rows = known.map(({ name, basis }) => {
-    const price = network.prices[name];
+    const estimate = network.cost_estimates[name];
     return el("tr", {},
       el("th", { scope: "row" }, basis),
-      el("td", { class: "number" }, shortSeconds(total(price.seconds))),
-      el("td", { class: "number" }, shortBytes(total(price.bytes))),
-      el("td", { class: "number" }, whole(Math.round(price.rounds))));
+      el("td", { class: "number" }, shortSeconds(total(estimate.seconds))),
+      el("td", { class: "number" }, shortBytes(total(estimate.bytes))),
+      el("td", { class: "number" }, whole(Math.round(estimate.rounds))));
   });
   const heads = [
     { name: "Under" }, { name: "latency", number: true }, { name: "bytes", number: true },
     { name: "rounds", number: true },
   ];
-  return [el("h3", {}, "One image costs"), tableOf(heads, rows, { class: "bars", id: "prices" })];
+  return [el("h3", {}, "One image costs"), tableOf(heads, rows, { class: "bars", id: "estimates" })];
 }
 
 function stagesOf(network) {

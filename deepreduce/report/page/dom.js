@@ -30,32 +30,18 @@ const NOTHING = "\u2013";
 
 const whole = (count) => (count === null ? NOTHING : count.toLocaleString("en-US"));
 
-/** Format a count with at most one decimal of K, or two of M: 512, 28.7K, 557.1K, 1.23M. */
-function short(count) {
-  if (Math.round(count) < 1000) return String(Math.round(count));
-  if (count < 999950) return `${Number((count / 1e3).toFixed(1))}K`;
-  if (count < 999.5e6) return `${Number((count / 1e6).toFixed(2))}M`;
-  return `${Number((count / 1e9).toFixed(2))}G`;
+/** Format an amount in the first step of a unit that it reaches, as deepreduce.utils.format does. */
+function inUnit(steps, amount) {
+  const step = steps.find(({ least, size }) => (amount === 0 ? size === 1 : amount >= least)) ?? steps.at(-1);
+  const value = amount / step.size;
+  if (step.places !== null) return `${Number(value.toFixed(step.places))}${step.suffix}`;
+  return `${value < 999.5 ? Number(value.toPrecision(3)) : whole(Math.round(value))}${step.suffix}`;
 }
 
-/** Format three digits, as the plots and tables of a run do. */
-const digits = (value) => (value < 999.5 ? String(Number(value.toPrecision(3))) : whole(Math.round(value)));
-
-function shortSeconds(seconds) {
-  if (seconds >= 600) return `${digits(seconds / 60)} min`;
-  return seconds >= 0.1 || seconds === 0 ? `${digits(seconds)} s` : `${digits(1000 * seconds)} ms`;
-}
-
-function shortBytes(count) {
-  for (const [power, unit] of [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) {
-    if (count >= 0.9995 * power) return `${digits(count / power)} ${unit}`;
-  }
-  return `${Math.round(count)} B`;
-}
-
-/** Format a cost for the axis, and for a sentence. */
-const shortCost = (cost) => ({ relus: short, latency: shortSeconds, bytes: shortBytes })[axis.name](cost);
-const costText = (cost) => (axis.name === "relus" ? counted(cost, "ReLU", "ReLUs") : shortCost(cost));
+const short = (count) => inUnit(run.units.count, count);
+const shortSeconds = (seconds) => inUnit(run.units.seconds, seconds);
+const shortBytes = (count) => inUnit(run.units.bytes, count);
+const shortCost = (cost) => inUnit(axis.unit, cost);
 
 const percent = (fraction) => (fraction === null ? NOTHING : (100 * fraction).toFixed(2));
 

@@ -53,15 +53,6 @@ function step(by) {
   if (next) select(next);
 }
 
-function gainOf(network) {
-  if (axis.name === "relus") {
-    return network.relu_count ? `${timesFewer(network).toFixed(1)}\u00d7 fewer ReLUs` : "no ReLUs";
-  }
-  const words = { latency: "a latency of", bytes: "communication of" }[axis.name];
-  const less = timesLess(network) === null ? "" : ` (${timesLess(network).toFixed(1)}\u00d7 less)`;
-  return `${words} ${costText(costOf(network))}${less}`;
-}
-
 function showSummary() {
   const front = run.networks.filter(isOnFront);
   const best = byId.get(axis.first);
@@ -77,7 +68,7 @@ function showSummary() {
   if (!best.is_teacher) {
     parts.push(
       `${front.length > 2 ? "At its knee" : "On it"}, \u201c${best.label}\u201d has`,
-      gainOf(best),
+      axis.gain,
       `and ${percent(best.test_accuracy)} % test accuracy (teacher ${percent(teacher.test_accuracy)} %).`,
     );
   }

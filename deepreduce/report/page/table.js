@@ -6,8 +6,8 @@ const status = (network) => {
   return isOnFront(network) ? "frontier" : "";
 };
 
-const priced = (network, preset, what) =>
-  (preset in network.prices ? total(network.prices[preset][what]) : null);
+const costIn = (network, preset, what) =>
+  (preset in network.cost_estimates ? total(network.cost_estimates[preset][what]) : null);
 const known = (text) => (value) => (value === null ? NOTHING : text(value));
 
 const COLUMNS = [
@@ -22,8 +22,8 @@ const COLUMNS = [
     name: `${stage} ReLUs`, value: (n) => (n.stages === null ? null : (n.stages[stage] ?? 0)), text: whole,
   })),
   ...run.presets.flatMap(({ name }) => [
-    { name: `Latency, ${name}`, value: (n) => priced(n, name, "seconds"), text: known(shortSeconds) },
-    { name: `Bytes, ${name}`, value: (n) => priced(n, name, "bytes"), text: known(shortBytes) },
+    { name: `Latency, ${name}`, value: (n) => costIn(n, name, "seconds"), text: known(shortSeconds) },
+    { name: `Bytes, ${name}`, value: (n) => costIn(n, name, "bytes"), text: known(shortBytes) },
   ]),
   { name: "Churn %", value: (n) => n.churn, text: percent },
   { name: "MACs", value: (n) => n.macs, text: whole },

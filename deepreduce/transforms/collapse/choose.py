@@ -26,7 +26,7 @@ from deepreduce.transforms.collapse.regions import (
     taps,
 )
 
-LayerCost = Callable[[Layer], float]
+LayerCostFunction = Callable[[Layer], float]
 """A function that returns the cost of a layer, in any unit; of equal costs, the choice of fewer layers wins."""
 
 Price = tuple[float, int]
@@ -82,7 +82,7 @@ def is_exact(merge: Merge) -> bool:
 class Merging:
     """The linear regions of a network and the cheapest ways to merge them under `cost`."""
 
-    def __init__(self, network: Network, cost: LayerCost = macs) -> None:
+    def __init__(self, network: Network, cost: LayerCostFunction = macs) -> None:
         self.network = network
         self.finder = RegionFinder(network)
         self._cost = cost

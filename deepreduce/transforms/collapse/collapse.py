@@ -15,7 +15,7 @@ from deepreduce.errors import PlanError
 from deepreduce.network.linear_ops import IDENTITY, Pair, compute, is_identity
 from deepreduce.network.network import Network
 from deepreduce.network.trace import describe, observe
-from deepreduce.transforms.collapse.choose import Cover, LayerCost, Merge, Merging, is_exact, macs
+from deepreduce.transforms.collapse.choose import Cover, LayerCostFunction, Merge, Merging, is_exact, macs
 from deepreduce.transforms.collapse.regions import Area, Region, amounts_between, area_of, needed_areas, run_region
 
 COLLAPSED, NOT_CHEAPER, REFUSED = "collapsed", "not cheaper", "refused"
@@ -58,7 +58,7 @@ class Collapsed:
     regions: tuple[RegionReport, ...]
 
 
-def collapse(network: Network, *, cost: LayerCost = macs) -> Collapsed:
+def collapse(network: Network, *, cost: LayerCostFunction = macs) -> Collapsed:
     """Return a new network with the same logits and fewer or cheaper layers, and a report of each linear region.
 
     A linear region (one entry, one exit; convolutions, batch-norms, additions, average pools, identities in

@@ -13,11 +13,11 @@ from deepreduce.errors import PlanError
 from deepreduce.network.linear_ops import PAD
 from deepreduce.network.network import Network
 from deepreduce.network.trace import describe, observe
-from deepreduce.transforms.collapse.choose import LayerCost, Merging, is_exact, macs
+from deepreduce.transforms.collapse.choose import LayerCostFunction, Merging, is_exact, macs
 from deepreduce.transforms.collapse.regions import Region, amounts_between, area_of, needed_areas, read_area
 
 
-def pad_once(network: Network, *, cost: LayerCost = macs) -> Network:
+def pad_once(network: Network, *, cost: LayerCostFunction = macs) -> Network:
     """Return a new network, to be trained, in which every linear region that is worth collapsing is padded once.
 
     All zero padding of such a region moves to its entry: the layers inside pad nothing, and branches that skip some
@@ -47,7 +47,7 @@ def pad_once(network: Network, *, cost: LayerCost = macs) -> Network:
     return replace(padded, stage_patterns=network.stage_patterns, notes=network.notes, is_padded_once=True)
 
 
-def regions_to_pad(network: Network, *, cost: LayerCost = macs) -> list[Region]:
+def regions_to_pad(network: Network, *, cost: LayerCostFunction = macs) -> list[Region]:
     """Return the linear regions that one convolution would compute at less cost if they were padded once."""
     merging = Merging(network, cost)
     merges = [

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from deepreduce.cost.price import KINDS, CostEstimate, Share
+from deepreduce.cost.estimate import KINDS, CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.report.figures.costs import CostRow, costs_figure
-from deepreduce.utils.format import short_bytes, short_seconds
-from tests.helpers.report_examples import random_price
+from deepreduce.utils.format import BYTES, SECONDS
+from tests.helpers.report_examples import random_estimate
 
 
 def drawn(rows: Sequence[CostRow]) -> Figure:
@@ -25,7 +25,7 @@ def drawn(rows: Sequence[CostRow]) -> Figure:
 
 def rows_of(count: int, *, seed: int = 0) -> list[CostRow]:
     return [
-        CostRow(label="teacher" if i == 0 else f"cull S1 S{i}, thin, alpha 0.5", price=random_price(seed + i))
+        CostRow(label="teacher" if i == 0 else f"cull S1 S{i}, thin, alpha 0.5", estimate=random_estimate(seed + i))
         for i in range(count)
     ]
 
@@ -40,12 +40,12 @@ def test_bars_are_as_long_as_the_costs_by_layers_and_by_cause() -> None:
     rows = rows_of(4)
     by_layers, by_cause, sent, offline = drawn(rows).axes
     for kind in KINDS:
-        shares = [next(s for s in row.price.shares if s.kind == kind) for row in rows]
+        shares = [next(s for s in row.estimate.shares if s.kind == kind) for row in rows]
         assert widths(by_layers, kind) == pytest.approx([s.seconds for s in shares])
         assert widths(sent, kind) == pytest.approx([s.online_bytes + s.offline_bytes for s in shares])
         assert widths(offline, kind) == pytest.approx([s.offline_seconds for s in shares])
     for part, amount in (("computing", "compute_seconds"), ("sending", "sending_seconds")):
-        totals = [sum(getattr(s, amount) for s in row.price.shares) for row in rows]
+        totals = [sum(getattr(s, amount) for s in row.estimate.shares) for row in rows]
         assert widths(by_cause, part) == pytest.approx(totals)
 
 
@@ -53,15 +53,15 @@ def test_each_bar_ends_in_its_total() -> None:
     rows = rows_of(3)
     for axes, total in zip(drawn(rows).axes[:3], ("latency", "latency", "bytes"), strict=True):
         texts = sorted((t for t in axes.texts if t.get_gid() == "total"), key=lambda t: t.get_position()[1])
-        short = short_bytes if total == "bytes" else short_seconds
-        assert [t.get_text() for t in texts] == [short(getattr(row.price, total)) for row in rows]
+        short = BYTES.text if total == "bytes" else SECONDS.text
+        assert [t.get_text() for t in texts] == [short(getattr(row.estimate, total)) for row in rows]
         for text, row in zip(texts, rows, strict=True):
-            assert text.get_position()[0] >= getattr(row.price, total)
+            assert text.get_position()[0] >= getattr(row.estimate, total)
 
 
 def test_without_offline_work_there_is_no_panel_for_it() -> None:
-    price = CostEstimate.of([Share(kind="ReLU", compute_seconds=1.0, online_bytes=10.0)])
-    figure = drawn([CostRow(label="teacher", price=price)])
+    estimate = CostEstimate.of([Share(kind="ReLU", compute_seconds=1.0, online_bytes=10.0)])
+    figure = drawn([CostRow(label="teacher", estimate=estimate)])
     heads = [t.get_text() for t in figure.texts if t.get_gid() == "head"]
     assert heads == ["Latency, by layers", "Latency, by cause", "Bytes"] and len(figure.axes) == 3
 

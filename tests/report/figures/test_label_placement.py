@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepreduce.report.figures.label_placement import Array, Surroundings, crosses, overlap, place_labels
-from deepreduce.utils.format import short_count
+from deepreduce.utils.format import COUNT
 
 WIDTH, HEIGHT, RADIUS, GAP = 1000.0, 600.0, 6.0, 4.0
 
@@ -137,4 +137,4 @@ def test_overlap_is_of_boxes_nearer_than_the_gap(a: tuple[float, ...], b: tuple[
     ],
 )
 def test_a_count_is_short(relu_count: float, text: str) -> None:
-    assert short_count(relu_count) == text
+    assert COUNT.text(relu_count) == text
