@@ -111,7 +111,8 @@ class Session:
             self.student(proposal, kind, test=test),
             self.spec.student_recipe(epochs, batch_size=budget.alone_batch_size),
             first_epoch=budget.first_epoch(number),
-            callbacks=(*callbacks, *self.anneal()),
+            # first, so that other callbacks see the annealed module, and end before it hands its weights over
+            callbacks=(*self.anneal(), *callbacks),
         )
 
     def anneal(self) -> tuple[CallbackFactory, ...]:

@@ -20,7 +20,8 @@ NETWORKS = 5
 
 
 def optimize(out: Path, callbacks: Sequence[CallbackFactory], **options: Any) -> list[list[str]]:
-    deepreduce.optimize(out=out, callbacks=callbacks, **{**TINY, **options})
+    short = {**TINY, "training": {**TINY["training"], "epochs": 2}}
+    deepreduce.optimize(out=out, callbacks=callbacks, **{**short, **options})
     return without_seconds((out / "candidates.csv").read_text())
 
 
@@ -28,7 +29,7 @@ def test_a_stopped_run_with_callbacks_ends_with_the_same_numbers(tmp_path: Path)
     callbacks = [AverageWeights(0.9)]
     expected = optimize(tmp_path / "whole", callbacks)
     with pytest.raises(deepreduce.RunInterrupted):
-        optimize(tmp_path / "stopped", callbacks, watcher=StopsIn(NETWORKS))
+        optimize(tmp_path / "stopped", callbacks, observers=[StopsIn(NETWORKS)])
     assert optimize(tmp_path / "stopped", callbacks) == expected
 
 
@@ -40,7 +41,7 @@ def test_a_run_is_not_resumed_with_other_callbacks(
     tmp_path: Path, before: list[AverageWeights], now: list[AverageWeights]
 ) -> None:
     with pytest.raises(deepreduce.RunInterrupted):
-        optimize(tmp_path / "run", before, watcher=StopsIn(1))
+        optimize(tmp_path / "run", before, observers=[StopsIn(1)])
     identity = json.loads((tmp_path / "run" / "environment.json").read_text())["identity"]
     assert identity.get("callbacks", []) == [repr(factory) for factory in before]
     with pytest.raises(deepreduce.RunFolderError, match=r"a run with another callbacks \(") as caught:
@@ -55,7 +56,7 @@ def test_callbacks_that_can_not_travel_train_students_one_after_the_other(
         pass
 
     with caplog.at_level(logging.WARNING), pytest.raises(deepreduce.RunInterrupted):
-        optimize(tmp_path / "run", [Local(0.9)], side_by_side=2, watcher=StopsIn(3))
+        optimize(tmp_path / "run", [Local(0.9)], side_by_side=2, observers=[StopsIn(3)])
     assert "networks are trained one after the other: " in caplog.text and "Local" in caplog.text
 
 
