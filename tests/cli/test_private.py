@@ -23,8 +23,8 @@ from deepreduce.private.parties.processes import choose_ports
 from deepreduce.private.result import price_of_run
 from deepreduce.run.outputs import private_file
 from tests.helpers.private_networks import all_end, needs_engine, parties_left, saved_network
+from tests.helpers.private_sessions import offer_of, saying
 from tests.helpers.runs import command, plain_environment
-from tests.private.test_serving import offer_of, saying
 
 pytestmark = needs_engine
 

@@ -38,3 +38,14 @@ def calibrated(module: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
         for _ in range(10):
             module(torch.randn(16, *shape))
     return module.eval()
+
+
+def assert_agrees(network: Network, *, images: int = 2) -> None:
+    found = lowered(network)
+    network.module.eval()
+    torch.manual_seed(1)
+    for _ in range(images):
+        image = torch.randn(1, *network.input_shape)
+        with torch.no_grad():
+            expected = network.module(image).numpy()
+        np.testing.assert_allclose(logits_of(found, image), expected, rtol=1e-3, atol=1e-4)

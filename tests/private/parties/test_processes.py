@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import socket
@@ -18,11 +17,9 @@ from deepreduce.private import measure
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import Lowered, lower
 from deepreduce.private.measuring import ask
-from deepreduce.private.parties.party import reason_of
-from deepreduce.private.parties.processes import HOST, Loopback, choose_ports, running_parties
-from deepreduce.private.parties.wire import Message
-from deepreduce.private.protocol import PROTOCOLS
-from deepreduce.private.spu import install
+from deepreduce.private.parties.processes import HOST, Loopback, PartyProcess, answers, choose_ports, running_parties
+from deepreduce.private.protocol import PROTOCOLS, SERVER
+from deepreduce.private.serving import listening
 from tests.helpers import REPOSITORY
 from tests.helpers.private_networks import all_end, images, needs_engine, small_resnet
 
@@ -90,17 +87,6 @@ def test_parties_end_when_their_starter_is_killed() -> None:
     assert all_end(pids, seconds=10)
 
 
-@needs_engine
-def test_a_port_in_use_is_named_before_anything_starts() -> None:
-    network = small_resnet()
-    with socket.socket() as taken:
-        taken.bind((HOST, 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} can't be used"):
-            measure(network, images(1, network), protocol="semi2k", ports=[port, 0])
-
-
 @pytest.mark.slow
 @needs_engine
 def test_a_port_taken_in_the_last_moment_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,57 +136,19 @@ def test_a_port_that_another_uses_is_refused(listens: bool, shared: bool) -> Non
             choose_ports(1, [taken.getsockname()[1]])
 
 
-@pytest.mark.parametrize(
-    ("raised", "told"),
-    [
-        (
-            "what: \n\t[external/yacl~/yacl/link/transport/brpc_link.cc:106] brpc server failed start\nstacktrace:",
-            "port 9002 can't be used (brpc server failed start); give another, or none for free ones",
-        ),
-        (
-            "what: \n\t[external/yacl~/yacl/link/transport/channel.cc:430] Get data timeout, key=root:4:ALLGATHER\n",
-            "another party was silent for too long (Get data timeout, key=root:4:ALLGATHER); give a longer timeout",
-        ),
-        ("what: [libspu/mpc/factory.cc:12] no [such] thing", "no [such] thing"),
-        ("an error of [1:2] parts\nand more", "an error of [1:2] parts"),
-        ("\n", "RuntimeError"),
-    ],
-)
-def test_the_engines_reason_is_told_without_its_surroundings(raised: str, told: str) -> None:
-    order = Message(kind="join", values={"rank": 1, "addresses": [f"{HOST}:9001", f"{HOST}:9002"]})
-    assert reason_of(RuntimeError(raised), order) == told
+def test_a_hang_up_is_noticed_behind_what_lies_unread() -> None:
+    with listening(HOST, 0) as door, PartyProcess(SERVER) as party:
+        with socket.create_connection(door.getsockname()[:2]) as other:
+            connection, _ = door.accept()
+            other.sendall(b"-")
+        with connection, pytest.raises(RunError, match="the other side went away"):
+            answers([party], timeout_s=30, other=connection)
 
 
-@pytest.mark.parametrize("version", [(3, 12), (3, 13)])
-def test_another_python_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]) -> None:
-    monkeypatch.setattr(sys, "version_info", (*version, 0))
-    with pytest.raises(UserError, match=rf"SPU, which is built for Python 3.10 and 3.11; this is 3.{version[1]}"):
-        install.check_installed()
-
-
-def test_a_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 11, 0))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs spu, jax; install it with: pip install 'deepreduce\[private\]'"):
-        install.check_installed()
-
-
-def test_an_unknown_protocol_is_told_before_anything_else() -> None:
-    network = small_resnet()
-    with pytest.raises(UserError, match=r"unknown protocol 'chetah'; did you mean 'cheetah'\?"):
-        measure(network, images(1, network), protocol="chetah")
-
-
-@needs_engine
-def test_images_of_another_shape_are_refused() -> None:
-    network = small_resnet()
-    with pytest.raises(UserError, match=r"images of shape \(1, 1, 4, 4\)"):
-        measure(network, images(1, network)[..., :4, :4])
-
-
-@needs_engine
-@pytest.mark.parametrize("timeout_s", [0, -1.0, float("nan"), float("inf")])
-def test_a_timeout_without_sense_is_refused(timeout_s: float) -> None:
-    network = small_resnet()
-    with pytest.raises(UserError, match=r"timeout_s is .*; give seconds, more than 0"):
-        measure(network, images(1, network), protocol="semi2k", timeout_s=timeout_s)
+def test_a_message_that_waits_is_no_hang_up() -> None:
+    with listening(HOST, 0) as door, PartyProcess(SERVER) as party:
+        with socket.create_connection(door.getsockname()[:2]) as other:
+            connection, _ = door.accept()
+            other.sendall(b"-")
+            with connection, pytest.raises(RunError, match=r"no answer from the server's process within 0.5 s"):
+                answers([party], timeout_s=0.5, other=connection)

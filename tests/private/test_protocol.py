@@ -8,8 +8,10 @@ from torch import nn
 
 from deepreduce.network import Network, trace_network
 from deepreduce.private import measure
+from deepreduce.private.protocol import PROTOCOLS
 from tests.helpers.delays import seconds_over_delays
 from tests.helpers.private_networks import images, needs_engine
+from tests.helpers.private_runs import answer, run_of
 
 _DELAY = 0.15
 
@@ -41,3 +43,13 @@ def test_messages_one_after_another_are_those_that_a_slow_link_delays(protocol: 
     for layer, count in zip(found.layers, delayed, strict=True):
         most = max(1.2 * layer.messages, layer.messages + 3)
         assert count < most and (protocol == "aby3" or count > 0.6 * layer.messages - 2), told
+
+
+def test_under_cheetah_a_link_delays_a_layer_as_often_however_large_it_is() -> None:
+    found = run_of([answer(2.0, None), answer(2.0, 1)])
+    assert [layer.messages for layer in found.layers] == [4, 22, 22, 1]
+    assert {query.messages for query in found.queries} == {49}
+    semi2k = PROTOCOLS["semi2k"]
+    assert semi2k.sequential_messages([8, 7], "relu") == 8  # as the engine counts them
+    assert PROTOCOLS["cheetah"].sequential_messages([0, 0], "relu") == 0
+    assert PROTOCOLS["cheetah"].sequential_messages([80, 80], "max_pool") == 80  # at most so many

@@ -5,6 +5,7 @@ The bridge's other tests run in plain JAX, which knows operations that SPU does 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,10 +18,11 @@ from torch.nn import functional as F
 
 from deepreduce.network import Network, trace_network
 from deepreduce.private.lowering.lower import Lowered
+from deepreduce.private.lowering.operations import KIND_OF, NORMS, SAME, SPLITS, TAKEN
 from tests.helpers.plain_engine import calibrated, lowered
+from tests.helpers.private_layers import BETWEEN, EXPRESSED, MaskedPolynomials, between
 from tests.helpers.private_networks import needs_engine
 from tests.helpers.zoo import TOYS, WRITTEN, OptionA
-from tests.private.lowering.test_lower import BETWEEN, EXPRESSED, MaskedPolynomials, between
 
 pytestmark = needs_engine
 
@@ -129,3 +131,12 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 def test_the_engine_computes_all_that_the_bridge_expresses(name: str) -> None:
     torch.manual_seed(0)
     agrees(NETWORKS[name]())
+
+
+def test_every_operation_of_the_table_has_a_function_that_takes_its_arguments() -> None:
+    from deepreduce.private.spu.kernels import KERNELS
+
+    assert set(KIND_OF) == set(KERNELS) == set(TAKEN) - SAME - NORMS - SPLITS - {"index"}
+    for name, function in KERNELS.items():
+        given = TAKEN[name][:3] if name == "addmm" else TAKEN[name]  # beta and alpha go into its weights
+        inspect.signature(function).bind(*given, shape=())
