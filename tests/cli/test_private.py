@@ -23,7 +23,7 @@ from deepreduce.private.parties.processes import choose_ports
 from deepreduce.private.result import price_of_run
 from deepreduce.run.outputs import private_file
 from tests.helpers.private_networks import all_end, needs_engine, parties_left, saved_network
-from tests.helpers.private_sessions import offer_of, saying
+from tests.helpers.private_servers import scripted_server, server_info
 from tests.helpers.runs import command, plain_environment
 
 pytestmark = needs_engine
@@ -118,7 +118,7 @@ def test_a_mistake_in_calibrating_is_one_line(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--protocol", "aby3"], "aby3 needs 3 parties; serve and query are two"),
+        (["--protocol", "aby3"], "aby3 needs 3 parties, but serve and query are two"),
         (["--protocol", "semi3k"], "did you mean 'semi2k'"),
         (["--timeout", "nan"], "--timeout is nan; give seconds"),
         (["--idle", "0"], "--idle is 0; give seconds"),
@@ -136,16 +136,16 @@ def test_a_mistake_in_serving_is_one_line(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--protocol", "aby3"], "aby3 needs 3 parties; serve and query are two"),
+        (["--protocol", "aby3"], "aby3 needs 3 parties, but serve and query are two"),
         (["--timeout", "-inf"], "--timeout is -inf; give seconds"),
         (["--connect", "127.0.0.1:65536"], "give HOST:PORT"),
         (["--connect", "127.0.0.1:0"], "give HOST:PORT"),
         (["--connect", "127.0.0.1:²"], "give HOST:PORT"),
         (["--connect", ":9000"], "give HOST:PORT"),
         (["--connect", "nowhere"], "give HOST:PORT"),
-        (["--image", "nowhere.png"], "--image is 'nowhere.png'; give a file that is there"),
-        (["--image", ""], "--image is ''; give a file that is there"),
-        (["--image", "x" * 5000], "give a file that is there"),
+        (["--image", "nowhere.png"], "--image is 'nowhere.png'; give a file that exists"),
+        (["--image", ""], "--image is ''; give a file that exists"),
+        (["--image", "x" * 5000], "give a file that exists"),
     ],
 )
 def test_a_mistake_in_asking_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,10 +154,10 @@ def test_a_mistake_in_asking_is_one_line(words: list[str], said: str, capsys: py
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
 def test_a_server_that_hides_nothing_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with saying(offer_of("semi2k").to_message()) as (port, heard):
-        said = "offers semi2k (trusted dealer: a cost reference), not cheetah; give --protocol semi2k if all you want"
+    with scripted_server(server_info("semi2k").to_message()) as (port, received):
+        said = "under semi2k (trusted dealer: a cost reference), not cheetah; give --protocol semi2k if you only need"
         is_one_line(["private", "query", "--connect", f"127.0.0.1:{port}", "--image", "3", *words], said, capsys)
-    assert heard == []
+    assert received == []
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from deepreduce.network import Network
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import lower
-from deepreduce.private.measuring import ask
-from deepreduce.private.parties.processes import HOST, PartyProcess, answers, choose_ports
+from deepreduce.private.measuring import run_query
+from deepreduce.private.parties.processes import HOST, PartyProcess, choose_ports, receive_answers
 from deepreduce.private.protocol import PROTOCOLS, SERVER
 from tests.helpers.private_networks import images
 
@@ -35,12 +35,12 @@ def seconds_over_delays(network: Network, *, protocol: str, one_way_s: Sequence[
             arrays = {**lowered.masks, **(lowered.weights if party.rank == SERVER else {})}
             addresses = [f"{HOST}:{port}" for port in reached]
             party.join(lowered.program, chosen, addresses, arrays, timeout_s=_PATIENCE)
-        answers(parties, timeout_s=_PATIENCE)
-        ask(parties, image, timeout_s=_PATIENCE)
+        receive_answers(parties, timeout_s=_PATIENCE)
+        run_query(parties, image, timeout_s=_PATIENCE)
         found = []
         for delay in one_way_s:
             link.one_way_s = delay
-            answer = ask(parties, image, timeout_s=_PATIENCE)
+            answer = run_query(parties, image, timeout_s=_PATIENCE)
             found.append([max(p.seconds for p in each) for each in zip(*answer.profiles, strict=True)])
     return found
 

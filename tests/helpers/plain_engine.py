@@ -19,7 +19,7 @@ def lowered(network: Network) -> Lowered:
 
 def logits_of(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
     """(1, classes) for one image (1, C, H, W)."""
-    from deepreduce.private.spu.kernels import layer_function
+    from deepreduce.private.spu.layer_function import layer_function
 
     program = found.program
     values: dict[str, Any] = dict(found.weights)

@@ -70,14 +70,14 @@ def made_up(network: Network, images: Tensor, *, protocol: str, repeats: int, ti
 
 def test_a_calibration_is_judged_on_six_networks_that_it_was_not_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "measure", made_up)
-    told: list[str] = []
-    found = room.calibrate("semi2k", name="mine-semi2k", repeats=3, told=told.append)
+    lines: list[str] = []
+    found = room.calibrate("semi2k", name="mine-semi2k", repeats=3, report=lines.append)
     assert len(found.verdicts) == 6
     for of in (attrgetter("seconds"), attrgetter("bytes"), partial(Amounts.latency, link=LINKS["wan"])):
         assert all(abs(verdict.error(of)) < 0.01 for verdict in found.verdicts)
-    assert len(told) == 10 and "under semi2k (trusted dealer: a cost reference)" in told[0]
+    assert len(lines) == 10 and "under semi2k (trusted dealer: a cost reference)" in lines[0]
     text = found.to_text()
-    assert "Median errors, on networks that the fit has not seen: 0.0% s, loopback, 0.0% s, lan, 0.0% s, wan." in text
+    assert "Median errors, on networks outside the fit: 0.0% s, loopback, 0.0% s, lan, 0.0% s, wan." in text
     assert text.splitlines()[0] == "mine-semi2k, of semi2k (trusted dealer: a cost reference)"
     value = json.loads(json.dumps(found.to_json()))
     assert CostModel.from_json(value["model"]) == found.model

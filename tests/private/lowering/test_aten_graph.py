@@ -16,7 +16,7 @@ from deepreduce.private.lowering.lower import lower
 from deepreduce.transforms import apply_plan, cull_plan
 from tests.helpers.plain_engine import calibrated, logits_of, lowered
 
-pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
+pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
 
 
 def culled(*, pad_once: bool) -> Network:

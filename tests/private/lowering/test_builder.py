@@ -8,7 +8,7 @@ from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import trace_network
 from tests.helpers.plain_engine import calibrated, lowered
 
-pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
+pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
 
 
 def test_layers_have_the_names_of_sites_and_layers_and_batch_norms_are_gone() -> None:

@@ -14,19 +14,25 @@ from deepreduce.errors import UserError
 from tests.helpers.plain_engine import lowered
 from tests.helpers.private_layers import between, five
 
-pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
+pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
 
 
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda x, net: torch.where(net.alpha > 0, F.relu(x), x), "where takes a mask made of alpha, which is the s"),
-        (lambda x, net: torch.where(net.beta > 0, F.relu(x), x), "where takes a mask that forward computes, perhaps"),
-        (lambda x, net: x * (net.alpha > 0), "mul takes a mask made of alpha"),
-        (lambda x, net: x * (net.alpha > 0).int(), "mul takes a mask made of alpha"),
-        (lambda x, net: x[:, net.alpha.flatten().argsort()], "getitem takes a mask made of alpha"),
-        (lambda x, net: x[:, net.alpha.flatten() > -9], "getitem takes a mask made of alpha"),
-        (lambda x, net: torch.where((net.alpha * 2).split(2)[0][:1] > 0, F.relu(x), x), "where takes a mask made of"),
+        (
+            lambda x, net: torch.where(net.alpha > 0, F.relu(x), x),
+            "where uses a mask computed from alpha, which is the s",
+        ),
+        (lambda x, net: torch.where(net.beta > 0, F.relu(x), x), "where uses a mask that forward computes, perhaps"),
+        (lambda x, net: x * (net.alpha > 0), "mul uses a mask computed from alpha"),
+        (lambda x, net: x * (net.alpha > 0).int(), "mul uses a mask computed from alpha"),
+        (lambda x, net: x[:, net.alpha.flatten().argsort()], "getitem uses a mask computed from alpha"),
+        (lambda x, net: x[:, net.alpha.flatten() > -9], "getitem uses a mask computed from alpha"),
+        (
+            lambda x, net: torch.where((net.alpha * 2).split(2)[0][:1] > 0, F.relu(x), x),
+            "where uses a mask computed from",
+        ),
     ],
 )
 def test_a_mask_made_of_the_servers_numbers_is_refused_with_the_repair(
@@ -37,7 +43,7 @@ def test_a_mask_made_of_the_servers_numbers_is_refused_with_the_repair(
 
 
 def test_a_parameter_read_as_a_number_is_refused() -> None:
-    with pytest.raises(UserError, match="item makes a public number of scale, which is the server's"):
+    with pytest.raises(UserError, match="item makes scale a public number, but it is the server's"):
         lowered(between(lambda x, net: x * (2 * net.scale).item()))
 
 

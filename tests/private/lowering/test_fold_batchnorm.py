@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from deepreduce.network import trace_network
 from tests.helpers.plain_engine import assert_agrees, calibrated, lowered
 
-pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
+pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
 
 
 def test_a_batch_norm_stays_where_another_layer_reads_the_convolution() -> None:

@@ -20,7 +20,7 @@ from tests.helpers.plain_engine import assert_agrees, calibrated, lowered
 from tests.helpers.private_layers import BETWEEN, EXPRESSED, MaskedPolynomials, between
 from tests.helpers.zoo import STEPS, TOYS, WRITTEN, OptionA, RandomGraph
 
-pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
+pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
 
 STEP = st.tuples(st.sampled_from([*STEPS, "shuffle"]), st.sampled_from([2, 4]))
 
@@ -71,7 +71,7 @@ def test_the_network_is_left_as_it_was() -> None:
         (nn.Softmax(dim=1), "act computes _softmax"),
         (nn.GroupNorm(2, 4), "act computes native_group_norm"),
         (nn.ConvTranspose2d(4, 4, 2), "act is a transposed convolution"),
-        (nn.InstanceNorm2d(4), "act normalises by statistics of the image itself"),
+        (nn.InstanceNorm2d(4), "act normalises by the image's own statistics"),
     ],
 )
 def test_what_cannot_be_expressed_is_named(layer: nn.Module, said: str) -> None:
@@ -112,8 +112,8 @@ def test_modules_and_functions_compute_what_pytorch_computes(name: str, form: in
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda x, net: x.int().float(), "int_1 turns values that depend on the image into torch.int32"),
-        (lambda x, net: x.to(torch.long).float(), "to turns values that depend on the image into torch.int64"),
+        (lambda x, net: x.int().float(), "int_1 converts values that depend on the image to torch.int32"),
+        (lambda x, net: x.to(torch.long).float(), "to converts values that depend on the image to torch.int64"),
         (lambda x, net: torch.div(x, 2, rounding_mode="floor"), "div computes div with rounding_mode=floor"),
         (lambda x, net: x // 2, "floordiv computes floor_divide"),
         (lambda x, net: x.view(torch.int32).float(), "view computes view with dtype=torch.int32"),
@@ -121,12 +121,12 @@ def test_modules_and_functions_compute_what_pytorch_computes(name: str, form: in
         (lambda x, net: x**5, "raises to the power of 5"),
         (lambda x, net: x / (x * x + 1), "truediv divides by values that depend on the image"),
         (lambda x, net: torch.clamp(x, max=net.scale), "clamp clamps by bounds that are tensors"),
-        (lambda x, net: (x * 1j).real, "mul is given 1j"),
+        (lambda x, net: (x * 1j).real, "mul has the argument 1j"),
         (lambda x, net: x[:, net.places, net.places], "getitem indexes by more than one list"),
-        (lambda x, net: x.mean() * x.mean().item() * x, "its graph can't be followed"),
+        (lambda x, net: x.mean() * x.mean().item() * x, "its graph can't be traced"),
         (
             lambda x, net: F.batch_norm(x, net.bn.running_mean, net.bn.running_var, training=True),
-            "normalises by statistics of the image itself",
+            "normalises by the image's own statistics",
         ),
     ],
 )

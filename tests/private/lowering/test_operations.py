@@ -12,13 +12,13 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from deepreduce.private.lowering.operations import TAKEN, operation_of
+from deepreduce.private.lowering.operations import ARGUMENTS, operation_of
 from deepreduce.private.lowering.program import UnsupportedError
 
 
 def overloads() -> Iterator[tuple[str, OpOverload]]:
     """Every way to call the operations of the table with tensors."""
-    for name in (*TAKEN, "max_pool2d_with_indices", "expand_copy"):
+    for name in (*ARGUMENTS, "max_pool2d_with_indices", "expand_copy"):
         packet = getattr(torch.ops.aten, name)
         for overload in map(packet.__getattr__, packet.overloads()):
             types = [str(argument.type) for argument in overload._schema.arguments]
@@ -71,9 +71,9 @@ def refused_arguments() -> set[tuple[str, str]]:
                 continue
             node = call_with(overload, argument.name)
             name = {"max_pool2d_with_indices": "max_pool2d", "expand_copy": "expand"}.get(called, called)
-            if argument.name in TAKEN[name] or argument.name in harmless:
+            if argument.name in ARGUMENTS[name] or argument.name in harmless:
                 _, taken = operation_of(node)
-                assert list(taken) == [a.name for a in overload._schema.arguments if a.name in TAKEN[name]]
+                assert list(taken) == [a.name for a in overload._schema.arguments if a.name in ARGUMENTS[name]]
                 assert argument.name in harmless or taken[argument.name] == another(argument)
                 continue
             with pytest.raises(UnsupportedError, match=f"computes {called} with {argument.name}="):
@@ -84,5 +84,5 @@ def refused_arguments() -> set[tuple[str, str]]:
 
 def test_an_operation_that_is_not_in_the_table_is_refused() -> None:
     graph = fx.Graph()
-    with pytest.raises(UnsupportedError, match="computes erf, which the engine is not taught"):
+    with pytest.raises(UnsupportedError, match="computes erf, which is not supported"):
         operation_of(graph.call_function(torch.ops.aten.erf.default, (graph.placeholder("x"),)))

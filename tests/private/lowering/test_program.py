@@ -11,7 +11,7 @@ from deepreduce.transforms import apply_plan, cull_plan
 from tests.helpers.plain_engine import lowered
 from tests.helpers.zoo import TOYS
 
-pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
+pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
 
 
 def test_the_program_holds_no_weight_and_survives_json() -> None:

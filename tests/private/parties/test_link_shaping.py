@@ -25,7 +25,7 @@ SLOW = Link(name="slow", bits_per_second=20e6, round_trip_s=30e-3)
 
 def refusal() -> str | None:
     try:
-        ShapedLink.made_here(SLOW)
+        ShapedLink.on_this_machine(SLOW)
     except UserError as error:
         return str(error)
     return None
@@ -68,7 +68,7 @@ def python(launcher: tuple[str, ...], source: str, *arguments: object) -> Iterat
 
 @shaped
 def test_bytes_between_two_processes_take_as_long_as_the_bandwidth_says() -> None:
-    link, sent = ShapedLink.made_here(SLOW), 3_000_000
+    link, sent = ShapedLink.on_this_machine(SLOW), 3_000_000
     launcher = tuple(link.launcher)
     with (
         python(launcher, RECEIVER, 9001) as receiver,
@@ -93,7 +93,7 @@ def networks() -> list[str]:
 
 @shaped
 def test_a_process_that_is_gone_can_not_be_connected() -> None:
-    link = ShapedLink.made_here(SLOW)
+    link = ShapedLink.on_this_machine(SLOW)
     with python(tuple(link.launcher), "") as process:
         process.wait()
     with pytest.raises(RunError, match=f"process {process.pid} is gone"):
@@ -103,8 +103,8 @@ def test_a_process_that_is_gone_can_not_be_connected() -> None:
 @shaped
 def test_a_process_in_our_own_network_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shaping, "_PATIENCE_S", 0.1)
-    with python((), "input()") as process, pytest.raises(RunError, match="did not get a network of its own"):
-        ShapedLink.made_here(SLOW).connect([process.pid])
+    with python((), "input()") as process, pytest.raises(RunError, match="did not get a network namespace of its own"):
+        ShapedLink.on_this_machine(SLOW).connect([process.pid])
 
 
 @shaped
@@ -120,20 +120,20 @@ def test_queries_over_a_slow_link_take_what_was_computed(protocol: str) -> None:
     # the computed one adds what partly happens at the same time
     assert 0.6 * computed < measured < 1.3 * computed + 0.2, (measured, computed)
     assert found.over_link.seconds.low > 0.6 * link.sending(found.serial_bytes) > found.seconds.median / 2
-    assert "as the kernel makes it" in found.to_text(link)
+    assert "over the shaped link" in found.to_text(link)
     assert found.to_json()["over_link"]["total_seconds"] == measured
 
 
 @pytest.mark.parametrize(
     ("link", "commands", "message"),
     [
-        (LINKS["loopback"], {}, "leaves nothing to shape; give lan or wan"),
+        (LINKS["loopback"], {}, "there is nothing to shape; give lan or wan"),
         (
             SLOW,
             {"_COMMANDS": ("ip", "no-such-command")},
             "no-such-command not found.*seconds over a link",
         ),
-        (SLOW, {"_ISOLATE": ("false",)}, r"the right to make networks \(failed\): run as root"),
+        (SLOW, {"_ISOLATE": ("false",)}, r"permission to create network namespaces \(failed\): run as root"),
     ],
 )
 def test_what_can_not_be_shaped_is_refused_with_the_reason(
@@ -144,4 +144,4 @@ def test_what_can_not_be_shaped_is_refused_with_the_reason(
     for name, value in commands.items():
         monkeypatch.setattr(shaping, name, value)
     with pytest.raises(UserError, match=message):
-        ShapedLink.made_here(link)
+        ShapedLink.on_this_machine(link)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepreduce.private.parties.party import reason_of
+from deepreduce.private.parties.party import explain_error
 from deepreduce.private.parties.processes import HOST
 from deepreduce.private.parties.wire import Message
 
@@ -27,4 +27,4 @@ from deepreduce.private.parties.wire import Message
 )
 def test_the_engines_reason_is_told_without_its_surroundings(raised: str, told: str) -> None:
     order = Message(kind="join", values={"rank": 1, "addresses": [f"{HOST}:9001", f"{HOST}:9002"]})
-    assert reason_of(RuntimeError(raised), order) == told
+    assert explain_error(RuntimeError(raised), order) == told

@@ -16,10 +16,17 @@ from deepreduce.errors import RunError, UserError
 from deepreduce.private import measure
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import Lowered, lower
-from deepreduce.private.measuring import ask
-from deepreduce.private.parties.processes import HOST, Loopback, PartyProcess, answers, choose_ports, running_parties
+from deepreduce.private.measuring import run_query
+from deepreduce.private.parties.processes import (
+    HOST,
+    Loopback,
+    PartyProcess,
+    choose_ports,
+    receive_answers,
+    running_parties,
+)
 from deepreduce.private.protocol import PROTOCOLS, SERVER
-from deepreduce.private.serving import listening
+from deepreduce.private.serving import listen
 from tests.helpers import REPOSITORY
 from tests.helpers.private_networks import all_end, images, needs_engine, small_resnet
 
@@ -35,14 +42,14 @@ def lowered_resnet() -> Lowered:
 def test_a_party_that_is_killed_ends_the_query_at_once(rank: int) -> None:
     found, image = lowered_resnet(), images(1, small_resnet())[0]
     with running_parties(
-        found.program, SEMI2K, weights=found.weights, masks=found.masks, place=Loopback(), timeout_s=60
+        found.program, SEMI2K, weights=found.weights, masks=found.masks, transport=Loopback(), timeout_s=60
     ) as parties:
         pids = [party.pid for party in parties]
         os.kill(pids[1 - rank], signal.SIGSTOP)  # so that the query can't be over before
         threading.Timer(0.3, os.kill, (pids[rank], signal.SIGKILL)).start()
         begin = time.monotonic()
         with pytest.raises(RunError, match=f"the {('server', 'client')[rank]}'s process was killed"):
-            ask(parties, image, timeout_s=60)
+            run_query(parties, image, timeout_s=60)
         assert time.monotonic() - begin < 10
     assert all_end(pids, seconds=5)
 
@@ -51,12 +58,12 @@ def test_a_party_that_is_killed_ends_the_query_at_once(rank: int) -> None:
 def test_a_query_that_takes_too_long_is_given_up() -> None:
     found, image = lowered_resnet(), images(1, small_resnet())[0]
     with running_parties(
-        found.program, SEMI2K, weights=found.weights, masks=found.masks, place=Loopback(), timeout_s=60
+        found.program, SEMI2K, weights=found.weights, masks=found.masks, transport=Loopback(), timeout_s=60
     ) as parties:
         pids = [party.pid for party in parties]
         os.kill(pids[0], signal.SIGSTOP)
         with pytest.raises(RunError, match=r"no answer from .*the server's.* process within 0.5 s"):
-            ask(parties, image, timeout_s=0.5)
+            run_query(parties, image, timeout_s=0.5)
     assert all_end(pids, seconds=5)
 
 
@@ -67,7 +74,7 @@ from deepreduce.private.parties.processes import Loopback, running_parties
 from tests.private.parties.test_processes import SEMI2K, lowered_resnet
 found = lowered_resnet()
 with running_parties(
-    found.program, SEMI2K, weights=found.weights, masks=found.masks, place=Loopback(), timeout_s=60
+    found.program, SEMI2K, weights=found.weights, masks=found.masks, transport=Loopback(), timeout_s=60
 ) as parties:
     print(*(party.pid for party in parties), flush=True)
     time.sleep(60)
@@ -137,18 +144,18 @@ def test_a_port_that_another_uses_is_refused(listens: bool, shared: bool) -> Non
 
 
 def test_a_hang_up_is_noticed_behind_what_lies_unread() -> None:
-    with listening(HOST, 0) as door, PartyProcess(SERVER) as party:
-        with socket.create_connection(door.getsockname()[:2]) as other:
-            connection, _ = door.accept()
+    with listen(HOST, 0) as listener, PartyProcess(SERVER) as party:
+        with socket.create_connection(listener.getsockname()[:2]) as other:
+            connection, _ = listener.accept()
             other.sendall(b"-")
-        with connection, pytest.raises(RunError, match="the other side went away"):
-            answers([party], timeout_s=30, other=connection)
+        with connection, pytest.raises(RunError, match="the other side closed the connection"):
+            receive_answers([party], timeout_s=30, other=connection)
 
 
 def test_a_message_that_waits_is_no_hang_up() -> None:
-    with listening(HOST, 0) as door, PartyProcess(SERVER) as party:
-        with socket.create_connection(door.getsockname()[:2]) as other:
-            connection, _ = door.accept()
+    with listen(HOST, 0) as listener, PartyProcess(SERVER) as party:
+        with socket.create_connection(listener.getsockname()[:2]) as other:
+            connection, _ = listener.accept()
             other.sendall(b"-")
             with connection, pytest.raises(RunError, match=r"no answer from the server's process within 0.5 s"):
-                answers([party], timeout_s=0.5, other=connection)
+                receive_answers([party], timeout_s=0.5, other=connection)

@@ -1,4 +1,4 @@
-"""Messages arrive whole, and whatever is none is refused without harm."""
+"""Messages arrive as they were sent, and anything else is refused without harm."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from deepreduce.private.parties.wire import ClosedError, Message, MessageError, SilentError, receive, send
-from tests.helpers.private_sessions import BAD, raw
+from tests.helpers.private_servers import NO_MESSAGES, with_header
 
 
-@pytest.mark.parametrize("content", BAD.values(), ids=BAD)
-@pytest.mark.parametrize("most", [None, 2**12])
-def test_what_is_no_message_is_told_as_such(content: bytes, most: int | None) -> None:
+@pytest.mark.parametrize("content", NO_MESSAGES.values(), ids=NO_MESSAGES)
+@pytest.mark.parametrize("max_bytes", [None, 2**12])
+def test_bytes_that_are_no_message_raise_an_error_that_says_so(content: bytes, max_bytes: int | None) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         threading.Thread(target=theirs.sendall, args=(content,), daemon=True).start()
-        with pytest.raises(MessageError, match="what came is"):
-            receive(ours, most=most)
+        with pytest.raises(MessageError, match=r"bytes received are|too long"):
+            receive(ours, max_bytes=max_bytes)
 
 
 def test_messages_arrive_as_they_were_sent() -> None:
@@ -41,30 +41,32 @@ def test_messages_arrive_as_they_were_sent() -> None:
         assert ours.gettimeout() is None  # as it was
 
 
-def test_no_memory_is_taken_for_what_is_only_announced() -> None:
+def test_no_memory_is_allocated_for_what_a_header_only_claims() -> None:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            theirs.sendall(raw(f'{{"kind": "offer", "values": {{}}, "arrays": [["a", "<f8", [{2**31}, {2**20}]]]}}'))
+            theirs.sendall(
+                with_header(f'{{"kind": "server", "values": {{}}, "arrays": [["a", "<f8", [{2**31}, {2**20}]]]}}')
+            )
         with pytest.raises(ClosedError, match="the other end closed"):
             receive(ours)
 
 
-def test_all_arrays_of_a_strangers_message_count_together() -> None:
+def test_the_size_limit_of_a_message_covers_all_of_its_arrays() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        send(theirs, Message(kind="meet", arrays={name: np.zeros(250) for name in "ab"}))
-        with pytest.raises(MessageError, match="longer by"):
-            receive(ours, most=3000)
+        send(theirs, Message(kind="port", arrays={name: np.zeros(250) for name in "ab"}))
+        with pytest.raises(MessageError, match="too long"):
+            receive(ours, max_bytes=3000)
 
 
-def test_a_message_that_trickles_in_is_given_up() -> None:
+def test_a_message_that_arrives_byte_by_byte_runs_out_of_time() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
 
         def trickle() -> None:
             with contextlib.suppress(OSError):
-                for byte in raw(json.dumps({"kind": "meet", "values": {}, "arrays": []})):
+                for byte in with_header(json.dumps({"kind": "port", "values": {}, "arrays": []})):
                     theirs.sendall(bytes([byte]))
                     time.sleep(0.1)
 

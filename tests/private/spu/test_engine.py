@@ -11,7 +11,7 @@ from deepreduce.network import trace_network
 from deepreduce.private import measure
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import lower
-from deepreduce.private.measuring import ask
+from deepreduce.private.measuring import run_query
 from deepreduce.private.parties.processes import Loopback, running_parties
 from deepreduce.private.protocol import CLIENT, PROTOCOLS, SERVER
 from tests.helpers.memory import Patterns, Secrets, reads_memory
@@ -78,9 +78,9 @@ def test_no_process_holds_the_input_of_another(protocol: str) -> None:
     assert {name for name, array in lowered.weights.items() if array.size >= 16} <= set(secrets.weights)
     chosen = PROTOCOLS[protocol]
     with running_parties(
-        lowered.program, chosen, weights=lowered.weights, masks=lowered.masks, place=Loopback(), timeout_s=60
+        lowered.program, chosen, weights=lowered.weights, masks=lowered.masks, transport=Loopback(), timeout_s=60
     ) as parties:
-        ask(parties, image, timeout_s=60)
+        run_query(parties, image, timeout_s=60)
         for party in parties:
             # the owners are found out, so that a look at the others means something
             expected = party.rank == CLIENT, set(secrets.weights) if party.rank == SERVER else set()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from deepreduce.network import Network, trace_network
 from deepreduce.private.lowering.lower import Lowered
-from deepreduce.private.lowering.operations import KIND_OF, NORMS, SAME, SPLITS, TAKEN
+from deepreduce.private.lowering.operations import ARGUMENTS, KIND_OF, NORMS, SAME, SPLITS
 from tests.helpers.plain_engine import calibrated, lowered
 from tests.helpers.private_layers import BETWEEN, EXPRESSED, MaskedPolynomials, between
 from tests.helpers.private_networks import needs_engine
@@ -35,7 +35,7 @@ def simulated(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
     from spu.utils.simulation import Simulator, sim_jax
 
     from deepreduce.private.spu.engine import FRACTION_BITS
-    from deepreduce.private.spu.kernels import layer_function
+    from deepreduce.private.spu.layer_function import layer_function
 
     config = libspu.RuntimeConfig(
         protocol=libspu.ProtocolKind.SEMI2K, field=libspu.FieldType.FM64, fxp_fraction_bits=FRACTION_BITS
@@ -136,7 +136,7 @@ def test_the_engine_computes_all_that_the_bridge_expresses(name: str) -> None:
 def test_every_operation_of_the_table_has_a_function_that_takes_its_arguments() -> None:
     from deepreduce.private.spu.kernels import KERNELS
 
-    assert set(KIND_OF) == set(KERNELS) == set(TAKEN) - SAME - NORMS - SPLITS - {"index"}
+    assert set(KIND_OF) == set(KERNELS) == set(ARGUMENTS) - SAME - NORMS - SPLITS - {"index"}
     for name, function in KERNELS.items():
-        given = TAKEN[name][:3] if name == "addmm" else TAKEN[name]  # beta and alpha go into its weights
+        given = ARGUMENTS[name][:3] if name == "addmm" else ARGUMENTS[name]  # beta and alpha go into its weights
         inspect.signature(function).bind(*given, shape=())

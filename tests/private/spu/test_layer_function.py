@@ -11,7 +11,7 @@ from deepreduce.private.lowering.program import UnsupportedError
 from tests.helpers.plain_engine import lowered
 from tests.helpers.zoo import TOYS
 
-pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
+pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
 
 
 def test_whatever_goes_wrong_while_shapes_are_followed_names_the_layer_and_the_operation(
@@ -33,5 +33,5 @@ def test_whatever_goes_wrong_while_shapes_are_followed_names_the_layer_and_the_o
     assert isinstance(caught.value.__cause__, UnsupportedError)
     assert isinstance(caught.value.__cause__.__cause__, ValueError)
     monkeypatch.setitem(KERNELS, "relu", lambda x, *, shape: x[:, 1:])
-    with pytest.raises(UserError, match=rf"{site} computes relu in a way that is not expressed \(its output is"):
+    with pytest.raises(UserError, match=rf"{site} computes relu in a way that is not supported \(its output is"):
         lowered(network)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deepreduce.network import trace_network
 from tests.helpers.plain_engine import assert_agrees
 
-pytest.importorskip("jax", reason="the bridge makes JAX functions: pip install 'deepreduce[private]'")
+pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
 
 
 class Pools(nn.Module):
