@@ -49,6 +49,6 @@ def _read_picture(path: Path, *, channels: int) -> np.ndarray[tuple[int, ...], n
 
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.uint8)
+            return np.array(picture.convert("L" if channels == 1 else "RGB"), np.uint8)  # torch warns of a view
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path} can't be read as a picture: {error}") from error

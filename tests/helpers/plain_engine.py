@@ -1,4 +1,4 @@
-"""A program run in plain JAX: what the bridge made of a network, without any secure computation."""
+"""Run a program in plain JAX, without secure computation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from deepreduce.private.lowering.lower import Lowered, lower
 
 
 def lowered(network: Network) -> Lowered:
+    """Return the prepared and lowered network."""
     return lower(prepare(network))
 
 
 def logits_of(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
-    """(1, classes) for one image (1, C, H, W)."""
+    """Return the program's logits (1, classes) for one image (1, C, H, W)."""
     from deepreduce.private.spu.layer_function import layer_function
 
     program = found.program
@@ -31,7 +32,7 @@ def logits_of(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
 
 
 def calibrated(module: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
-    """The module with batch-norm statistics of random images, in evaluation mode."""
+    """Give the module batch-norm statistics of random images; return it in evaluation mode."""
     torch.manual_seed(0)
     module.train()
     with torch.no_grad():
@@ -41,6 +42,7 @@ def calibrated(module: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
 
 
 def assert_agrees(network: Network, *, images: int = 2) -> None:
+    """Check that the lowered network computes what the network does."""
     found = lowered(network)
     network.module.eval()
     torch.manual_seed(1)

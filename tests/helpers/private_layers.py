@@ -1,4 +1,4 @@
-"""Networks of operations that stand between layers, for the lowering and the engine."""
+"""Networks with every operation that can be lowered, for the lowering and for the engine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from deepreduce.network import Network, trace_network
 from tests.helpers.zoo import TOYS
 
-EXPRESSED = [name for name in TOYS if name not in ("others",)]
+SUPPORTED = [name for name in TOYS if name not in ("others",)]
 
 
 class MaskedPolynomials(nn.Module):
-    """What a plan may make of a site: a ReLU for some channels, for some pixels, and a polynomial."""
+    """A network whose sites are a ReLU for some pixels, a polynomial, and a ReLU for some channels."""
 
     channels: Tensor
     pixels: Tensor
@@ -41,7 +41,7 @@ class MaskedPolynomials(nn.Module):
 
 
 class Between(nn.Module):
-    """A convolution to feature maps (4, 6, 6), what `call` makes of them and of the numbers below, a classifier."""
+    """A convolution to feature maps (4, 6, 6), `call` with them and with the tensors below, a classifier."""
 
     def __init__(self, call: Callable[[Tensor, Any], Tensor]) -> None:
         super().__init__()
@@ -60,6 +60,7 @@ class Between(nn.Module):
 
 
 def between(call: Callable[[Tensor, Any], Tensor]) -> Network:
+    """Return a network that computes `call` between two layers."""
     module = Between(call).eval()
     with torch.no_grad():
         module(torch.zeros(1, 3, 8, 8))
@@ -67,7 +68,7 @@ def between(call: Callable[[Tensor, Any], Tensor]) -> Network:
 
 
 def five(x: Tensor) -> Tensor:
-    """(batch, 2, 2, 6, 6)"""
+    """Return feature maps as (batch, 2, 2, 6, 6)."""
     return x.view(-1, 2, 2, 6, 6)
 
 

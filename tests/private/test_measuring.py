@@ -83,7 +83,7 @@ def test_a_refill_in_another_layer_each_time_is_part_of_every_query() -> None:
     assert found.bytes == 2 * 8_000 * (23 + REFILL)  # both parties send all of it
     assert sum(layer.bytes for layer in found.layers) == 2 * 8_000 * 23
     assert {query.sent_messages for query in found.queries} == {2 * (23 + REFILL)}
-    # under cheetah a convolution's bytes take turns, a ReLU's go both ways at once
+    # under cheetah a convolution's bytes alternate, a ReLU's are sent both ways at once
     assert [query.serial_bytes for query in found.queries] == [
         8_000 * (25 + 2 * REFILL), 8_000 * (25 + REFILL), 8_000 * (25 + REFILL)
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_refill_in_another_layer_each_time_is_part_of_every_query() -> None:
     assert f"{found.bytes:,} bytes" in found.to_text(LINKS["loopback"])
 
 
-def test_an_unknown_protocol_is_told_before_anything_else() -> None:
+def test_an_unknown_protocol_is_refused_before_anything_else() -> None:
     network = small_resnet()
     with pytest.raises(UserError, match=r"unknown protocol 'chetah'; did you mean 'cheetah'\?"):
         measure(network, images(1, network), protocol="chetah")
@@ -106,7 +106,7 @@ def test_images_of_another_shape_are_refused() -> None:
 
 @needs_engine
 @pytest.mark.parametrize("timeout_s", [0, -1.0, float("nan"), float("inf")])
-def test_a_timeout_without_sense_is_refused(timeout_s: float) -> None:
+def test_a_timeout_that_is_not_positive_and_finite_is_refused(timeout_s: float) -> None:
     network = small_resnet()
     with pytest.raises(UserError, match=r"timeout_s is .*; give seconds, more than 0"):
         measure(network, images(1, network), protocol="semi2k", timeout_s=timeout_s)

@@ -44,10 +44,10 @@ def parse_profile(text: str) -> list[LayerProfile]:
 
 
 class ProfileLog:
-    """Reads new profiles from the engine's growing log."""
+    """Reads the profiles that the engine appends to its log from now on."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._read = path, 0
+        self._path, self._read = path, path.stat().st_size if path.exists() else 0
 
     def read_new(self) -> list[LayerProfile]:
         """Return the profiles written since the last call."""

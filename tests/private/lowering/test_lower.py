@@ -1,4 +1,4 @@
-"""What the bridge makes of a network computes what PyTorch computes, op by op; what it can't express it names."""
+"""A lowered network computes what PyTorch computes, and what can't be lowered is named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import trace_network
 from deepreduce.network.cost_layers import layers_of
 from tests.helpers.plain_engine import assert_agrees, calibrated, lowered
-from tests.helpers.private_layers import BETWEEN, EXPRESSED, MaskedPolynomials, between
+from tests.helpers.private_layers import BETWEEN, SUPPORTED, MaskedPolynomials, between
 from tests.helpers.zoo import STEPS, TOYS, WRITTEN, OptionA, RandomGraph
 
 pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
@@ -25,7 +25,7 @@ pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepr
 STEP = st.tuples(st.sampled_from([*STEPS, "shuffle"]), st.sampled_from([2, 4]))
 
 
-@pytest.mark.parametrize("name", EXPRESSED)
+@pytest.mark.parametrize("name", SUPPORTED)
 def test_a_toy_computes_what_pytorch_computes(name: str) -> None:
     assert_agrees(TOYS[name].network())
 
@@ -65,7 +65,7 @@ def test_the_network_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "said"),
+    ("layer", "message"),
     [
         (nn.GELU(), "act computes gelu"),
         (nn.Softmax(dim=1), "act computes _softmax"),
@@ -74,7 +74,7 @@ def test_the_network_is_left_as_it_was() -> None:
         (nn.InstanceNorm2d(4), "act normalises by the image's own statistics"),
     ],
 )
-def test_what_cannot_be_expressed_is_named(layer: nn.Module, said: str) -> None:
+def test_a_layer_that_is_not_supported_is_named(layer: nn.Module, message: str) -> None:
     class Strange(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -83,15 +83,15 @@ def test_what_cannot_be_expressed_is_named(layer: nn.Module, said: str) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.fc(self.act(self.conv(x)).mean(dim=(2, 3)))
 
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         lowered(trace_network(Strange(), (3, 8, 8)))
 
 
-# -- what networks write between their layers ----------------------------------------------------------------
+# -- operations between layers -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", BETWEEN)
-def test_what_stands_between_layers_computes_what_pytorch_computes(call: Callable[[Tensor, Any], Tensor]) -> None:
+def test_an_operation_between_layers_computes_what_pytorch_computes(call: Callable[[Tensor, Any], Tensor]) -> None:
     assert_agrees(between(call))
 
 
@@ -110,7 +110,7 @@ def test_modules_and_functions_compute_what_pytorch_computes(name: str, form: in
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda x, net: x.int().float(), "int_1 converts values that depend on the image to torch.int32"),
         (lambda x, net: x.to(torch.long).float(), "to converts values that depend on the image to torch.int64"),
@@ -130,8 +130,8 @@ def test_modules_and_functions_compute_what_pytorch_computes(name: str, form: in
         ),
     ],
 )
-def test_what_stands_between_layers_and_cannot_be_expressed_is_named(
-    call: Callable[[Tensor, Any], Tensor], said: str
+def test_an_operation_between_layers_that_is_not_supported_is_named(
+    call: Callable[[Tensor, Any], Tensor], message: str
 ) -> None:
-    with pytest.raises(UserError, match=f"Between can't be run privately: .*{said}"):
+    with pytest.raises(UserError, match=f"Between can't be run privately: .*{message}"):
         lowered(between(call))

@@ -1,4 +1,4 @@
-"""The table of operations refuses whatever it does not read."""
+"""The table of operations refuses every argument that it would ignore."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deepreduce.private.lowering.program import UnsupportedError
 
 
 def overloads() -> Iterator[tuple[str, OpOverload]]:
-    """Every way to call the operations of the table with tensors."""
+    """Yield every way to call the operations of the table with tensors."""
     for name in (*ARGUMENTS, "max_pool2d_with_indices", "expand_copy"):
         packet = getattr(torch.ops.aten, name)
         for overload in map(packet.__getattr__, packet.overloads()):
@@ -31,7 +31,7 @@ OTHERS = {"int": 7, "bool": True, "float": 0.25, "number": 3, "str": "floor", "O
 
 
 def another(argument: Any) -> Any:
-    """A value for an argument that is not its default."""
+    """Return a value for an argument that is not its default."""
     kind, default = str(argument.type), argument.default_value
     if argument.name in ("dtype", "out_dtype"):
         return torch.float64
@@ -39,7 +39,7 @@ def another(argument: Any) -> Any:
 
 
 def call_with(overload: OpOverload, changed: str) -> fx.Node:
-    """A call with that argument changed, and all others at their defaults where they have any."""
+    """Return a call with that argument changed and all others at their defaults, if they have any."""
     graph = fx.Graph()
     given = {
         argument.name: graph.placeholder(argument.name)
@@ -55,14 +55,14 @@ def call_with(overload: OpOverload, changed: str) -> fx.Node:
 
 
 def test_an_argument_that_the_functions_ignore_must_be_at_its_default() -> None:
-    # in a process of its own: torch.export stumbles over overloads that nothing but looking at them has loaded
+    # in a process of its own: listing overloads loads them, which breaks torch.export later in the process
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         refused = process.submit(refused_arguments).result()
     assert {("div", "rounding_mode"), ("sum", "dtype"), ("mean", "dtype"), ("view", "dtype")} <= refused
 
 
 def refused_arguments() -> set[tuple[str, str]]:
-    """(operation, argument) of all that is refused for an argument; every other one is checked on the way."""
+    """Return (operation, argument) for every argument that is refused; check every other one."""
     harmless = {"memory_format", "layout", "device", "pin_memory", "non_blocking", "implicit"}
     refused = set()
     for called, overload in overloads():

@@ -103,7 +103,10 @@ def test_a_process_that_is_gone_can_not_be_connected() -> None:
 @shaped
 def test_a_process_in_our_own_network_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shaping, "_PATIENCE_S", 0.1)
-    with python((), "input()") as process, pytest.raises(RunError, match="did not get a network namespace of its own"):
+    with (
+        python((), "input()") as process,
+        pytest.raises(RunError, match="did not get a network namespace of its own"),
+    ):
         ShapedLink.on_this_machine(SLOW).connect([process.pid])
 
 
@@ -112,12 +115,12 @@ def test_a_process_in_our_own_network_is_not_touched(monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["semi2k", "aby3"])
 def test_queries_over_a_slow_link_take_what_was_computed(protocol: str) -> None:
-    network = TOYS["basic"].network()
-    link = replace(SLOW, bits_per_second=2e6)  # on which bytes take longer than all else
-    found = measure(network, images(1, network), protocol=protocol, repeats=3, shaped=link, timeout_s=120)
+    network = TOYS["chain"].network()
+    link = replace(SLOW, bits_per_second=2e6)  # over which bytes take longer than anything else
+    found = measure(network, images(1, network), protocol=protocol, repeats=2, shaped=link, timeout_s=120)
     assert found.over_link is not None and found.over_link.link == link
     measured, computed = found.over_link.total(found.messages), found.seconds_over(link)
-    # the computed one adds what partly happens at the same time
+    # the computed seconds add up what partly happens at the same time
     assert 0.6 * computed < measured < 1.3 * computed + 0.2, (measured, computed)
     assert found.over_link.seconds.low > 0.6 * link.sending(found.serial_bytes) > found.seconds.median / 2
     assert "over the shaped link" in found.to_text(link)

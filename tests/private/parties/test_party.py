@@ -1,4 +1,4 @@
-"""A party tells the engine's reason in one line."""
+"""A party reports the engine's error in one line, with a repair if there is one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deepreduce.private.parties.wire import Message
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "reported"),
     [
         (
             "what: \n\t[external/yacl~/yacl/link/transport/brpc_link.cc:106] brpc server failed start\nstacktrace:",
@@ -25,6 +25,6 @@ from deepreduce.private.parties.wire import Message
         ("\n", "RuntimeError"),
     ],
 )
-def test_the_engines_reason_is_told_without_its_surroundings(raised: str, told: str) -> None:
+def test_the_engines_error_is_reported_without_its_decoration(raised: str, reported: str) -> None:
     order = Message(kind="join", values={"rank": 1, "addresses": [f"{HOST}:9001", f"{HOST}:9002"]})
-    assert explain_error(RuntimeError(raised), order) == told
+    assert explain_error(RuntimeError(raised), order) == reported

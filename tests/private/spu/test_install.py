@@ -12,7 +12,9 @@ from deepreduce.private.spu import install
 
 
 @pytest.mark.parametrize("version", [(3, 12), (3, 13)])
-def test_another_python_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]) -> None:
+def test_another_version_of_python_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int]
+) -> None:
     monkeypatch.setattr(sys, "version_info", (*version, 0))
     with pytest.raises(UserError, match=rf"SPU, which is built for Python 3.10 and 3.11; this is 3.{version[1]}"):
         install.check_installed()

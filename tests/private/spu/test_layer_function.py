@@ -1,4 +1,4 @@
-"""A layer's function names what goes wrong in it."""
+"""Errors in a layer's function name the layer and the operation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.zoo import TOYS
 pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
 
 
-def test_whatever_goes_wrong_while_shapes_are_followed_names_the_layer_and_the_operation(
+def test_an_error_while_shapes_are_evaluated_names_the_layer_and_the_operation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from deepreduce.private.spu.kernels import KERNELS
