@@ -1,7 +1,19 @@
 # The names that `import deepreduce` offers; __init__.py loads each from here when it is first used.
 
-from .api import Evaluation, analyze, evaluate, export_reduced, private_run, trace
-from .config.schema import OptimizeConfig, load_config
+from .api import (
+    Evaluation,
+    analyze,
+    dry_run,
+    evaluate,
+    export_reduced,
+    load_result,
+    optimize,
+    private_run,
+    trace,
+)
+from .candidate import Candidate, Measurement
+from .config.load import load_config
+from .config.schema import OptimizeConfig
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -18,11 +30,12 @@ from .errors import (
 )
 from .frontier import Point, best, dominates, hypervolume, knee, log_cost, pareto_front
 from .network import AnalysisReport, Network, ReluSite
-from .plan import Candidate, Measurement, ReductionPlan
-from .run.dry_run import DryRun, dry_run
-from .run.optimize import optimize
-from .run.result import ReducedNetwork, Result, load_result
+from .observers import RunObserver
+from .plan import ReductionPlan
+from .run.dry_run import DryRun
+from .run.result import ReducedNetwork, Result
 from .store.checkpoint import load_reduced
+from .training.callbacks import CallbackFactory, PreparedStudent, TrainingCallback, TrainingState
 from .transforms import (
     apply_plan,
     cull,
@@ -35,6 +48,7 @@ from .transforms import (
 
 __all__ = [
     "AnalysisReport",
+    "CallbackFactory",
     "Candidate",
     "CheckpointError",
     "ConfigError",
@@ -50,6 +64,7 @@ __all__ = [
     "OptimizeConfig",
     "PlanError",
     "Point",
+    "PreparedStudent",
     "ReducedNetwork",
     "ReductionPlan",
     "ReluSite",
@@ -57,6 +72,9 @@ __all__ = [
     "RunError",
     "RunFolderError",
     "RunInterrupted",
+    "RunObserver",
+    "TrainingCallback",
+    "TrainingState",
     "UserError",
     "analyze",
     "apply_plan",

@@ -1,9 +1,10 @@
-"""Single questions, asked without a run: what does a network hold, how accurate is a saved one."""
+"""The public functions. The command line calls these, and does nothing that they can't."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepreduce.config.inputs import choose_device, load_data
+from deepreduce.config.build import (
+    build_run,
+    build_search,
+    model_seed,
+    objective_of,
+    overlay_of,
+    presets_of,
+    run_title,
+    title_of,
+)
+from deepreduce.config.inputs import choose_device, facts_without_data, load_data, original_network
+from deepreduce.config.load import config_of_network, read_run_config, resolve_config
 from deepreduce.config.schema import DataConfig, OptimizeConfig
 from deepreduce.cost.link import link_named
 from deepreduce.cost.preset import collapse_cost
 from deepreduce.data import ImageData
-from deepreduce.errors import DataError, DeepReduceError
+from deepreduce.errors import DataError, DeepReduceError, UserError
 from deepreduce.export.onnx import ExportReport, export_network
 from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
+from deepreduce.observers.base import RunObserver
 from deepreduce.private import PrivateRun, measure
 from deepreduce.private.handshake import ServerInfo
 from deepreduce.private.images import read_pixels, standardise
-from deepreduce.run.outputs import config_of_network, private_file
+from deepreduce.report.published import Overlay
+from deepreduce.run.dry_run import DryRun, dry_run_of
+from deepreduce.run.optimize import run
+from deepreduce.run.outputs import write_plots
+from deepreduce.run.page import write_page
+from deepreduce.run.read import chosen_objective, read_run
+from deepreduce.run.result import ReducedNetwork, Result
 from deepreduce.store.checkpoint import SavedNetwork
+from deepreduce.store.names import FRONTIER_CSV
+from deepreduce.store.names import private_run as private_run_file
+from deepreduce.store.records import read_criticality
 from deepreduce.training import predict
+from deepreduce.training.autotune import choose_execution, using_threads
+from deepreduce.training.callbacks import CallbackFactory
 from deepreduce.utils.files import write_json
 
 log = logging.getLogger(__name__)
@@ -35,8 +59,159 @@ _CHECKED_IMAGES = 64
 """An exported file must agree with the network on so many test images."""
 
 
+def optimize(
+    model: str | nn.Module | Mapping[str, Any] | None = None,
+    data: Any = None,
+    *,
+    out: str | Path | None = None,
+    config: str | Path | OptimizeConfig | None = None,
+    settings: Sequence[str] = (),
+    max_relus: int | None = None,
+    max_cost: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    observers: Sequence[RunObserver] = (),
+    callbacks: Sequence[CallbackFactory] = (),
+    **values: Any,
+) -> Result:
+    """Find the ReLU/accuracy frontier of a network (DeepReDuce, ICML 2021): train, cull, thin, reshape and distill.
+
+    `model` is a name (see `deepreduce models`) or an `nn.Module` that returns logits (batch, classes); `data` is a
+    name, two torch data sets, four tensors, or an `ImageData`; either may be its section of the config. `config` is a
+    YAML file or an `OptimizeConfig`; keyword arguments are its keys (`training={"epochs": 2}`), `settings` dotted
+    ones (`["training.epochs=2"]`). `out` is the run's folder, by default a new one under runs/; to resume a run,
+    repeat the call with the same folder.
+
+    `observers` follow the run (`RunObserver`). `callbacks` take part in every student's training, not in the
+    teacher's (`deepreduce.training.callbacks`); a run is resumed with the callbacks that it began with.
+
+    Raises `UserError` for the caller's mistakes, `RunError` where the run itself fails and `RunInterrupted` when a
+    signal asked it to stop; everything is saved then.
+    """
+    given = {"max_relus": max_relus, "max_cost": max_cost, "seed": seed, "device": device}
+    if isinstance(model, Mapping):
+        values, model = {**values, "model": model}, None
+    if isinstance(data, Mapping) and "x_train" not in data:
+        values, data = {**values, "data": data}, None
+    chosen = resolve_config(
+        model=model,
+        data=data,
+        config=config,
+        settings=settings,
+        values=_dotted(values) | {key: value for key, value in given.items() if value is not None},
+    )
+    folder = Path(out) if out is not None else new_run_folder(chosen)
+    spec = build_run(
+        chosen,
+        out=folder,
+        model=None if isinstance(model, str) else model,
+        data=None if isinstance(data, str) else data,
+        observers=observers,
+        callbacks=callbacks,
+    )
+    return run(spec, out=folder)
+
+
+def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sections as dotted keys, so that one given key of a section leaves the others as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def new_run_folder(config: OptimizeConfig) -> Path:
+    """Return a folder under runs/ that does not exist yet, named after model, data and time."""
+    name = run_title(config.model.name.replace(":", "-"), config.data.name).replace(" on ", "-").replace("/", "-")
+    stem = f"{name.removesuffix('.npz')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = Path("runs") / stem, 2
+    while path.exists():
+        path, number = Path("runs") / f"{stem}-{number}", number + 1
+    return path
+
+
+def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any = None) -> DryRun:
+    """Return the networks that `optimize` would train, with exact counts; train nothing, write nothing.
+
+    Data sets whose sizes are well known need not be present.
+    """
+    device = choose_device(config.device)
+    facts = facts_without_data(config.data) if data is None else None
+    if facts is None:
+        facts = load_data(config.data, seed=config.seed, given=data).facts
+    network = original_network(config.model, facts, seed=model_seed(config), given=model)
+    spec = build_search(config, network, facts, presets=presets_of(config))
+    training = config.training
+    execution = choose_execution(
+        network,
+        device=device,
+        batch_size=training.batch_size,
+        precision=training.precision,
+        threads=config.threads,
+        workers=config.side_by_side,
+    )
+    with using_threads(execution.threads):
+        return dry_run_of(spec, batch_size=training.batch_size, precision=execution.precision, device=device)
+
+
+def load_result(folder: str | Path, *, model: nn.Module | None = None) -> Result:
+    """Return the result of a finished run from its folder; accuracies are exact to the tables' six decimals.
+
+    `model` is the original of a run whose network was a Python module. Raises `UserError` where the folder holds no
+    finished run and `CheckpointError` where a file is corrupt.
+    """
+    path = Path(folder)
+    candidates = read_run(path)
+    if not (path / FRONTIER_CSV).is_file():
+        raise UserError(
+            f"{path} holds a run that is not finished (no {FRONTIER_CSV}); give its command again to resume it"
+        )
+    networks = [ReducedNetwork(candidate=c, folder=path / c.folder, original=model) for c in candidates]
+    measured = read_criticality(path)
+    config = read_run_config(path)
+    return Result(
+        folder=path,
+        teacher=next(n for n in networks if n.candidate.is_teacher),
+        candidates=tuple(n for n in networks if not n.candidate.is_teacher),
+        criticality=measured.criticality if measured is not None else {},
+        objective=objective_of(config),
+        title=title_of(config),
+    )
+
+
+def redraw(
+    folder: Path,
+    *,
+    title: str | None = None,
+    overlay: Overlay | None = None,
+    objective: str | None = None,
+    preset: str | None = None,
+) -> list[Path]:
+    """Write the plots of a finished run again and return their paths; what is not given is as the run's config says.
+
+    `objective` and `preset` are as in `deepreduce.run.read.chosen_objective`.
+    """
+    config = read_run_config(folder)
+    chosen = chosen_objective(read_run(folder), objective_of(config), name=objective, preset=preset)
+    return write_plots(
+        folder, title=title or title_of(config), overlay=overlay or overlay_of(config), objective=chosen
+    )
+
+
+def report_run(folder: Path, *, out: Path | None = None) -> Path:
+    """Write a run, finished or not, as one interactive page, by default into its folder; return the page's path.
+
+    Raises `UserError` where the folder holds no run or plotly is not installed, `CheckpointError` for a corrupt file.
+    """
+    config = read_run_config(folder)
+    return write_page(folder, title=title_of(config), objective=objective_of(config), out=out)
+
+
 def trace(model: nn.Module, example: Tensor | tuple[int, int, int]) -> Network:
-    """The network of a module, to analyze and to edit with `cull`, `thin`, `reshape` and `apply_plan`.
+    """Return the network of a module, to analyze and to edit with `cull`, `thin`, `reshape` and `apply_plan`.
 
     `example` is a batch of images (N, C, H, W) or the shape (C, H, W) of one; only its shape is used.
     """
@@ -55,7 +230,7 @@ def analyze(
     width: int | None = None,
     blocks: Sequence[int] | None = None,
 ) -> AnalysisReport:
-    """Where a network's ReLUs are, and what else it computes, for one image of `input_size` pixels square.
+    """Return where a network's ReLUs are, and what else it computes, for one image of `input_size` pixels square.
 
     `model` is a name (see `deepreduce models`) or a module. `input_size` defaults to what the network is meant for
     (32 for the zoo and for modules); a named network is built without allocating its weights. Raises `ModelError`
@@ -94,7 +269,7 @@ class Evaluation:
     test_images: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
@@ -105,7 +280,7 @@ def evaluate(
     data: Any = None,
     model: nn.Module | None = None,
 ) -> Evaluation:
-    """Accuracy of a network of a run on the data of `config` (None: the run's), or on `data` from Python.
+    """Return the accuracy of a network of a run on the data of `config` (None: the run's), or on `data` from Python.
 
     `model` is the original for a run whose original was a Python module. Raises `DataError` where the data do not
     fit the network.
@@ -166,7 +341,7 @@ def private_run(
     data: Any = None,
     model: nn.Module | None = None,
 ) -> PrivateRun:
-    """A network of a run under secure computation, on its first `images` test images, measured layer by layer.
+    """Run a network of a run under secure computation on its first `images` test images; measure it layer by layer.
 
     Its linear regions are collapsed where that is faster over `link`; with `shape`, queries are timed over that link
     too, as the kernel makes it. What was measured is kept in the network's folder, for the plots and tables of its
@@ -188,14 +363,14 @@ def private_run(
         timeout_s=timeout_s,
     )
     try:
-        write_json(private_file(Path(folder), protocol), measured.to_json())
-    except DeepReduceError as error:  # what took minutes to measure is told all the same
+        write_json(Path(folder) / private_run_file(protocol), measured.to_json())
+    except DeepReduceError as error:  # a measurement that took minutes is returned all the same
         log.warning("the measurement is not kept: %s", error)
     return measured
 
 
 def first_images(data: ImageData, count: int) -> Tensor:
-    """The first test images, (count, C, H, W), standardised. Raises `DataError` where there are fewer."""
+    """Return the first test images, (count, C, H, W), standardised. Raises `DataError` where there are fewer."""
     if not 1 <= count <= len(data.test):
         raise DataError(
             f"{count:,} images are asked for; {data.name} has {len(data.test):,} test images, so take 1 to that"
@@ -208,7 +383,7 @@ def first_images(data: ImageData, count: int) -> Tensor:
 
 
 def image_to_query(name: str, server: ServerInfo, data: DataConfig, *, seed: int) -> Tensor:
-    """Return the image (C, H, W), on the scale of `server`: pixel values from a file, or a test image.
+    """Return the image (C, H, W), standardised as `server` does: from a file of pixel values, or a test image.
 
     `name` is a path, or the number of one of `data`'s test images. Raises `DataError` if it is neither.
     """

@@ -1,7 +1,7 @@
-"""What callers may catch.
+"""The errors that callers may catch.
 
-`UserError` and its children are the caller's mistakes: the command line prints them as one line and exits
-with 2. `RunError` and its children are failures of a run itself: one line, exit 1.
+`UserError` and its subclasses are the caller's mistakes: the command line prints one line and exits with 2.
+`RunError` and its subclasses are failures of a run itself: one line, exit 1.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 
 
 class DeepReduceError(Exception):
-    """Base of everything deepreduce raises on purpose."""
+    """The base class of all errors that deepreduce raises on purpose."""
 
 
 class UserError(DeepReduceError):
-    """The caller's mistake: a wrong name, value or file. The message says the repair."""
+    """The caller's mistake: a wrong name, value or file. The message gives the value, the rule and the repair."""
 
 
 class ConfigError(UserError):
-    """A config key or value that does not fit; all mistakes of a config in one error."""
+    """An invalid config key or value; one error lists all mistakes of a config."""
 
 
 class ModelError(UserError):
@@ -28,11 +28,11 @@ class ModelError(UserError):
 
 
 class NetworkTraceError(ModelError):
-    """A network whose graph torch.fx can't follow; names the line and the way out."""
+    """A network that torch.fx can't trace; the message names the line and the repair."""
 
 
 class PlanError(UserError):
-    """A plan that names what the network has not, or that changes nothing it names."""
+    """A plan that names something the network does not have, or that changes nothing."""
 
 
 class DataError(UserError):
@@ -44,11 +44,11 @@ class RunFolderError(UserError):
 
 
 class RunError(DeepReduceError):
-    """The run itself failed: full disk, diverged teacher, out of memory."""
+    """A failure of the run itself: full disk, diverged teacher, out of memory."""
 
 
 class RunInterrupted(DeepReduceError):
-    """A signal asked the run to stop. `folder` holds it; the same call with that folder goes on."""
+    """A run stopped by a signal; the same call with its `folder` resumes it."""
 
     def __init__(self, message: str, *, folder: Path) -> None:
         super().__init__(message)
@@ -56,24 +56,23 @@ class RunInterrupted(DeepReduceError):
 
 
 class NonFiniteLossError(RunError):
-    """The loss stayed infinite or NaN after every retry."""
+    """A loss that stayed infinite or NaN after every retry."""
 
 
 class CheckpointError(RunError):
-    """A file of weights or state that is corrupt, truncated, or of another network."""
+    """A file of weights or training state that is corrupt, truncated, or of another network."""
 
 
 def nearest_name(name: object, known: Iterable[str]) -> str | None:
-    """The known name that `name` most resembles, whatever its case; None where none comes near."""
+    """Return the known name most similar to `name`, ignoring case; None if none is similar."""
     by_lower = {n.lower(): n for n in known}
     nearest = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.5)
     return by_lower[nearest[0]] if nearest else None
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """One line for a name that is not known: the nearest known one first, then all of them."""
+    """Return one line about an unknown name: the nearest known name, then all known names."""
     names = list(known)
     nearest = nearest_name(name, names)
     hint = f"did you mean {nearest!r}? " if nearest is not None else ""
-    listed = ", ".join(names) if names else "none"
-    return f"unknown {kind} {str(name)!r}; {hint}known: {listed}"
+    return f"unknown {kind} {str(name)!r}; {hint}known: {', '.join(names) or 'none'}"

@@ -1,22 +1,18 @@
-"""The values that flow: what is done to a network (`ReductionPlan`) and what came of it (`Measurement`)."""
+"""What is done to a network: a complete description that can be saved, hashed and applied."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from deepreduce.cost.price import CostEstimate
+from torch import Tensor
+
 from deepreduce.errors import PlanError, unknown_name
-
-TEACHER_ID = "teacher"
-"""The `plan_id` under which tables hold the full network."""
-
-ACTIONS = ("keep", "identity")
-"""What a plan can do with a ReLU site."""
+from deepreduce.sites import IDENTITY, KEEP, SiteAction, action_of
 
 _FIELDS = ("sites", "alpha", "rho", "depth", "pad_once")
 
@@ -25,15 +21,17 @@ _FIELDS = ("sites", "alpha", "rho", "depth", "pad_once")
 class ReductionPlan:
     """A reduced network, described relative to the original it is applied to.
 
-    `sites` maps a ReLU site's name to its action (given as a mapping or pairs; kept as sorted pairs, without
-    the sites that are simply kept). `alpha` scales all channels, `rho` the resolution of the feature maps
-    (DeepReDuce, section 3.3); both lie in (0, 1]. `depth` is the number of blocks per stage, or None to leave
-    it. `pad_once` does the zero padding of regions that have become linear at their entries, so that they collapse
-    exactly (`deepreduce.transforms.collapse.pad_once`). Equal plans hash equal; `eval(repr(plan))` and
-    `from_json(to_json())` give the plan back. Raises `PlanError` for an unknown action or a scale outside (0, 1].
+    `sites` maps a ReLU site's name to its action (`deepreduce.sites`; given as a mapping or pairs, "keep" and
+    "identity" by their names; kept as sorted pairs, without the sites that are simply kept). Masks are over the
+    channels and pixels that alpha, rho and depth leave. `alpha` scales all channels, `rho` the resolution of the
+    feature maps (DeepReDuce, section 3.3); both lie in (0, 1]. `depth` is the number of blocks per stage, or None to
+    leave it. `pad_once` does the zero padding of regions that have become linear at their entries, so that they
+    collapse exactly (`deepreduce.transforms.collapse.pad_once`). Equal plans hash equal. `from_json(to_json(),
+    tensors=mask_tensors())` gives the plan back; `to_json()` alone, as `repr`, names masks by their digests. Raises
+    `PlanError` for an unknown action or a scale outside (0, 1].
     """
 
-    sites: tuple[tuple[str, str], ...] = ()
+    sites: tuple[tuple[str, SiteAction], ...] = ()
     alpha: float = 1.0
     rho: float = 1.0
     depth: tuple[int, ...] | None = None
@@ -62,7 +60,7 @@ class ReductionPlan:
     @property
     def linearized(self) -> tuple[str, ...]:
         """Names of the sites whose ReLU becomes the identity."""
-        return tuple(name for name, action in self.sites if action == "identity")
+        return tuple(name for name, action in self.sites if action == IDENTITY)
 
     @property
     def plan_id(self) -> str:
@@ -76,6 +74,8 @@ class ReductionPlan:
         for name, action in other.sites:
             if sites.setdefault(name, action) != action:
                 raise PlanError(f"site {name!r} is {sites[name]!r} in one plan and {action!r} in the other")
+            if action.is_complete:
+                sites[name] = action
         return ReductionPlan(
             sites=tuple(sites.items()),
             alpha=_merged("alpha", self.alpha, other.alpha, 1.0),
@@ -85,9 +85,9 @@ class ReductionPlan:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON: `sites` (name -> action), `alpha`, `rho`, `depth`, and `pad_once` where set."""
+        """Return plain values: `sites` (name -> action), `alpha`, `rho`, `depth`, and `pad_once` where set."""
         value = {
-            "sites": dict(self.sites),
+            "sites": {name: action.to_json() for name, action in self.sites},
             "alpha": self.alpha,
             "rho": self.rho,
             "depth": list(self.depth) if self.depth is not None else None,
@@ -95,9 +95,26 @@ class ReductionPlan:
         # left out where it is not set, so that plans keep the ids they had before there was such a thing
         return value | {"pad_once": True} if self.pad_once else value
 
+    def mask_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that `to_json` names by their digests, by site: (C,) or (C, H, W) of booleans for masks.
+
+        Raises `PlanError` for a mask that is known by its digest alone.
+        """
+        found = {name: action.tensor() for name, action in self.sites}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    @property
+    def is_complete(self) -> bool:
+        """Return False where a mask is known by its digest alone: such a plan can be named but not applied."""
+        return all(action.is_complete for _, action in self.sites)
+
     @classmethod
-    def from_json(cls, value: Any) -> ReductionPlan:
-        """The plan that `to_json` described. Raises `PlanError` for anything else."""
+    def from_json(cls, value: Any, *, tensors: Mapping[str, Tensor] | None = None) -> ReductionPlan:
+        """Return the plan that `to_json` described, with the `tensors` of `mask_tensors`.
+
+        Without them (None), masks are known by their digests alone. Raises `PlanError` for anything else, and where
+        the tensors are not those of the plan.
+        """
         if not isinstance(value, Mapping):
             raise PlanError(f"a plan is a JSON object, not {type(value).__name__}")
         for key in value:
@@ -107,7 +124,7 @@ class ReductionPlan:
         if depth is not None and not isinstance(depth, (list, tuple)):
             raise PlanError(f"depth is {depth!r}; give a list of block counts or null")
         return cls(
-            sites=value.get("sites", ()),
+            sites=_sites_from_json(value.get("sites", ()), tensors),
             alpha=value.get("alpha", 1.0),
             rho=value.get("rho", 1.0),
             depth=None if depth is None else tuple(depth),
@@ -115,20 +132,39 @@ class ReductionPlan:
         )
 
 
-def _normalised_sites(sites: Any) -> tuple[tuple[str, str], ...]:
+def _normalised_sites(sites: Any) -> tuple[tuple[str, SiteAction], ...]:
+    actions: dict[str, SiteAction] = {}
+    for name, given in _pairs(sites):
+        action = _action(name, given, None)
+        if actions.setdefault(name, action) != action:
+            raise PlanError(f"site {name!r} has two actions: {actions[name]!r} and {action!r}")
+    return tuple((name, actions[name]) for name in sorted(actions) if actions[name] != KEEP)
+
+
+def _sites_from_json(sites: Any, tensors: Mapping[str, Tensor] | None) -> tuple[tuple[str, SiteAction], ...]:
+    known = tensors or {}
+    pairs = tuple((name, _action(name, value, known.get(name))) for name, value in _pairs(sites))
+    missing = [name for name, action in pairs if not action.is_complete] if tensors is not None else []
+    if missing:
+        raise PlanError(f"the mask of site {missing[0]!r} is missing")
+    return pairs
+
+
+def _pairs(sites: Any) -> Iterator[tuple[str, Any]]:
     pairs: Iterable[Any] = sites.items() if isinstance(sites, Mapping) else sites
     if isinstance(pairs, str) or not isinstance(pairs, Iterable):
         raise PlanError(f"sites is {sites!r}; give a mapping from site name to action")
-    actions: dict[str, str] = {}
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
             raise PlanError(f"{pair!r} is not a (site name, action) pair")
-        name, action = pair
-        if action not in ACTIONS:
-            raise PlanError(f"site {name!r}: " + unknown_name("action", action, ACTIONS))
-        if actions.setdefault(name, action) != action:
-            raise PlanError(f"site {name!r} has two actions: {actions[name]!r} and {action!r}")
-    return tuple(sorted((name, action) for name, action in actions.items() if action != "keep"))
+        yield pair[0], pair[1]
+
+
+def _action(name: str, value: Any, tensor: Tensor | None) -> SiteAction:
+    try:
+        return action_of(value, tensor)
+    except PlanError as error:
+        raise PlanError(f"site {name!r}: {error}") from error
 
 
 def _merged(name: str, a: Any, b: Any, neutral: Any) -> Any:
@@ -139,47 +175,3 @@ def _merged(name: str, a: Any, b: Any, neutral: Any) -> Any:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """What a trained network costs and achieves. Accuracies and churn are fractions.
-
-    `stage_relu_counts` maps each stage to its ReLUs for one image; `macs` are multiply-accumulates for one
-    image; `churn` is the share of test images on which the network and its teacher disagree;
-    `train_seconds` is wall time of training and validating, over all interruptions.
-    """
-
-    relu_count: int
-    stage_relu_counts: Mapping[str, int] = field(hash=False)
-    macs: int
-    val_accuracy: float
-    test_accuracy: float
-    churn: float
-    train_seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A plan with what became of it.
-
-    `label` is the plan in a reader's words ("cull S1, thin"). `folder` holds its plan and weights, relative
-    to the run folder. A candidate whose training failed, or was given up because another one is better
-    (`is_dropped`), has `measurement` None and the reason in `failure`. `prices` tell what an image costs it under
-    secure computation, by the name of a preset such as "cheetah-lan".
-    """
-
-    plan_id: str
-    plan: ReductionPlan
-    label: str
-    relu_count: int
-    folder: str
-    measurement: Measurement | None = None
-    failure: str | None = None
-    is_dropped: bool = False
-    prices: Mapping[str, CostEstimate] = field(default_factory=dict, hash=False)
-
-    @property
-    def is_teacher(self) -> bool:
-        """True for the full network, which tables list beside its reductions."""
-        return self.plan_id == TEACHER_ID

@@ -2,7 +2,7 @@
 """What our training loop costs beside a bare PyTorch loop over one batch in memory (docs/performance.md).
 
 Ours draws and augments every batch, clips the gradient, watches the loss and can be stopped; the distilled student's
-also reads its teacher's remembered answers. Rounds of the three are taken in turns.
+also reads its teacher's cached logits. Rounds of the three are taken in turns.
 
 python scripts/bench_training.py [--threads 1] [--rounds 5] [--steps 30]
 """
@@ -32,7 +32,7 @@ NETWORKS = [  # name, width, image size, channels, batch
 
 
 def noise(size: int, channels: int, count: int) -> ImageData:
-    """So many images of noise to train with, and few to validate."""
+    """Return `count` images of noise to train with, and few to validate."""
     val = 16
     generator = torch.Generator().manual_seed(0)
 
@@ -57,15 +57,15 @@ class Bench:
         self.precision = Precision(bf16=True, channels_last=True)
         self.data, self.steps, self.batch = noise(size, channels, batch * steps), steps, batch
         self.recipe = Recipe(epochs=1, batch_size=batch, learning_rate=0.01, warmup_epochs=0)
-        self.views = AugmentationSchedule(seed=0, epochs=1)
-        remembered = LogitsCache(folder / "answers", epochs=1, steps=steps, batch_size=batch, num_classes=10)
+        self.schedule = AugmentationSchedule(seed=0, epochs=1)
+        cache = LogitsCache(folder / "answers", epochs=1, steps=steps, batch_size=batch, num_classes=10)
         teacher = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.lesson = Teacher(teacher, precision=self.precision, remembered=remembered)
+        self.teacher = Teacher(teacher, precision=self.precision, cache=cache)
         images, labels, _ = next(self.data.train.train_batches(batch_size=batch, seed=0, epoch=0, device=CPU))
         self.images, self.labels = images.contiguous(memory_format=torch.channels_last), labels
 
     def bare(self) -> float:
-        """Forward, loss, backward, step."""
+        """Train with forward, loss, backward and step alone."""
         module = self.modules[0].to(memory_format=torch.channels_last).train()
         optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
         begin = time.perf_counter()
@@ -77,18 +77,18 @@ class Bench:
             optimizer.step()
         return (time.perf_counter() - begin) / self.steps
 
-    def student(self, lesson: Teacher | None = None) -> float:
-        """One epoch of ours."""
+    def student(self, teacher: Teacher | None = None) -> float:
+        """Train one epoch with our loop."""
         begin = time.perf_counter()
         train(
-            self.modules[1 if lesson is None else 2], self.data, self.recipe, seed=0, precision=self.precision,
-            device=CPU, lesson=lesson, views=self.views,
+            self.modules[1 if teacher is None else 2], self.data, self.recipe, seed=0, precision=self.precision,
+            device=CPU, teacher=teacher, schedule=self.schedule,
         )  # fmt: skip
         return (time.perf_counter() - begin) / self.steps
 
     def distilled(self) -> float:
-        """One epoch of ours, learning from a teacher that has answered before."""
-        return self.student(self.lesson)
+        """Train one epoch with our loop, with a teacher whose logits are cached."""
+        return self.student(self.teacher)
 
 
 def told(ratios: list[float]) -> str:
@@ -110,7 +110,7 @@ def main() -> None:
             bench = Bench(name, width, size, channels, batch, options.steps, Path(folder))
             rounds = [(bench.bare(), bench.student(), bench.distilled()) for _ in range(options.rounds + 1)][
                 1:
-            ]  # the first one allocates, and has the teacher answer
+            ]  # the first one allocates, and fills the cache
         rate = batch / statistics.median(bare for bare, _, _ in rounds)
         student = told([ours / bare for bare, ours, _ in rounds])
         distilled = told([ours / bare for bare, _, ours in rounds])

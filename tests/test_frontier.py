@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepreduce.candidate import Candidate, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
 from deepreduce.cost.price import CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.frontier import Point, best, dominates, front_by, hypervolume, knee, log_cost, pareto_front
-from deepreduce.plan import Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 from tests.helpers.report_examples import priced
 
 # few distinct values, so that ties and duplicates are common
@@ -148,13 +149,13 @@ def test_the_best_is_what_brute_force_finds(given: list[Candidate], max_relus: i
 
 def test_a_budget_that_nothing_meets_names_the_nearest() -> None:
     given = [candidate(100, 0.5, plan_id="small"), candidate(1000, 0.75, plan_id="large")]
-    with pytest.raises(UserError, match=r"at most 50 ReLUs; the one of fewest ReLUs is small .*100 ReLUs"):
+    with pytest.raises(UserError, match=r"at most 50 ReLUs; the one with the fewest ReLUs is small .*100 ReLUs"):
         best(given, max_relus=50)
     with pytest.raises(UserError, match=r"at least 90.00 %.*the most accurate is large .*75.00 %"):
         best(given, min_accuracy=0.9)
     with pytest.raises(UserError, match=r"within the budget is small"):
         best(given, max_relus=500, min_accuracy=0.6)
-    with pytest.raises(UserError, match="no candidate was trained"):
+    with pytest.raises(UserError, match="no candidate has a measurement"):
         best([failed], max_relus=500)
 
 

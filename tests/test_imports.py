@@ -16,11 +16,14 @@ LAYERS = (
     "errors",
     "utils",
     "cost",
-    "plan",
     "models data",
     "network",
+    "sites",
+    "plan",
+    "candidate",
     "transforms",
-    "methods training",
+    "training",
+    "methods",
     "frontier",
     "search report export private",
     "store",
@@ -37,10 +40,9 @@ KEPT_APART = {
     # choosing and reporting ask for values, not for networks
     "frontier": ("models", "network", "transforms", "methods", "data", "training"),
     "report": ("models", "network", "transforms", "methods", "data", "training"),
-    # a method yields its trainings and is sent their results, so that a test can drive it in milliseconds
-    "methods": ("data", "training"),
+    # a method yields its trainings and is sent their results; it never sees an image
+    "methods": ("data",),
     "training": ("models", "transforms", "methods"),
-    "network": ("plan",),
 }
 """Packages of a higher layer that need nothing of these below, and what a new import would give away."""
 

@@ -1,4 +1,4 @@
-"""The command line. The only room that prints and exits; everything it does is in the Python API too."""
+"""The command line, which alone prints and exits. Everything that it does is in the Python API too."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from deepreduce.errors import DeepReduceError, RunInterrupted, UserError
 
 if TYPE_CHECKING:
     from deepreduce.config.schema import OptimizeConfig
+    from deepreduce.observers import RunObserver
 
 app = typer.Typer(
     name="deepreduce",
@@ -126,9 +127,8 @@ def optimize(
 
     The same command with the same --out goes on where a run stopped.
     """
-    from deepreduce.config.build import resolve_config
-    from deepreduce.run import optimize as pipeline
-    from deepreduce.run.dry_run import dry_run as plan_only
+    from deepreduce import api
+    from deepreduce.config.load import resolve_config
 
     given = {
         "recipe": recipe, "max_relus": max_relus, "max_cost": max_cost, "seed": seed, "device": device, "log": log,
@@ -142,12 +142,11 @@ def optimize(
         values={key: value for key, value in given.items() if value is not None},
     )
     if dry_run:
-        planned = plan_only(chosen)
+        planned = api.dry_run(chosen)
         print(json.dumps(planned.to_json(), indent=2) if as_json else planned.to_text())
         return
-    folder = out or pipeline.new_run_folder(chosen)
-    with _watching() as watcher:
-        result = pipeline.run(chosen, out=folder, watcher=watcher)
+    with _progress_shown() as progress:
+        result = api.optimize(config=chosen, out=out, observers=[progress])
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
         return
@@ -220,16 +219,17 @@ def plot(
     ] = None,
 ) -> None:
     """Draw a run's frontier, layers and costs again, with another cost, title or published points beside them."""
-    from deepreduce.run import outputs
+    from deepreduce.api import redraw
+    from deepreduce.report.published import Overlay
 
     if published is None and (dataset or backbone or method):
         raise UserError("--dataset, --backbone and --method choose published points; give --published CSV with them")
     overlay = None
     if published is not None:
-        overlay = outputs.Overlay(
+        overlay = Overlay(
             path=published, dataset=dataset, backbone=backbone, methods=tuple(method) if method else None
         )
-    for path in outputs.redraw(run, title=title, overlay=overlay, objective=objective, preset=preset):
+    for path in redraw(run, title=title, overlay=overlay, objective=objective, preset=preset):
         print(path)
 
 
@@ -239,9 +239,9 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="The file to write (default: RUN/report.html).")] = None,
 ) -> None:
     """Write a run as one interactive page that opens anywhere, without a network. Needs deepreduce[report]."""
-    from deepreduce.run.page import write_page
+    from deepreduce.api import report_run
 
-    print(write_page(run, out=out))
+    print(report_run(run, out=out))
 
 
 @app.command()
@@ -263,6 +263,30 @@ def models() -> None:
         print()
 
 
+@app.command()
+def methods() -> None:
+    """List the methods that propose networks (method.name), with their options."""
+    import textwrap
+
+    from deepreduce.methods.registry import known_methods, method_named
+
+    for name in known_methods():
+        method = method_named(name)
+        print(f"{name}: {method.summary}")
+        for key, field in method.Options.model_fields.items():
+            if key != "name":
+                text = f"{' '.join((field.description or '').split())} (default: {_yaml_of(field.default)})"
+                print(textwrap.fill(text, 100, initial_indent=f"  method.{key}  ", subsequent_indent="      "))
+        print()
+
+
+def _yaml_of(value: Any) -> str:
+    import yaml
+
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip()
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
@@ -280,7 +304,7 @@ def _options(
 def _config_of(
     candidate: Path, config: Path | None, data: str | None, settings: list[str] | None, *, device: str | None = None
 ) -> OptimizeConfig:
-    from deepreduce.config.build import config_for_network
+    from deepreduce.config.load import config_for_network
 
     values = {"device": device} if device is not None else {}
     return config_for_network(candidate, config=config, data=data, settings=settings or (), values=values)
@@ -304,9 +328,9 @@ class _ToTerminal(logging.Handler):
 
 
 @contextmanager
-def _watching() -> Iterator[Any]:
-    """A bar where standard error is a terminal, log lines elsewhere; warnings show in both."""
-    from deepreduce.observers.progress import BarWatcher, LogWatcher
+def _progress_shown() -> Iterator[RunObserver]:
+    """Show a bar where standard error is a terminal, log lines elsewhere; warnings show in both."""
+    from deepreduce.observers.progress import ProgressBar, ProgressLog
 
     on_terminal = sys.stderr.isatty()
     handler: logging.Handler = _ToTerminal() if on_terminal else logging.StreamHandler(sys.stderr)
@@ -315,11 +339,11 @@ def _watching() -> Iterator[Any]:
     handler.setLevel(logging.WARNING if on_terminal else logging.INFO)
     logger = logging.getLogger("deepreduce")
     logger.addHandler(handler)
-    watcher = BarWatcher(sys.stderr) if on_terminal else LogWatcher()
+    progress = ProgressBar(sys.stderr) if on_terminal else ProgressLog()
     try:
-        yield watcher
+        yield progress
     finally:
-        watcher.close()
+        progress.close()
         logger.removeHandler(handler)
 
 

@@ -65,7 +65,7 @@ def run(
     Compares the logits with PyTorch's. The first query is not timed.
     """
     from deepreduce.api import private_run
-    from deepreduce.config.build import config_for_network
+    from deepreduce.config.load import config_for_network
     from deepreduce.cost.link import link_named
     from deepreduce.private.protocol import protocol_named
     from deepreduce.utils.files import write_text
@@ -169,7 +169,7 @@ def query(
 ) -> None:
     """Have a server classify images that it never sees. Only the client learns the logits."""
     from deepreduce.api import image_to_query
-    from deepreduce.config.build import resolve_config
+    from deepreduce.config.load import resolve_config
     from deepreduce.private.handshake import two_party_protocol
     from deepreduce.private.querying import open_session
 

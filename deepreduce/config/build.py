@@ -1,265 +1,244 @@
-"""What a config asks for, as the values that the building blocks take."""
+"""From a config to what it means: one frozen `RunSpec`, below which nobody reads the config."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from deepreduce.config.inputs import FROM_PYTHON
-from deepreduce.config.schema import OptimizeConfig, TrainingConfig, load_config
+from deepreduce.config.inputs import choose_device, load_data, original_network
+from deepreduce.config.load import differing_keys, dump_config, load_config
+from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
 from deepreduce.cost.model import CostModel
-from deepreduce.cost.objective import RELUS, Limits
+from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective
 from deepreduce.cost.preset import Preset, preset_named, prices_of
-from deepreduce.data import DataFacts, ImageData
-from deepreduce.methods import DeepReduceMethod, LeverSearch, Pricing
+from deepreduce.data import DataFacts
+from deepreduce.errors import ConfigError
+from deepreduce.methods.base import Method, SearchContext
+from deepreduce.methods.options import MethodOptions
+from deepreduce.methods.proposal import Pricing
+from deepreduce.methods.registry import method_named
 from deepreduce.network import Network
-from deepreduce.run.outputs import config_of_network, objective_of
-from deepreduce.search.budget import FullBudget, SharedBudget
-from deepreduce.search.headroom import FrontierState
-from deepreduce.search.schedule import Schedule, make_schedule
-from deepreduce.training import LogitsCache, Precision, Recipe, choose_precision
-from deepreduce.training.autotune import ExecutionPlan, Variant, arrange, remembered_arrangement
-from deepreduce.training.timing import TimedStep
+from deepreduce.observers.base import RunObserver
+from deepreduce.observers.registry import make_observers
+from deepreduce.report.published import Overlay
+from deepreduce.run.environment import describe_environment
+from deepreduce.run.spec import RunSpec, SearchSpec
+from deepreduce.search.budget import Budget, FullBudget, SharedBudget
+from deepreduce.store.records import read_costs, read_execution_plan
+from deepreduce.store.run_folder import RunIdentity
+from deepreduce.training import Distillation, Recipe
+from deepreduce.training.autotune import choose_execution, using_threads
+from deepreduce.training.callbacks import CallbackFactory, describe_callbacks
 from deepreduce.utils.seed import derived_seed
 
-log = logging.getLogger(__name__)
 
-
-def resolve_config(
-    *,
-    model: str | nn.Module | None = None,
-    data: Any = None,
-    config: str | Path | OptimizeConfig | None = None,
-    settings: Sequence[str] = (),
-    values: Mapping[str, Any] | None = None,
-) -> OptimizeConfig:
-    """One config from a file or object, overridden by `values`, by model and data, then by `key=value` settings.
-
-    Raises `ConfigError` that lists every mistake at once.
-    """
-    overrides: dict[str, Any] = {}
-    if isinstance(config, OptimizeConfig):
-        overrides |= config.model_dump(mode="json")
-        config = None
-    overrides |= dict(values or {})
-    if model is not None:
-        overrides["model.name"] = model if isinstance(model, str) else f"{FROM_PYTHON}{type(model).__name__}"
-    if data is not None:
-        overrides["data.name"] = data if isinstance(data, str) else f"{FROM_PYTHON}{type(data).__name__}"
-    return load_config(config, values=overrides, settings=settings)
-
-
-def config_for_network(
-    folder: Path,
-    *,
-    config: Path | None = None,
-    data: str | None = None,
-    settings: Sequence[str] = (),
-    values: Mapping[str, Any] | None = None,
-) -> OptimizeConfig:
-    """The config of the run that a network's folder lies in, or the given file, with what else is given."""
-    found = config if config is not None else config_of_network(folder)
-    return resolve_config(data=data, config=found, settings=settings, values=values)
-
-
-def run_schedule(
-    network: Network,
-    facts: DataFacts,
+def build_run(
     config: OptimizeConfig,
     *,
-    cull_order: Sequence[str] | None,
-    measured: bool = False,
-    standing: FrontierState | None = None,
-    trained: Collection[str] = (),
-    presets: Sequence[Preset],
-) -> Schedule:
-    """The networks of a run; `measured` says that the order comes from probes, `standing` what they have found.
+    out: Path,
+    model: nn.Module | None = None,
+    data: Any = None,
+    observers: Sequence[RunObserver] = (),
+    callbacks: Sequence[CallbackFactory] = (),
+) -> RunSpec:
+    """Return everything that a run in the folder `out` needs. Writes nothing.
 
-    `trained` are the ids of plans whose networks are trained already.
+    `model` and `data` are those given from Python. What a run in `out` has recorded (cost models, threads, workers)
+    is taken from there. Raises `UserError` for everything that the config, a file or a budget rules out.
     """
-    method, training = config.method, config.training
-    return make_schedule(
+    following = make_observers(config.log, own=observers)
+    device = choose_device(config.device)
+    images = load_data(config.data, seed=config.seed, given=data)
+    images.check_batch_size(config.training.batch_size)
+    network = original_network(config.model, images.facts, seed=model_seed(config), given=model)
+    overlay = overlay_of(config)
+    if overlay is not None:
+        overlay.points()  # raises what is wrong with them
+    search = build_search(config, network, images.facts, presets=presets_of(config, recorded=read_costs(out).models))
+    search.preview()  # raises what a plan or a budget rules out
+    execution = choose_execution(
         network,
-        facts,
-        DeepReduceMethod(
-            thin_keep=method.thin_keep,
-            alphas=method.alphas,
-            rhos=method.rhos,
-            depths=method.depths,
-            pad_once=method.pad_once,
-            criticality_form=method.criticality_form,
-            criticality_exponent=method.criticality_exponent,
+        device=device,
+        batch_size=config.training.batch_size,
+        precision=config.training.precision,
+        threads=config.threads,
+        workers=config.side_by_side,
+        recorded=read_execution_plan(out),
+    )
+    with using_threads(execution.threads):
+        environment = describe_environment(
+            network,
+            data_fingerprint=images.fingerprint,
+            device=device,
+            execution=execution,
+            callbacks=describe_callbacks(callbacks),
+        )
+    return RunSpec(
+        search=search,
+        data=images,
+        recipe=recipe_of(config),
+        own_rate=config.fast.rate,
+        distillation=Distillation(temperature=config.distill.temperature, weight=config.distill.weight),
+        logits_cache_bytes=config.distill.remember_gb * 1e9,
+        checkpoint_seconds=config.training.checkpoint_seconds,
+        seed=config.seed,
+        device=device,
+        execution=execution,
+        observers=following,
+        callbacks=tuple(callbacks),
+        title=title_of(config),
+        overlay=overlay,
+        identity=RunIdentity(
+            config_yaml=dump_config(config),
+            differing_keys=lambda path: differing_keys(load_config(path), config),
+            environment=environment,
         ),
-        run_recipe(config),
-        teacher_epochs=teacher_epochs(training),
-        cull_order=cull_order,
-        limits=limits_of(config),
-        measured=measured,
-        search=lever_search(config, presets),
-        price=pricing_under(presets),
-        standing=standing,
-        trained=trained,
+        model=model,
     )
 
 
-def lever_search(config: OptimizeConfig, presets: Sequence[Preset]) -> LeverSearch | None:
-    """What to search for under `presets_of` the config, where that is not the paper's networks of few ReLUs."""
-    objective, cost = objective_of(config), config.cost
-    if objective.name == RELUS:
-        return None
-    price = pricing_under([preset for preset in presets if preset.name == objective.preset])
-    return LeverSearch(objective=objective, price=price, gain=cost.gain, most=cost.networks)
-
-
-def limits_of(config: OptimizeConfig) -> Limits:
-    """What the config allows a network to have."""
-    return Limits(max_relus=config.max_relus, max_cost=config.max_cost, objective=objective_of(config))
-
-
-def presets_of(config: OptimizeConfig, *, recorded: Mapping[str, CostModel] | None = None) -> tuple[Preset, ...]:
-    """The presets that a run prices its networks under, the objective's first.
-
-    `recorded` are the cost models with which the run began: it goes on with these though the user has calibrated
-    anew. Raises `UserError` for a name that is not known.
-    """
+def build_search(
+    config: OptimizeConfig, network: Network, facts: DataFacts, *, presets: tuple[Preset, ...]
+) -> SearchSpec:
+    """Return which networks are sought for data of these sizes, and how long they are trained."""
+    method, options = method_of(config)
+    budget = budget_of(config, network, facts)
     objective = objective_of(config)
-    names = dict.fromkeys([*([objective.preset] if objective.preset else []), *config.cost.presets])
-    return tuple(preset_named(name, models=recorded or {}) for name in names)
+    context = SearchContext(
+        budget=budget,
+        val_images=facts.val_images,
+        objective=objective,
+        limits=Limits(max_relus=config.max_relus, max_cost=config.max_cost, objective=objective),
+        price=_pricing_under(presets),
+        objective_price=_pricing_under([preset for preset in presets if preset.name == objective.preset]),
+    )
+    return SearchSpec(
+        network=network,
+        method=method,
+        options=options,
+        context=context,
+        budget=budget,
+        presets=presets,
+        teacher_epochs=teacher_epochs(config),
+    )
 
 
-def pricing_under(presets: Sequence[Preset]) -> Pricing:
-    """What an image costs a network under each of them."""
+def _pricing_under(presets: Sequence[Preset]) -> Pricing:
     return lambda network: prices_of(network, presets)
 
 
-def run_recipe(config: OptimizeConfig) -> FullBudget | SharedBudget:
-    """How long students are trained, and from which weights."""
+def method_of(config: OptimizeConfig) -> tuple[Method[Any], MethodOptions]:
+    """Return the method that the config names, with its options.
+
+    Without a name that is `deepreduce`, and `levers` where the objective is not the ReLU count; then the latter's
+    options `gain` and `networks` are those of section `cost`. Raises `ConfigError` where a method of the
+    same option is named and `cost` gives the option another value.
+    """
+    options, cost = config.method, config.cost
+    moved = {key: getattr(cost, key) for key in ("gain", "networks")}
+    if options.name is None and objective_of(config) != COUNT_OF_RELUS:
+        levers = method_named("levers")
+        return levers, levers.Options.model_validate(options.model_dump() | moved)
+    method = method_named(options.name or "deepreduce")
+    usual = type(cost)()
+    given = [k for k, v in moved.items() if v != getattr(usual, k) and v != getattr(options, k, v)]
+    if given:
+        raise ConfigError(
+            f"cost.{given[0]} and method.{given[0]} differ; with method {method.name} give the latter alone"
+        )
+    return method, options
+
+
+def budget_of(config: OptimizeConfig, network: Network, facts: DataFacts) -> Budget:
+    """Return how long students are trained, and from which weights."""
     epochs, batch_size, fast = config.training.epochs, config.training.batch_size, config.fast
     if config.recipe == "paper":
-        return FullBudget(epochs=epochs, batch_size=batch_size)
+        return FullBudget(
+            compute=network.compute_cost,
+            facts=facts,
+            epochs=epochs,
+            batch_size=batch_size,
+            student_batch_size=batch_size,
+            schedule_epochs=epochs,
+        )
     return SharedBudget(
+        compute=network.compute_cost,
+        facts=facts,
         epochs=epochs,
         batch_size=batch_size,
         student_batch_size=max(round(fast.batch * batch_size), 1),
+        schedule_epochs=min(fast.views, epochs),
         price=fast.price,
         probe_share=fast.probe_share,
         draft_share=fast.draft_share,
         margin=fast.margin,
-        views=min(fast.views, epochs),
+        anneal_share=fast.ease,
     )
 
 
-def teacher_epochs(training: TrainingConfig) -> int:
-    """Epochs of the teacher: the full recipe's unless the config says otherwise."""
-    return training.epochs if training.teacher_epochs is None else training.teacher_epochs
-
-
-def model_seed(config: OptimizeConfig) -> int:
-    """What initialises the original network."""
-    return derived_seed(config.seed, "model") % 2**31
-
-
-def training_recipe(
-    training: TrainingConfig, *, epochs: float, rate: float = 1.0, batch_size: int | None = None
-) -> Recipe:
-    """The recipe of the config for so many epochs, with `rate` times its learning rate.
-
-    Another `batch_size` scales the rate in proportion; the warm-up of a shorter training is shorter in proportion.
-    """
-    batch_size = batch_size or training.batch_size
-    rate *= batch_size / training.batch_size
+def recipe_of(config: OptimizeConfig) -> Recipe:
+    """Return the full recipe."""
+    training = config.training
     return Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=training.learning_rate * rate,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
-        warmup_epochs=training.warmup_epochs * min(epochs / training.epochs, 1.0),
+        warmup_epochs=training.warmup_epochs,
         label_smoothing=training.label_smoothing,
         clip_norm=training.clip_norm,
         validate_every=training.validate_every,
     )
 
 
-def remembered_logits(
-    path: Path, data: ImageData, config: OptimizeConfig, *, epochs: int, batch_size: int
-) -> LogitsCache | None:
-    """Room on the disk for the teacher's answers to so many epochs of views, or to as many as it may hold.
+def teacher_epochs(config: OptimizeConfig) -> int:
+    """Return the epochs of the teacher: the full recipe's unless the config says otherwise."""
+    training = config.training
+    return training.epochs if training.teacher_epochs is None else training.teacher_epochs
 
-    They are asked for, and kept, in batches of `batch_size`.
 
-    None where it may hold none, or the disk has no room.
+def model_seed(config: OptimizeConfig) -> int:
+    """Return the seed that initialises the original network."""
+    return derived_seed(config.seed, "model") % 2**31
+
+
+def objective_of(config: OptimizeConfig) -> Objective:
+    """Return the cost of a run's frontier."""
+    cost = config.cost
+    if cost.objective == COUNT_OF_RELUS.name:
+        return COUNT_OF_RELUS
+    return Objective(name=cost.objective, preset=f"{cost.protocol or 'cheetah'}-{cost.link or 'lan'}")
+
+
+def presets_of(config: OptimizeConfig, *, recorded: Mapping[str, CostModel] | None = None) -> tuple[Preset, ...]:
+    """Return the presets under which a run estimates costs, the objective's first.
+
+    `recorded` are the cost models with which the run began: a resumed run uses these though the user has calibrated
+    again since. Raises `UserError` for an unknown name.
     """
-    sizes = {
-        "steps": data.train.num_steps(batch_size),
-        "batch_size": batch_size,
-        "num_classes": data.num_classes,
-    }
-    allowed = int(config.distill.remember_gb * 1e9 // LogitsCache.size(epochs=1, **sizes))
-    if not allowed:
+    objective = objective_of(config)
+    names = dict.fromkeys([*([objective.preset] if objective.preset else []), *config.cost.presets])
+    return tuple(preset_named(name, models=recorded or {}) for name in names)
+
+
+def title_of(config: OptimizeConfig) -> str:
+    """Return the title of a run's plots."""
+    return config.plot.title or run_title(config.model.name.removeprefix(FROM_PYTHON), config.data.name)
+
+
+def run_title(model: str, data: str) -> str:
+    """Return the default title of a run's plots."""
+    short = data.partition(":")[2].rsplit("/", 1)[-1] or data
+    return f"{model} on {short}"
+
+
+def overlay_of(config: OptimizeConfig) -> Overlay | None:
+    """Return the published points that the config wants drawn."""
+    plot = config.plot
+    if plot.published is None:
         return None
-    try:
-        return LogitsCache(path, epochs=min(epochs, allowed), **sizes)
-    except OSError as error:
-        log.warning("the teacher's answers are not remembered: %s", error.strerror or error)
-        return None
-
-
-def chosen_arrangement(
-    config: OptimizeConfig, network: Network, device: torch.device, *, before: ExecutionPlan | None = None
-) -> ExecutionPlan:
-    """How to train: as the config says, as `before` (how the run began), and else as a trial finds faster."""
-    chosen = before or _tried(config, network, device)
-    return replace(
-        chosen,
-        threads=config.threads or chosen.threads,
-        side_by_side=config.side_by_side or chosen.side_by_side,
-    )
-
-
-def _tried(config: OptimizeConfig, network: Network, device: torch.device) -> ExecutionPlan:
-    """The arrangement that a trial found for this network, or finds now."""
-    available = torch.get_num_threads()
-    if device.type != "cpu":
-        precision = choose_precision(config.training.precision, network, device=device)
-        return ExecutionPlan(precision=precision, threads=available)
-    batch_size = config.training.batch_size
-    precisions = [Precision(bf16=bf16, channels_last=last) for bf16 in (False, True) for last in (False, True)]
-    if config.training.precision != "auto":
-        precisions = [choose_precision(config.training.precision, network, device=device)]
-    variants = [
-        Variant(precision=precision, threads=threads)
-        for precision in precisions
-        for threads in ([config.threads] if config.threads else sorted({1, available}))
-    ]
-    beside = [config.side_by_side] if config.side_by_side else sorted({1, available})
-
-    def step_of(precision: Precision) -> Callable[[], float]:
-        return TimedStep(network, batch_size=batch_size, precision=precision, device=device)
-
-    def trial() -> ExecutionPlan:
-        with using_threads(available), torch.random.fork_rng(devices=[]):
-            chosen = arrange(variants, step_of, side_by_side=beside)
-        log.info("a trial of some steps found fastest: %s", chosen.told())
-        return chosen
-
-    shapes = [(name, tuple(p.shape)) for name, p in network.module.named_parameters()]
-    return remembered_arrangement(f"{shapes} {network.input_shape} {batch_size} {variants} {beside}", trial)
-
-
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """Everything inside computes with so many CPU threads."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return Overlay(path=Path(plot.published), dataset=plot.published_dataset, backbone=plot.published_backbone)

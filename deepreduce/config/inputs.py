@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from deepreduce.config.schema import DataConfig, ModelConfig
+from deepreduce.config.schema import FROM_PYTHON, DataConfig, ModelConfig
 from deepreduce.data import (
     DataFacts,
     ImageData,
@@ -31,12 +29,9 @@ from deepreduce.network.analyze import check_input_size
 
 log = logging.getLogger(__name__)
 
-FROM_PYTHON = "python:"
-"""Starts the name of a model or data set that was handed over from Python and has no name of its own."""
-
 
 def preparation_of(config: DataConfig) -> Preparation:
-    """What the config says about preparing images."""
+    """Return how the config prepares images."""
     return Preparation(
         val_fraction=config.val_fraction,
         train_limit=config.train_limit,
@@ -50,7 +45,7 @@ def preparation_of(config: DataConfig) -> Preparation:
 
 
 def load_data(config: DataConfig, *, seed: int, given: Any = None) -> ImageData:
-    """The data set that the config names, or `given` from Python, prepared. Raises `DataError`."""
+    """Return the data set that the config names, or `given` from Python, prepared. Raises `DataError`."""
     if isinstance(given, ImageData):
         return given
     raw: RawData
@@ -62,16 +57,16 @@ def load_data(config: DataConfig, *, seed: int, given: Any = None) -> ImageData:
 
 
 def facts_without_data(config: DataConfig) -> DataFacts | None:
-    """Sizes after preparation of a data set that everybody knows; None for others."""
+    """Return the sizes, after preparation, of a data set whose sizes are well known; None for others."""
     raw = known_facts(config.name)
     return None if raw is None else preparation_of(config).facts(raw, config.name)
 
 
 def original_network(config: ModelConfig, facts: DataFacts, *, seed: int, given: nn.Module | None = None) -> Network:
-    """The full network for such data, with its initial, pretrained or loaded weights.
+    """Return the full network for data of these sizes, with its initial, pretrained or loaded weights.
 
-    Built as the config says from `seed`, or `given` from Python, which is not changed. Raises `ModelError` where
-    it does not fit the data or has nothing to reduce.
+    The network is built as the config says from `seed`, or is `given` from Python, which is not changed. Raises
+    `ModelError` where it does not fit the data or has no ReLUs.
     """
     spec: ModelSpec | None = None
     if given is None:
@@ -126,20 +121,8 @@ def _load_foreign_weights(module: nn.Module, path: Path) -> None:
         raise ModelError(f"model.weights: {path} is of another network: {lines[min(1, len(lines) - 1)]}") from error
 
 
-def fingerprint(network: Network) -> str:
-    """Short hash of a network's graph and weights."""
-    digest = hashlib.blake2b(digest_size=8)
-    for node in network.module.graph.nodes:
-        digest.update(f"{node.op} {node.target} {[n.name for n in node.all_input_nodes]};".encode())
-    for name, tensor in sorted(network.module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        if tensor.numel():
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is any. Raises `ConfigError` for what is not there."""
+    """Return the device called `name`; "auto" is CUDA if there is any. Raises `ConfigError` where it is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -152,18 +135,3 @@ def choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise ConfigError(f"device {name!r} is not there: PyTorch sees {count} CUDA devices; use device cpu")
     return device
-
-
-def versions() -> Mapping[str, str]:
-    """Of everything that numbers depend on."""
-    import importlib.metadata
-    import platform
-
-    packages = ("deepreduce", "torch", "torchvision", "numpy")
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found

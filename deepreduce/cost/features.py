@@ -124,6 +124,7 @@ def _is_other(layer: Layer) -> bool:
 
 FEATURES: Mapping[str, Callable[[Layer], float]] = {
     "comparisons": lambda layer: layer.comparisons,
+    "kept_comparisons": lambda layer: layer.kept_comparisons,
     "comparing_layers": _levels,
     "macs": lambda layer: layer.macs,
     "multiplying_layers": _of_products(lambda layer: 1.0),
@@ -146,9 +147,11 @@ FEATURES: Mapping[str, Callable[[Layer], float]] = {
     "other_elements": lambda layer: layer.inputs if _is_other(layer) else 0,
     QUERY: lambda layer: 0.0,
 }
-"""What costs are made of, by name. `comparing_layers` counts comparisons that follow each other. Of a matrix product,
-`left`, `right` and `made` are the elements of its matrices (m*k, k*n, m*n), `multiplications` m*k*n, which are more
-than `macs` where there are groups; `sent` to `rotated` are Cheetah's polynomials."""
+"""What costs are made of, by name. SPU compares all elements of a masked ReLU (`comparisons`); garbled circuits are
+made for those alone that the mask keeps (`kept_comparisons`). `comparing_layers` counts comparisons that follow each
+other. Of a matrix product, `left`, `right` and `made` are the elements of its matrices (m*k, k*n, m*n),
+`multiplications` m*k*n, which are more than `macs` where there are groups; `sent` to `rotated` are Cheetah's
+polynomials."""
 
 
 def feature(name: str, layer: Layer) -> float:

@@ -23,7 +23,7 @@ class Layer:
 
     `kind` is one of this module's names. Shapes are without the batch dimension: (C, H, W) of a feature map,
     (features,) of a vector. `kernel` is (height, width) of a convolution's or a pool's window; `macs` are
-    multiply-accumulates.
+    multiply-accumulates. `kept` is how many elements of a ReLU a mask keeps, None where there is no mask.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Layer:
     kernel: tuple[int, int] = (1, 1)
     groups: int = 1
     macs: int = 0
+    kept: int | None = None
 
     @property
     def inputs(self) -> int:
@@ -56,6 +57,11 @@ class Layer:
         """Comparisons of secrets: one per element of a ReLU, two of a ReLU6, k*k - 1 of a max-pool of k x k."""
         each = {RELU: 1, RELU6: 2, MAX_POOL: math.prod(self.kernel) - 1}
         return each.get(self.kind, 0) * self.outputs
+
+    @property
+    def kept_comparisons(self) -> int:
+        """Comparisons whose result is used: those of the elements that a mask keeps."""
+        return self.comparisons if self.kept is None else self.comparisons * self.kept // self.outputs
 
 
 def conv_macs(out_shape: tuple[int, ...], in_channels: int, *, kernel: tuple[int, int], groups: int) -> int:

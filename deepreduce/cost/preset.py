@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from deepreduce.network import Network
 from deepreduce.network.cost_layers import layers_of
 from deepreduce.transforms import collapse
 from deepreduce.transforms.collapse.choose import LayerCost, macs
+from deepreduce.utils.cache_folder import cache_folder
 from deepreduce.utils.files import read_json, write_json
 
 CALIBRATED = "mine-"
@@ -103,5 +103,4 @@ def calibration_file(name: str, *, folder: Path | None = None) -> Path:
 
 def calibration_folder() -> Path:
     """The user's cache, where models of this machine are kept."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "deepreduce" / "cost"
+    return cache_folder() / "cost"

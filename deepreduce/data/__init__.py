@@ -1,4 +1,4 @@
-"""Labelled images: where they come from, how they are split, how a training or an evaluation sees them."""
+"""Labelled images: data sets by name or from Python, their training, validation and test splits, their batches."""
 
 from deepreduce.data.arrays import ArraySplit
 from deepreduce.data.images import Augmentation, DataFacts, ImageArrays, ImageData, RawData, Split, Standardisation

@@ -1,4 +1,4 @@
-"""The values that flow from a source of images to a training: raw images, then splits that give batches."""
+"""The values between a source of images and a training: raw images, splits that yield batches, sizes."""
 
 from __future__ import annotations
 
@@ -21,46 +21,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random crops of the image padded by `pad` pixels on every side, and random horizontal flips."""
+    """Random crops of images padded by `pad` pixels on every side, and random horizontal flips if `flip`."""
 
     pad: int = 0
     flip: bool = False
 
 
 class Split(ABC):
-    """One part of a data set, as batches of standardised float32 images (batch, C, H, W) and int64 labels."""
+    """A part of a data set, in batches of standardised float32 images (batch, C, H, W) and int64 labels (batch,)."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
 
     @property
     @abstractmethod
     def labels(self) -> Tensor:
-        """The class of every image in the split's order: (images,) int64, on the CPU."""
+        """Classes (images,) int64 on the CPU, in the split's order."""
 
     @abstractmethod
     def train_batches(
         self, *, batch_size: int, seed: int, epoch: int, device: torch.device, start_step: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Augmented images, labels and indices (batch,) of one epoch, shuffled, from step `start_step` on.
+        """Yield the augmented images, labels and indices (batch,) of a shuffled epoch, from step `start_step` on.
 
-        Order and augmentation of a step follow from seed, epoch and step alone. An incomplete last batch is left
-        out.
+        Order and augmentation of a step depend on seed, epoch and step only. An incomplete last batch is dropped.
         """
 
     @abstractmethod
     def eval_batches(self, *, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images and labels once, in the split's order, without augmentation."""
+        """Yield all images and labels once, in the split's order, without augmentation."""
 
     def num_steps(self, batch_size: int) -> int:
-        """Batches of one epoch of training."""
+        """Return the number of batches in a training epoch."""
         return len(self) // batch_size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageArrays:
-    """Images in memory: (N, C, H, W), uint8 or float32, and labels (N,) int64.
+    """Images in memory: uint8 or float32 (N, C, H, W), with labels (N,) int64.
 
     Raises `DataError` for other shapes and types, and for values that are not finite.
     """
@@ -89,16 +88,16 @@ class ImageArrays:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
+        """Shape (C, H, W) of every image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
     def take(self, indices: Tensor) -> ImageArrays:
-        """The images at `indices`, in their order."""
+        """Return the images at `indices`, in the order of `indices`."""
         return ImageArrays(images=self.images[indices], labels=self.labels[indices])
 
     def fingerprint(self) -> str:
-        """Short hash of all pixels and labels."""
+        """Return a short hash of all pixels and labels."""
         digest = hashlib.blake2b(repr((self.images.shape, self.images.dtype)).encode(), digest_size=8)
         digest.update(self.images.contiguous().numpy().data)
         digest.update(self.labels.contiguous().numpy().data)
@@ -112,7 +111,11 @@ Images: TypeAlias = "ImageArrays | ImageItems"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RawData:
-    """A data set as it comes: train and test images, the number of classes, the augmentation usual for it."""
+    """A data set before preparation: train and test images, the number of classes, the usual augmentation.
+
+    Raises `DataError` for labels that no classifier can be trained on (see `check_labels`), and if training and test
+    images differ in shape.
+    """
 
     name: str
     train: Images
@@ -130,10 +133,10 @@ class RawData:
 
 
 def check_labels(name: str, train: Tensor, test: Tensor, num_classes: int) -> None:
-    """Raises `DataError` for an empty part and for labels that no classifier can be trained on.
+    """Raise `DataError` for an empty part and for labels that no classifier can be trained on.
 
-    They must lie in [0, num_classes), be of two classes at least, and have a training image for every class that is
-    tested.
+    Labels must lie in [0, num_classes) and be of at least two classes; every class of the test images must have a
+    training image.
     """
     for split, labels in (("training", train), ("test", test)):
         if not len(labels):
@@ -151,17 +154,17 @@ def check_labels(name: str, train: Tensor, test: Tensor, num_classes: int) -> No
             f"{name} has {num_classes:,} classes and only {len(train):,} training images; number the classes from 0"
             " without gaps"
         )
-    taught, tested = (torch.bincount(labels, minlength=num_classes) > 0 for labels in (train, test))
-    untaught = (tested & ~taught).nonzero()
-    if len(untaught):
+    trained, tested = (torch.bincount(labels, minlength=num_classes) > 0 for labels in (train, test))
+    untrained = (tested & ~trained).nonzero()
+    if len(untrained):
         raise DataError(
-            f"{name}: class {int(untaught[0])} is in the test images only; give training images of it too"
+            f"{name}: class {int(untrained[0])} is in the test images only; give training images of it too"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standardisation:
-    """What training subtracts from raw pixel values and divides them by, per channel; bytes run from 0 to 255."""
+    """The mean and standard deviation per channel by which raw pixel values are standardised; bytes are 0 to 255."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -169,7 +172,7 @@ class Standardisation:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """What a network must know of a data set: classes, image shape (C, H, W), and how many images there are."""
+    """The sizes of a data set: classes, image shape (C, H, W), and the number of images in each part."""
 
     num_classes: int
     image_shape: tuple[int, int, int]
@@ -180,9 +183,10 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageData:
-    """A data set ready for training. `val` was split off the training images; `fingerprint` identifies it all.
+    """A data set ready for training; `val` was split off the training images.
 
-    `standardisation` is None where the images come from a user's data set, with transforms of its own.
+    `fingerprint` identifies images, labels, splits and augmentation. `standardisation` is None for a user's data set
+    with its own transforms.
     """
 
     name: str
@@ -196,7 +200,7 @@ class ImageData:
 
     @property
     def facts(self) -> DataFacts:
-        """Sizes without the images."""
+        """Sizes of the data set."""
         return DataFacts(
             num_classes=self.num_classes,
             image_shape=self.image_shape,
@@ -206,7 +210,7 @@ class ImageData:
         )
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Raises `DataError` where the training images don't fill one batch."""
+        """Raise `DataError` if the training images don't fill one batch."""
         if len(self.train) < batch_size:
             raise DataError(
                 f"{self.name} has {len(self.train)} training images, fewer than a batch of {batch_size}; lower"
@@ -214,20 +218,20 @@ class ImageData:
             )
 
 
-def balanced(labels: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
-    """Indices (count,) of images drawn at random so that every class keeps its share, sorted."""
+def draw_balanced(labels: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
+    """Return sorted indices (count,) of images drawn at random so that every class keeps its share."""
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
     sizes = torch.bincount(labels)
     first = torch.cumsum(sizes, 0) - sizes
     classes = labels[by_class]
-    # place within its class as a fraction; taking the smallest takes from all classes evenly
+    # an image's place within its class, as a fraction: the smallest places come from all classes evenly
     place = (torch.arange(len(labels)) - first[classes] + 0.5) / sizes[classes]
     return by_class[torch.argsort(place, stable=True)[:count]].sort().values
 
 
 def labels_from_array(labels: NDArray[Any], name: str, *, count: int) -> Tensor:
-    """Labels (N,) int64. Raises `DataError` for other shapes, for NaN and for what is not a whole number."""
+    """Convert labels (N,) to an int64 tensor. Raises `DataError` for other shapes, NaN and fractions."""
     if labels.shape != (count,):
         raise DataError(f"{name} labels are of shape {labels.shape}; {count} images need {count} labels")
     if labels.dtype.kind == "f":
@@ -243,12 +247,12 @@ def labels_from_array(labels: NDArray[Any], name: str, *, count: int) -> Tensor:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message, or the name of its type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def hashed(parts: Sequence[str]) -> str:
-    """Short hash of some texts."""
+def hash_texts(parts: Sequence[str]) -> str:
+    """Return a short hash of a sequence of texts."""
     # file names need not be valid UTF-8
     return hashlib.blake2b("\0".join(parts).encode(errors="surrogateescape"), digest_size=8).hexdigest()

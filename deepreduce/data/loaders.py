@@ -1,4 +1,4 @@
-"""Images that are decoded as they are needed: folders of large images, and the user's own torch data sets."""
+"""Splits of images that are decoded on demand: folders of large images, and the user's own torch data sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from deepreduce.data.images import Split, Standardisation, first_line, hashed, labels_from_array
+from deepreduce.data.images import Split, Standardisation, first_line, hash_texts, labels_from_array
 from deepreduce.errors import DataError
 from deepreduce.utils.seed import derived_generator, derived_seed
 
@@ -23,18 +23,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels in [0, 1]: what torchvision's pretrained weights expect."""
+"""Statistics of ImageNet's pixels in [0, 1], which torchvision's pretrained weights expect."""
 
-_EVAL_MARGIN = 256 / 224  # an evaluated image is the centre of one resized to this times the input size
+_EVAL_MARGIN = 256 / 224  # evaluation resizes images to this multiple of the input size and crops their centre
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageItems:
-    """Images by number. `train_items[i]` and `eval_items[i]` are (image (C, H, W) float32, class).
+    """Images decoded on demand: `train_items[i]` and `eval_items[i]` are (image (C, H, W) float32, class).
 
-    The first may be augmented at random; what is random in the second is drawn the same every time. `indices` are
-    the numbers that belong to this part. `unmirrored_items` are augmented like the first, but never flipped; None
-    where the augmentation is the user's own.
+    `train_items` may be augmented at random; random transforms of `eval_items` draw the same numbers every time.
+    `unmirrored_items` are augmented like `train_items` but never flipped; None if the augmentation is the user's own.
+    `indices` are the items that belong to this part; `all_labels` are the classes of all items. `identity` identifies
+    all items without decoding them.
     """
 
     train_items: Dataset[tuple[Tensor, int]]
@@ -48,23 +49,23 @@ class ImageItems:
 
     @property
     def labels(self) -> Tensor:
-        """The classes (images,) of this part."""
+        """Classes (images,) int64 of this part."""
         return self.all_labels[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def take(self, indices: Tensor) -> ImageItems:
-        """The images at `indices` of this part, in their order."""
+        """Return the images at `indices` of this part, in the order of `indices`."""
         return replace(self, indices=self.indices[indices])
 
     def fingerprint(self) -> str:
-        """Short hash that identifies the images without decoding them."""
-        return hashed([self.identity, str(self.indices.tolist()), str(self.labels.tolist())])
+        """Return a short hash that identifies the images of this part without decoding them."""
+        return hash_texts([self.identity, str(self.indices.tolist()), str(self.labels.tolist())])
 
 
 class LoaderSplit(Split):
-    """A part of a data set that a `DataLoader` reads, with `workers` processes (0: in this one)."""
+    """A split read by a `DataLoader` with `workers` processes (0: in the calling process)."""
 
     def __init__(self, items: ImageItems, *, workers: int) -> None:
         self._items, self._workers = items, workers
@@ -102,8 +103,8 @@ class LoaderSplit(Split):
             batch_sampler=[self._items.indices[step].tolist() for step in steps],
             num_workers=self._workers,
             pin_memory=pinned,
-            collate_fn=_collated,
-            generator=torch.Generator(),  # else it draws from the global one
+            collate_fn=_collate,
+            generator=torch.Generator(),  # the default would draw from the global random state
         )
         for batch, step in zip(loader, steps, strict=True):
             if isinstance(batch, DataError):
@@ -113,8 +114,8 @@ class LoaderSplit(Split):
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Random numbers of torch (on the CPU), Python and NumPy from `seed`; afterwards they go on as before."""
+def _seed_randomness(seed: int) -> Iterator[None]:
+    """Seed the random numbers of torch (on the CPU), Python and NumPy inside; restore their states afterwards."""
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         random.seed(seed)
@@ -128,41 +129,41 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class _SeededItems(Dataset[tuple[Tensor, int] | DataError]):
-    """Items whose random augmentation follows from a seed and the item's number, whichever process makes it.
+    """Items whose random augmentation depends on a seed and the item's index only, in whichever process it runs.
 
-    An error is an item too: raised in a worker, its message would become a traceback of many lines.
+    A `DataError` is returned as an item: raised in a worker, its message would become a traceback of many lines.
     """
 
     def __init__(self, items: Dataset[tuple[Tensor, int]], *, seed: int) -> None:
         self._items, self._seed = items, seed
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
-        with _seeded(derived_seed(self._seed, index)):
+        with _seed_randomness(derived_seed(self._seed, index)):
             try:
                 return self._items[index]
             except DataError as error:
                 return error
 
 
-def _collated(items: list[tuple[Tensor, int] | DataError]) -> Any:
-    """Images (batch, C, H, W) and labels (batch,), or the first error among the items."""
+def _collate(items: list[tuple[Tensor, int] | DataError]) -> Any:
+    """Return images (batch, C, H, W) and labels (batch,), or the first error among the items."""
     failed = next((item for item in items if isinstance(item, DataError)), None)
     return default_collate(items) if failed is None else failed
 
 
 def read_rgb(path: Path) -> Image:
-    """An image file in RGB. Raises `DataError` naming it where it can't be decoded."""
+    """Read an image file as RGB. Raises `DataError` with its path if it can't be decoded."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except Exception as error:  # a decoder raises whatever it stumbles over, a SyntaxError too
+    except Exception as error:  # decoders raise errors of any kind, SyntaxError among them
         raise DataError(f"{path} can't be read as an image: {first_line(error)}") from error
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
-    """Image files, decoded to RGB and transformed."""
+    """A data set of image files, decoded to RGB and transformed."""
 
     def __init__(self, paths: Sequence[Path], labels: Tensor, transform: Callable[[Any], Tensor]) -> None:
         self._paths, self._labels, self._transform = paths, labels, transform
@@ -172,9 +173,9 @@ class _Files(Dataset[tuple[Tensor, int]]):
 
 
 def items_from_files(paths: Sequence[Path], labels: Tensor, *, size: int) -> ImageItems:
-    """Files as square RGB images of `size` pixels.
+    """Return image files as square RGB images of `size` pixels, standardised as ImageNet.
 
-    To train on, random crops, half of them mirrored; to evaluate, their centres.
+    Training items are random resized crops, half of them mirrored; evaluation items are centre crops.
     """
     from torchvision import transforms
 
@@ -189,7 +190,7 @@ def items_from_files(paths: Sequence[Path], labels: Tensor, *, size: int) -> Ima
         eval_items=_Files(paths, labels, evaluate),
         all_labels=labels,
         image_shape=(3, size, size),
-        identity=hashed([f"{path.name} {os.path.getsize(path)}" for path in paths] + [str(size)]),
+        identity=hash_texts([f"{path.name} {os.path.getsize(path)}" for path in paths] + [str(size)]),
         indices=torch.arange(len(paths)),
         standardisation=Standardisation(
             mean=tuple(255 * value for value in IMAGENET_MEAN), std=tuple(255 * value for value in IMAGENET_STD)
@@ -198,7 +199,10 @@ def items_from_files(paths: Sequence[Path], labels: Tensor, *, size: int) -> Ima
 
 
 class _UserItems(Dataset[tuple[Tensor, int]]):
-    """A user's data set, with its items checked and made float32; all images must be of one shape."""
+    """A user's data set with its items checked and converted to float32.
+
+    Raises `DataError` for an item that is not (image, class) and for an image of another shape than the first.
+    """
 
     def __init__(self, dataset: Dataset[Any], name: str, shape: torch.Size) -> None:
         self._dataset, self._name, self._shape = dataset, name, shape
@@ -208,8 +212,8 @@ class _UserItems(Dataset[tuple[Tensor, int]]):
         image, label = _checked_item(self._dataset[index], name)
         if image.shape != self._shape:
             raise DataError(
-                f"{name}'s image is of shape {tuple(image.shape)}, the first of {tuple(self._shape)}; all must be of"
-                " one shape"
+                f"{name}'s image is of shape {tuple(image.shape)}, the first of {tuple(self._shape)}; give all"
+                " images one shape, as with torchvision.transforms.Resize((height, width))"
             )
         return image, label
 
@@ -228,10 +232,10 @@ def _checked_item(item: Any, name: str) -> tuple[Tensor, int]:
     values = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     if not bool(torch.isfinite(values).all()):
         raise DataError(f"{name}'s image holds NaN or infinite values")
-    return values, _whole(label, name)
+    return values, _whole_number(label, name)
 
 
-def _whole(label: Any, name: str) -> int:
+def _whole_number(label: Any, name: str) -> int:
     try:
         number = float(label)
     except (TypeError, ValueError, RuntimeError):
@@ -242,9 +246,10 @@ def _whole(label: Any, name: str) -> int:
 
 
 def items_from_dataset(dataset: Dataset[Any], name: str) -> ImageItems:
-    """A user's map-style data set of (image tensor (C, H, W), class); its own transforms stay in force.
+    """Return a user's map-style data set of (image tensor (C, H, W), class), with the user's transforms.
 
-    Where it has no `targets`, every item is made once to learn its class.
+    Without `targets` that agree with its items, every item is read once for its class. Raises `DataError` if the
+    data set is empty, has no length, or holds an item that is not an image and a class.
     """
     try:
         count = len(dataset)  # type: ignore[arg-type]
@@ -252,11 +257,11 @@ def items_from_dataset(dataset: Dataset[Any], name: str) -> ImageItems:
         raise DataError(f"{name} has no length; give a map-style torch data set, not an iterable one") from error
     if not count:
         raise DataError(f"{name} is empty")
-    with _seeded(0):  # so that a random transform does not make it another data set every time
+    with _seed_randomness(0):  # so that random transforms give the same fingerprint every time
         first, first_label = _checked_item(dataset[0], f"{name}[0]")
         items = _UserItems(dataset, name, first.shape)
         targets = getattr(dataset, "targets", None)
-        # a target_transform of the data set changes what its targets say
+        # `targets` are the classes before a target_transform
         if targets is None or len(targets) != count or targets[0] != first_label or _transforms_targets(dataset):
             targets = [items[i][1] for i in range(count)]
     channels, height, width = first.shape
@@ -265,7 +270,7 @@ def items_from_dataset(dataset: Dataset[Any], name: str) -> ImageItems:
         eval_items=items,
         all_labels=labels_from_array(np.asarray(targets), name, count=count),
         image_shape=(channels, height, width),
-        identity=hashed([type(dataset).__qualname__, str(count), str(float(first.double().sum()))]),
+        identity=hash_texts([type(dataset).__qualname__, str(count), str(float(first.double().sum()))]),
         indices=torch.arange(count),
     )
 

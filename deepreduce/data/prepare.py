@@ -1,4 +1,4 @@
-"""From raw images to splits that are ready for training."""
+"""Prepare raw images for training: limit, split off validation, resize, standardise."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from deepreduce.data.images import (
     RawData,
     Split,
     Standardisation,
-    balanced,
-    hashed,
+    draw_balanced,
+    hash_texts,
 )
 from deepreduce.data.loaders import LoaderSplit
 from deepreduce.errors import DataError
@@ -29,11 +29,12 @@ _RESIZE_CHUNK = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What is done to raw images.
+    """Options for preparing raw images; None leaves a property as it is.
 
-    `train_limit` images are taken from the training images, `val_fraction` of those are for validation, every class
-    keeping its share. `image_size` resizes to squares, `channels` turns grey images into RGB by repetition. `pad`
-    and `flip` override the augmentation that is usual for the data set; `workers` processes decode files.
+    `train_limit` and `test_limit` images are drawn from each part, and the fraction `val_fraction` of the training
+    images becomes the validation part; every class keeps its share. `image_size` resizes to squares of that many
+    pixels. `channels` repeats grey images to that many channels. `pad` (pixels) and `flip` override the data set's
+    usual augmentation. `workers` processes decode files.
     """
 
     val_fraction: float = 0.1
@@ -46,7 +47,7 @@ class Preparation:
     workers: int = 0
 
     def val_images(self, train_images: int, name: str) -> int:
-        """How many images of so many are for validation. Raises `DataError` where a part would be empty."""
+        """Return the number of validation images of `train_images`. Raises `DataError` if a part would be empty."""
         count = round(self.val_fraction * train_images)
         if not 0 < count < train_images:
             raise DataError(
@@ -56,9 +57,12 @@ class Preparation:
         return count
 
     def facts(self, facts: DataFacts, name: str) -> DataFacts:
-        """The sizes of a data set after preparation, from those of the raw one (`val_images` 0)."""
-        train = _within(self.train_limit, facts.train_images, name=name, key="train_limit")
-        test = _within(self.test_limit, facts.test_images, name=name, key="test_limit")
+        """Return the sizes of a data set after preparation, from the sizes of the raw one (`val_images` 0).
+
+        Raises `DataError` for a limit above the number of images, and if a part would be empty.
+        """
+        train = _limit_count(self.train_limit, facts.train_images, name=name, key="train_limit")
+        test = _limit_count(self.test_limit, facts.test_images, name=name, key="test_limit")
         val = self.val_images(train, name)
         channels, height, width = facts.image_shape
         size = (height, width) if self.image_size is None else (self.image_size, self.image_size)
@@ -72,30 +76,31 @@ class Preparation:
 
 
 def prepare(raw: RawData, preparation: Preparation | None = None, *, seed: int) -> ImageData:
-    """Split off a validation part, limit, resize and standardise.
+    """Limit, split, resize and standardise raw images.
 
-    `seed` draws the training images and the validation part; limited test images are the same for every seed.
-    Raises `DataError` for a limit above what there is and where a part would be empty.
+    `seed` draws the training images and the validation part; a limited test part is the same for every seed. Raises
+    `DataError` for a limit above the number of images, if a part would be empty, and for an option that the kind of
+    data set does not have.
     """
     wanted = preparation or Preparation()
-    whole = _limited(raw.train, wanted.train_limit, name=raw.name, key="train_limit", seed=seed)
-    test = _limited(raw.test, wanted.test_limit, name=raw.name, key="test_limit", seed=0)
+    whole = _limit(raw.train, wanted.train_limit, name=raw.name, key="train_limit", seed=seed)
+    test = _limit(raw.test, wanted.test_limit, name=raw.name, key="test_limit", seed=0)
     count = wanted.val_images(len(whole), raw.name)
-    chosen = balanced(whole.labels, count, generator=derived_generator(seed, "validation"))
+    chosen = draw_balanced(whole.labels, count, generator=derived_generator(seed, "validation"))
     rest = torch.ones(len(whole), dtype=torch.bool)
     rest[chosen] = False
     parts = {"train": whole.take(rest.nonzero().squeeze(1)), "val": whole.take(chosen), "test": test}
     if wanted.image_size is not None:
-        parts = {name: _resized(part, wanted.image_size, raw.name) for name, part in parts.items()}
+        parts = {name: _resize(part, wanted.image_size, raw.name) for name, part in parts.items()}
     if wanted.channels is not None:
-        parts = {name: _with_channels(part, wanted.channels, raw.name) for name, part in parts.items()}
-    parts["train"] = _with_augmentation(parts["train"], wanted, raw.name)
+        parts = {name: _repeat_channels(part, wanted.channels, raw.name) for name, part in parts.items()}
+    parts["train"] = _override_augmentation(parts["train"], wanted, raw.name)
     augmentation = Augmentation(
         pad=raw.augmentation.pad if wanted.pad is None else wanted.pad,
         flip=raw.augmentation.flip if wanted.flip is None else wanted.flip,
     )
     train = parts["train"]
-    scale = _measured(train) if isinstance(train, ImageArrays) else train.standardisation
+    scale = _measure_standardisation(train) if isinstance(train, ImageArrays) else train.standardisation
     splits = {name: _split(part, augmentation, scale, workers=wanted.workers) for name, part in parts.items()}
     identity = [parts[name].fingerprint() for name in parts] + [repr(augmentation), str(raw.num_classes)]
     return ImageData(
@@ -105,25 +110,25 @@ def prepare(raw: RawData, preparation: Preparation | None = None, *, seed: int) 
         test=splits["test"],
         num_classes=raw.num_classes,
         image_shape=train.image_shape,
-        fingerprint=hashed(identity),
+        fingerprint=hash_texts(identity),
         standardisation=scale,
     )
 
 
-def _limited(images: Images, limit: int | None, *, name: str, key: str, seed: int) -> Images:
-    count = _within(limit, len(images), name=name, key=key)
+def _limit(images: Images, limit: int | None, *, name: str, key: str, seed: int) -> Images:
+    count = _limit_count(limit, len(images), name=name, key=key)
     if count == len(images):
         return images
-    return images.take(balanced(images.labels, count, generator=derived_generator(seed, key)))
+    return images.take(draw_balanced(images.labels, count, generator=derived_generator(seed, key)))
 
 
-def _within(limit: int | None, available: int, *, name: str, key: str) -> int:
+def _limit_count(limit: int | None, available: int, *, name: str, key: str) -> int:
     if limit is not None and limit > available:
-        raise DataError(f"data.{key} is {limit:,}; {name} has {available:,} such images")
+        raise DataError(f"data.{key} is {limit:,}; {name} has {available:,} such images; give at most that many")
     return available if limit is None else limit
 
 
-def _resized(images: Images, size: int, name: str) -> Images:
+def _resize(images: Images, size: int, name: str) -> Images:
     if images.image_shape[1:] == (size, size):
         return images
     if not isinstance(images, ImageArrays):
@@ -138,7 +143,7 @@ def _resized(images: Images, size: int, name: str) -> Images:
     return replace(images, images=pixels)
 
 
-def _with_channels(images: Images, channels: int, name: str) -> Images:
+def _repeat_channels(images: Images, channels: int, name: str) -> Images:
     have = images.image_shape[0]
     if have == channels:
         return images
@@ -147,12 +152,12 @@ def _with_channels(images: Images, channels: int, name: str) -> Images:
     return replace(images, images=images.images.expand(-1, channels, -1, -1).contiguous())
 
 
-def _with_augmentation(images: Images, wanted: Preparation, name: str) -> Images:
-    """Files and torch data sets bring an augmentation of their own; that of arrays is up to their split."""
-    if isinstance(images, ImageArrays):
+def _override_augmentation(images: Images, wanted: Preparation, name: str) -> Images:
+    """Apply `pad` and `flip` to files and torch data sets, which augment their own items."""
+    if isinstance(images, ImageArrays):  # their split augments them
         return images
     if wanted.pad is not None:
-        raise DataError(f"{name}: data.pad is for images in memory; leave it out, the crops of these are their own")
+        raise DataError(f"{name}: data.pad is for images in memory; leave it out, these images have their own crops")
     if wanted.flip is None:
         return images
     if images.unmirrored_items is None:
@@ -160,7 +165,7 @@ def _with_augmentation(images: Images, wanted: Preparation, name: str) -> Images
     return images if wanted.flip else replace(images, train_items=images.unmirrored_items)
 
 
-def _measured(images: ImageArrays) -> Standardisation:
+def _measure_standardisation(images: ImageArrays) -> Standardisation:
     mean, std = standardisation(images.images)
     return Standardisation(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 

@@ -1,4 +1,4 @@
-"""Data sets given from Python: tensors, NumPy arrays, torch data sets."""
+"""Data sets given from Python as tensors, NumPy arrays or torch data sets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _FORMS = "(train data set, test data set), (x_train, y_train, x_test, y_test) or
 
 
 def raw_from_python(given: Any, *, num_classes: int | None = None) -> RawData:
-    """The data set that a caller handed over.
+    """Convert a caller's data to a `RawData`.
 
     `given` is two map-style torch data sets of (image (C, H, W), class) pairs, or four tensors or arrays: images
     (N, C, H, W) or (N, H, W), uint8 or float, and labels (N,). `num_classes` defaults to the highest training
-    label plus one. Raises `DataError` for anything else.
+    label plus one. Raises `DataError` for any other value.
     """
     if isinstance(given, Mapping):
         missing = [key for key in _KEYS if key not in given]
@@ -44,7 +44,7 @@ def raw_from_python(given: Any, *, num_classes: int | None = None) -> RawData:
         train=train,
         test=test,
         num_classes=num_classes if num_classes is not None else int(train.labels.max()) + 1,
-        augmentation=Augmentation(),  # what may be done to them is the caller's to say
+        augmentation=Augmentation(),  # the caller decides which augmentation keeps the classes
     )
 
 
@@ -79,7 +79,7 @@ def _tensor(value: Any, name: str) -> Tensor:
         return value.detach().cpu()
     if isinstance(value, (np.ndarray, list, tuple)):
         try:
-            # a copy only where torch could not use the memory: read-only, or with negative strides
+            # copies only memory that torch can't use: read-only, or with negative strides
             return torch.as_tensor(np.require(value, requirements=["C", "W"]))
         except (TypeError, ValueError) as error:
             raise DataError(f"{name} can't be read as numbers: {error}") from error

@@ -1,4 +1,4 @@
-"""Data sets by name: built in, torchvision's, folders of images, arrays in an npz file."""
+"""Data sets by name: built in, from torchvision, folders of images, arrays in an npz file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deepreduce.data.images import (
     DataFacts,
     ImageArrays,
     RawData,
-    balanced,
+    draw_balanced,
     first_line,
     labels_from_array,
 )
@@ -33,7 +33,7 @@ DATASETS: dict[str, str] = {
     "imagefolder:DIR": "DIR/train/CLASS/* and DIR/test (or val)/CLASS/*, of any size",
     "npz:FILE": "x_train, y_train, x_test, y_test: uint8 NHWC or NHW, whole numbers",
 }
-"""Name -> what it is."""
+"""Data set's name -> description."""
 
 KNOWN_FACTS: dict[str, DataFacts] = {
     "digits": DataFacts(
@@ -49,7 +49,7 @@ KNOWN_FACTS: dict[str, DataFacts] = {
         num_classes=200, image_shape=(3, 64, 64), train_images=100_000, val_images=0, test_images=10_000
     ),
 }  # fmt: skip
-"""Sizes of the data sets that everybody knows, so that a run on them can be planned where they are not at hand."""
+"""Sizes of well-known data sets, so that a run on them can be planned without their files."""
 
 _DIGITS_TEST_FRACTION = 0.2
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif"}
@@ -59,11 +59,11 @@ _DEFAULT_FOLDER_SIZE = 224
 def load_source(
     name: str, *, root: str | None = None, download: bool = False, image_size: int | None = None
 ) -> RawData:
-    """The data set called `name`, as in `DATASETS`.
+    """Load the data set called `name`, one of `DATASETS`.
 
-    `root` is the folder of torchvision's data sets (default ./data), `download` fetches what is missing there;
-    `image_size` matters to `imagefolder` alone, whose images have no size of their own. Raises `DataError` for an
-    unknown name, missing files and malformed content.
+    `root` is the folder of torchvision's data sets (default ./data); `download` fetches missing files there.
+    `image_size` (pixels, default 224) is for `imagefolder` only, whose images may be of any size. Raises `DataError`
+    for an unknown name, missing files and malformed content.
     """
     kind, separator, place = name.partition(":")
     by_name: dict[str, Callable[[], RawData]] = {
@@ -77,7 +77,7 @@ def load_source(
         "npz": _npz,
     }
     if kind in by_place and not place:
-        raise DataError(f"data set {name!r} lacks its place; give {_form(kind)}")
+        raise DataError(f"data set {name!r} lacks its path; give {_name_format(kind)}")
     try:
         if not separator and kind in by_name:
             return by_name[kind]()
@@ -89,11 +89,11 @@ def load_source(
 
 
 def known_facts(name: str) -> DataFacts | None:
-    """The raw sizes of a data set of `KNOWN_FACTS`, None for others. Its files are not looked for."""
+    """Return the raw sizes of a data set of `KNOWN_FACTS` without its files; None for any other data set."""
     return KNOWN_FACTS.get("tinyimagenet" if name.startswith("tinyimagenet:") else name)
 
 
-def _form(kind: str) -> str:
+def _name_format(kind: str) -> str:
     return next(name for name in DATASETS if name.startswith(kind))
 
 
@@ -101,12 +101,12 @@ def _digits() -> RawData:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # 0 to 16 as bytes
+    # scikit-learn's pixels run from 0 to 16
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)  # (N, 1, 8, 8)
     labels = torch.from_numpy(digits.target).long()
     everything = ImageArrays(images=images, labels=labels)
     # the same test images for every seed
-    test = balanced(labels, round(_DIGITS_TEST_FRACTION * len(labels)), generator=derived_generator("digits"))
+    test = draw_balanced(labels, round(_DIGITS_TEST_FRACTION * len(labels)), generator=derived_generator("digits"))
     rest = torch.ones(len(labels), dtype=torch.bool)
     rest[test] = False
     return RawData(
@@ -114,7 +114,7 @@ def _digits() -> RawData:
         train=everything.take(rest.nonzero().squeeze(1)),
         test=everything.take(test),
         num_classes=10,
-        augmentation=Augmentation(pad=1, flip=False),  # a mirrored digit is another or none
+        augmentation=Augmentation(pad=1, flip=False),  # a mirrored digit is no digit or another one
     )
 
 
@@ -131,7 +131,7 @@ def _cifar(name: str, root: str | None, *, download: bool) -> RawData:
             if download:
                 raise DataError(f"{name} can't be downloaded to {folder}: {first_line(error)}") from error
             raise DataError(
-                f"{name} is not in {folder}, or not whole; name its folder with data.root, or fetch it with"
+                f"{name} is missing from {folder}, or incomplete; name its folder with data.root, or fetch it with"
                 " data.download=true"
             ) from error
         parts.append(_from_nhwc(np.asarray(part.data), np.asarray(part.targets), name))
@@ -153,7 +153,7 @@ def _npz(path: Path) -> RawData:
         train=parts[0],
         test=parts[1],
         num_classes=num_classes,
-        # what may be mirrored is not known here
+        # mirroring might change the classes, which are unknown here
         augmentation=Augmentation(pad=parts[0].image_shape[1] // 8, flip=False),
     )
 
@@ -178,12 +178,12 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path} can't be read as an npz file: {first_line(error)}") from error
     strange = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
     if strange:
-        raise DataError(f"{path}: {strange[0]} is no array")
+        raise DataError(f"{path}: {strange[0]} is not an array; write the file with numpy.savez")
     return arrays
 
 
 def _from_nhwc(images: NDArray[Any], labels: NDArray[Any], name: str) -> ImageArrays:
-    """Pixels (N, H, W, C) or (N, H, W) uint8 and labels (N,) of whole numbers, checked."""
+    """Check uint8 pixels (N, H, W, C) or (N, H, W) and integer labels (N,), and return them channels-first."""
     if images.dtype != np.uint8:
         raise DataError(f"{name} images are {images.dtype}; they must be uint8, 0 to 255")
     if images.ndim == 3:
@@ -214,14 +214,14 @@ def _tiny_imagenet(folder: Path) -> RawData:
         ]
         strange = [row for row in rows if len(row) < 2 or row[1] not in number]
         if strange:
-            raise DataError(f"{annotations}: {strange[0]} names no class of {train_folder}")
+            raise DataError(f"{annotations}: {strange[0]} names no class of {train_folder}; unpack the archive again")
         test = [(val_folder / "images" / name, number[label]) for name, label in rows]
     else:
         test = [(path, number[name]) for name in classes for path in _images_below(val_folder / name)]
     return RawData(
         name="tinyimagenet",
-        train=_decoded(train, "tinyimagenet", size=64),
-        test=_decoded(test, "tinyimagenet", size=64),
+        train=_decode(train, "tinyimagenet", size=64),
+        test=_decode(test, "tinyimagenet", size=64),
         num_classes=len(classes),
         augmentation=Augmentation(pad=8, flip=True),
     )
@@ -233,7 +233,10 @@ def _image_folder(folder: Path, size: int) -> RawData:
     classes = _class_names(folder / "train")
     strange = sorted(set(_class_names(test_folder)) - set(classes))
     if strange:
-        raise DataError(f"{test_folder} has the class {strange[0]!r}, which {folder / 'train'} has not")
+        raise DataError(
+            f"{test_folder} has the class {strange[0]!r}, which {folder / 'train'} does not have; give both the same"
+            " class folders"
+        )
 
     def items(part: Path) -> ImageItems:
         found = [(path, i) for i, name in enumerate(classes) for path in _images_below(part / name)]
@@ -272,8 +275,8 @@ def _images_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_ENDINGS and path.is_file())
 
 
-def _decoded(found: list[tuple[Path, int]], name: str, *, size: int) -> ImageArrays:
-    """All images in memory; every one must be of `size` x `size` pixels."""
+def _decode(found: list[tuple[Path, int]], name: str, *, size: int) -> ImageArrays:
+    """Decode all images into memory. Raises `DataError` for one that is not of `size` x `size` pixels."""
     pixels = np.empty((len(found), size, size, 3), dtype=np.uint8)
     for i, (path, _) in enumerate(found):
         array = np.asarray(read_rgb(path))

@@ -1,4 +1,4 @@
-"""Networks trained side by side: processes of one thread each, fed by the process that runs the whole.
+"""Run several tasks at a time, in worker processes.
 
 On a CPU, two processes of one thread train more images per second together than one process of two threads. The
 processes are started anew, not forked: torch's threads do not survive a fork, and a user's script is not run again.
@@ -7,286 +7,212 @@ processes are started anew, not forked: torch's threads do not survive a fork, a
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import logging
 import os
 import pickle
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
 
 import torch
 
-from deepreduce.errors import DeepReduceError, RunError
-from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainTask
-from deepreduce.training import Monitor, Stopped
+from deepreduce.errors import RunError
+from deepreduce.execution.serial import SerialExecutor
+from deepreduce.execution.task import TrainResult, TrainTask
+from deepreduce.execution.trainer import TrainingContext
+from deepreduce.execution.worker import release_memory
+from deepreduce.training import Stopped, TrainingEvent
+from deepreduce.utils.child_process import ChildProcess
 from deepreduce.utils.files import TEMPORARY
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 0.2  # seconds between looks at a request to stop
-_STOPS = (signal.SIGINT, signal.SIGTERM)
 
-J = TypeVar("J", TrainTask, SharedWeightsTask)
-
-
-class ExecutorError(Exception):
-    """The work can't be handed to other processes; it can still be done in this one."""
+OnEvent = Callable[[TrainTask, TrainingEvent], None]
 
 
-@dataclass(kw_only=True, eq=False)
-class _Member:
-    """A process of the crew, and the job it is at."""
+class _HandOverError(Exception):
+    """The context can't be handed to another process."""
 
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    job: TrainTask | SharedWeightsTask | None = None
-    monitor: Monitor = field(default_factory=Monitor)
+
+_OBSTACLES = (_HandOverError, pickle.PicklingError, AttributeError, TypeError, EOFError, OSError, RuntimeError)
+"""What pickling the context, or a process that does not come up, may raise."""
+
+
+class _Worker:
+    """A worker process, and the task that it is training."""
+
+    def __init__(self, *, threads: int) -> None:
+        count = str(threads)
+        self._process = ChildProcess(
+            "deepreduce.execution.worker", environment={"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+        )
+        self.connection = Connection(self._process.channel.detach())
+        self.task: TrainTask | None = None
+
+    def begin(self, task: TrainTask) -> None:
+        """Send it a task. Raises `RunError` where the process is gone."""
+        self.task = task
+        try:
+            self.connection.send(task)
+        except OSError:
+            raise self._gone() from None
+
+    def ask_to_stop(self) -> None:
+        """Have it save the snapshot of its training, if it has one."""
+        if self.task is not None:
+            with contextlib.suppress(OSError):  # that it is gone, `receive` finds out
+                self.connection.send(None)
+
+    def receive(self, on_event: OnEvent) -> tuple[TrainTask, tuple[TrainResult, ...]] | None:
+        """Take one message; return the task with its results where that is what the message holds.
+
+        Raises `RunError` where the process is gone, and what the training raised.
+        """
+        assert self.task is not None
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            raise self._gone() from None
+        match message:
+            case logging.LogRecord():
+                logging.getLogger(message.name).handle(message)
+            case tuple():
+                task, self.task = self.task, None
+                return task, message
+            case Stopped():
+                self.task = None
+            case Exception():
+                raise message
+            case event:
+                on_event(self.task, event)
+        return None
+
+    def _gone(self) -> RunError:
+        assert self.task is not None
+        return RunError(
+            f"{self.task.name}: the process that trained it {self._process.describe_end()}; lower side_by_side, or"
+            " training.batch_size, if memory ran out"
+        )
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        self.connection.close()
+        self._process.end()
 
 
 class ProcessExecutor:
-    """`size` processes of one thread that train the networks of a workshop. Use as a context manager.
+    """Runs so many tasks at a time in `workers` processes, as `Executor` says.
 
-    Raises `ExecutorError` on entering where the workshop can't be handed over, as with classes of a script that other
-    processes can't import.
+    The processes are started for the first tasks of a context, and hold it for all others. A task alone is trained in
+    this process. So are all where a context can't be handed over, as with classes of a script that other processes
+    can't import; a warning says so.
     """
 
-    def __init__(self, workshop: CandidateTrainer, *, size: int, scratch: Path) -> None:
-        self._workshop, self._size, self._scratch = workshop, size, scratch
-        self._members: list[_Member] = []
+    def __init__(self, *, workers: int) -> None:
+        self._count = workers
+        self._workers: list[_Worker] = []
+        self._context: TrainingContext | None = None
+        self._serial = SerialExecutor()
 
     def __enter__(self) -> ProcessExecutor:
-        if os.name != "posix":
-            raise ExecutorError("side by side works on Linux and macOS only")
-        give_memory_back()  # what the teacher's training took, the others may have
-        file = None
-        try:
-            descriptor, name = tempfile.mkstemp(dir=self._scratch, prefix="crew-", suffix=TEMPORARY)
-            os.close(descriptor)
-            file = Path(name)
-            # of tensors in a file that they map, the processes share one copy
-            torch.save(replace(self._workshop, stop=_never), file)
-            self._members = [_start_member() for _ in range(self._size)]
-            for member in self._members:
-                member.connection.send((str(file), torch.are_deterministic_algorithms_enabled()))
-            for member in self._members:
-                if not member.connection.recv():
-                    raise ExecutorError("another process can't import its classes")
-        except (pickle.PicklingError, AttributeError, TypeError, EOFError, OSError, RuntimeError) as error:
-            self._end()
-            raise ExecutorError(str(error).strip().partition("\n")[0] or type(error).__name__) from error
-        except BaseException:
-            self._end()
-            raise
-        finally:
-            if file is not None:
-                file.unlink(missing_ok=True)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end()
 
-    def run(self, jobs: Sequence[J], told: Callable[[J], Monitor]) -> Iterator[tuple[J, Any]]:
-        """Every job with what `run_in` makes of it, as they end; none may start from another one of `jobs`.
+    def run(
+        self,
+        tasks: Sequence[TrainTask],
+        context: TrainingContext,
+        *,
+        on_event: OnEvent,
+        stop: Callable[[], bool],
+    ) -> Iterator[tuple[TrainTask, tuple[TrainResult, ...]]]:
+        if len(tasks) > 1 and self._context is not context:
+            self._end()
+            self._start(context)
+        if len(tasks) == 1 or not self._workers:
+            yield from self._serial.run(tasks, context, on_event=on_event, stop=stop)
+            return
+        try:
+            yield from self._run_in_workers(list(tasks), on_event=on_event, stop=stop)
+        except BaseException:  # nobody waits for what the other workers are doing
+            self._end()
+            raise
 
-        Raises as `Workshop.run` does, and `RunError` where a process dies; at a stop every process saves what it has
-        before `Stopped` is raised.
-        """
-        waiting, left = list(jobs), len(jobs)
-        stopping = False
+    def _run_in_workers(
+        self, waiting: list[TrainTask], *, on_event: OnEvent, stop: Callable[[], bool]
+    ) -> Iterator[tuple[TrainTask, tuple[TrainResult, ...]]]:
+        left, stopping = len(waiting), False
         while left:
-            stopping = stopping or self._workshop.stop()
-            if stopping:
-                self._ask_to_stop()
-            else:
-                self._hand_out(waiting, told)
-            busy = [m.connection for m in self._members if m.job is not None]
-            if stopping and not busy:
+            for worker in self._workers:
+                stopping = stopping or self._stop_if_asked(stop)
+                if waiting and worker.task is None and not stopping:
+                    worker.begin(waiting.pop(0))
+            busy = [worker for worker in self._workers if worker.task is not None]
+            if not busy:
                 raise Stopped
-            for connection in wait(busy, timeout=_LOOK_EVERY):
-                member = next(m for m in self._members if m.connection is connection)
-                ended = self._hear(member)
+            ready = wait([worker.connection for worker in busy], timeout=_LOOK_EVERY)
+            for worker in (worker for worker in busy if worker.connection in ready):
+                ended = worker.receive(on_event)
                 if ended is not None:
                     left -= 1
                     yield ended
 
-    def _hand_out(self, waiting: list[J], told: Callable[[J], Monitor]) -> None:
-        for member in (m for m in self._members if m.job is None):
-            if not waiting or self._workshop.stop():
-                return  # the others are to save what they have first
-            job = waiting.pop(0)
-            member.job, member.monitor = job, told(job)
-            try:
-                member.connection.send(job)
-            except OSError:  # it died while it waited
-                raise _ended(member, job.name) from None
+    def _stop_if_asked(self, stop: Callable[[], bool]) -> bool:
+        """Ask all workers to stop if `stop` says so; return what it says."""
+        asked = stop()
+        if asked:
+            for worker in self._workers:
+                worker.ask_to_stop()
+        return asked
 
-    def _ask_to_stop(self) -> None:
-        for member in self._members:
-            if member.job is not None:
-                member.process.send_signal(signal.SIGUSR1)
-
-    def _hear(self, member: _Member) -> tuple[Any, Any] | None:
-        """Take one message; the job and its outcome where that is what it says."""
-        job = member.job
-        assert job is not None
+    def _start(self, context: TrainingContext) -> None:
+        """Start the workers and hand them the context; where that can't be done, log why and start none."""
+        self._context = context
+        release_memory()  # what other trainings in this process took, the workers may have
         try:
-            kind, value = member.connection.recv()
-        except (EOFError, OSError):
-            raise _ended(member, job.name) from None
-        if kind == "start":
-            member.monitor.on_start(value)
-        elif kind == "step":
-            member.monitor.on_step(value)
-        elif kind == "epoch":
-            member.monitor.on_epoch(value)
-        elif kind == "log":
-            logging.getLogger(value.name).handle(value)
-        elif kind == "stopped":
-            member.job = None
-        elif kind == "error":
-            raise value
-        else:
-            member.job = None
-            return job, value
-        return None
+            if os.name != "posix":
+                raise _HandOverError("workers need Linux or macOS")
+            with _file_of(context) as file:
+                for _ in range(self._count):
+                    self._workers.append(_Worker(threads=context.threads))
+                for worker in self._workers:
+                    worker.connection.send((str(file), torch.are_deterministic_algorithms_enabled()))
+                for worker in self._workers:
+                    obstacle = worker.connection.recv()
+                    if obstacle is not None:
+                        raise _HandOverError(obstacle)
+        except _OBSTACLES as error:
+            self._end_workers()
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            log.warning("networks are trained one after the other: %s", reason)
+        except BaseException:
+            self._end()
+            raise
 
     def _end(self) -> None:
-        for member in self._members:
-            with contextlib.suppress(OSError):
-                member.connection.close()
-            member.process.kill()
-            member.process.wait()
-        self._members = []
+        self._context = None
+        self._end_workers()
+
+    def _end_workers(self) -> None:
+        while self._workers:
+            self._workers.pop().end()
 
 
-def _ended(member: _Member, name: str) -> RunError:
-    return RunError(
-        f"{name}: the process that trained it was ended ({_told(member.process.wait())}); lower side_by_side, or"
-        " training.batch_size, if memory ran out"
-    )
-
-
-def give_memory_back() -> None:
-    """Let the system have what this process freed: glibc keeps it for the process's own next use otherwise."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-# -- in the other process -------------------------------------------------------------------------------------
-
-
-def _start_member() -> _Member:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        # a terminal sends its signals to all; the new process inherits the mask, and only this one decides
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, str(theirs.fileno()), str(os.getpid()), repr(sys.path)],
-                pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return _Member(process=process, connection=Connection(ours.detach()))
-
-
-_COMMAND = "import sys; sys.path[:] = eval(sys.argv[3]); from deepreduce.execution.processes import work; work()"
-
-
-def work() -> None:
-    """What a process of the crew does: train what it is sent until the connection closes."""
-    connection, parent = Connection(int(sys.argv[1])), int(sys.argv[2])
-    _die_with(parent)
-    asked = _Asked(parent)
-    torch.set_num_threads(1)
-    file, deterministic = connection.recv()
-    torch.use_deterministic_algorithms(deterministic)
+@contextlib.contextmanager
+def _file_of(context: TrainingContext) -> Iterator[Path]:
+    """Write the context to a file of this user alone; processes that map the file share one copy of its tensors."""
+    descriptor, name = tempfile.mkstemp(dir=context.root, prefix="context-", suffix=TEMPORARY)
+    os.close(descriptor)
     try:
-        workshop: CandidateTrainer = torch.load(file, mmap=True, weights_only=False)
-    except Exception:  # whatever importing a user's class may raise
-        connection.send(False)
-        return
-    workshop = replace(workshop, stop=asked)
-    _log_to(connection)
-    connection.send(True)
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            connection.send(_answer(workshop, connection.recv(), connection))
-
-
-def _answer(
-    workshop: CandidateTrainer, job: TrainTask | SharedWeightsTask, connection: Connection
-) -> tuple[str, Any]:
-    def teller(kind: str) -> Callable[[Any], None]:
-        return lambda value: connection.send((kind, value))
-
-    give_memory_back()
-    try:
-        monitor = Monitor(on_start=teller("start"), on_step=teller("step"), on_epoch=teller("epoch"))
-        return "done", job.run_in(workshop, monitor)
-    except Stopped:
-        return "stopped", None
-    except DeepReduceError as error:
-        return "error", type(error)(str(error))
-    except Exception as error:
-        log.exception("%s could not be trained", job.name)
-        return "error", RunError(f"{job.name} could not be trained: {type(error).__name__}: {error}")
-
-
-class _Asked:
-    """Whether the process that runs the whole asked this one to stop; its end ends this one too."""
-
-    def __init__(self, parent: int) -> None:
-        self._parent, self._asked = parent, False
-        signal.signal(signal.SIGUSR1, self._note)
-
-    def __call__(self) -> bool:
-        if os.getppid() != self._parent:
-            signal.raise_signal(signal.SIGKILL)
-        return self._asked
-
-    def _note(self, *_: object) -> None:
-        self._asked = True
-
-
-def _die_with(parent: int) -> None:
-    """Have Linux end this process when its parent ends, at whatever it is; elsewhere the next step finds out."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        signal.raise_signal(signal.SIGKILL)
-
-
-_PR_SET_PDEATHSIG = 1
-
-
-def _log_to(connection: Connection) -> None:
-    class Sender(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            record.msg, record.args = self.format(record), None
-            record.exc_info = record.exc_text = None  # the message holds it now
-            connection.send(("log", record))
-
-    logger = logging.getLogger("deepreduce")
-    logger.handlers, logger.propagate = [Sender()], False
-    logger.setLevel(logging.INFO)
-
-
-def _never() -> bool:
-    return False
-
-
-def _told(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+        torch.save(context, name)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)

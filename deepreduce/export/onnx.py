@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from deepreduce.errors import DeepReduceError, RunError, UserError, unknown_name
 from deepreduce.network import Network
 from deepreduce.utils.files import TEMPORARY, writing
+from deepreduce.utils.optional import quiet_loggers, require_packages
 
 FORMATS = ("onnx", "torch-export")
 """`onnx`: an ONNX file for any runtime. `torch-export`: an ExportedProgram (.pt2) for torch.export.load."""
@@ -123,25 +124,18 @@ def _folded(module: fx.GraphModule) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters' own progress and deprecations are no news to our users."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    """Hide the exporters' progress and deprecations, on which a user of deepreduce can't act."""
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    with quiet_loggers(*names, level=logging.ERROR), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 # -- ONNX ---------------------------------------------------------------------------------------------------
 
 
 def _write_onnx(module: nn.Module, images: Tensor, file: Path, fold: bool) -> None:
-    _require("onnx", "onnxscript", "onnxruntime")
+    require_packages("ONNX", "onnx", "onnxscript", "onnxruntime", extra="export")
     from onnxscript import optimizer
 
     program = torch.onnx.export(
@@ -167,8 +161,11 @@ def _run_onnx(file: Path, images: Tensor) -> Tensor:
 
 
 def relus_in_onnx(file: Path) -> int:
-    """ReLUs for one image, from the shapes of the file's Relu nodes, and of Clip nodes from 0 (ReLU6)."""
-    _require("onnx")
+    """Return the ReLUs of one image, from the shapes of the file's Relu, Clip and Max nodes that cut off at 0.
+
+    Of a ReLU that a Where node chooses instead of its input, those count where the condition, a constant, is true.
+    """
+    require_packages("ONNX", "onnx", extra="export")
     import onnx
 
     model = onnx.shape_inference.infer_shapes(onnx.load(str(file)))
@@ -182,12 +179,38 @@ def relus_in_onnx(file: Path) -> int:
         value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
         for value in (*graph.value_info, *graph.output)
     }
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    used = {value.name for value in graph.output}
     total = 0
     for node in graph.node:
-        low = constants.get(node.input[1]) if node.op_type == "Clip" and len(node.input) > 1 else None
-        if node.op_type == "Relu" or (low is not None and float(low) == 0):
-            total += math.prod(shapes[node.output[0]][1:])
+        low = constants.get(node.input[1]) if node.op_type in ("Clip", "Max") and len(node.input) > 1 else None
+        if node.op_type == "Relu" or (low is not None and not low.any()):
+            (made,), source = node.output, node.input[0]
+            masks = [
+                constants.get(reader.input[0])
+                if reader.op_type == "Where" and list(reader.input[1:]) == [made, source] and made not in used
+                else None
+                for reader in readers.get(made, ())
+            ]
+            total += _kept(shapes[made][1:], [None if mask is None else torch.tensor(mask) for mask in masks])
     return total
+
+
+def _kept(shape: Sequence[int], masks: Sequence[Tensor | None]) -> int:
+    """Return the elements of a ReLU's output (*shape) of one image that any of its readers, by their masks, takes.
+
+    None is the mask of a reader that takes all.
+    """
+    if not masks or any(mask is None for mask in masks):
+        return math.prod(shape)
+    taken = torch.zeros(tuple(shape), dtype=torch.bool)
+    for mask in masks:
+        assert mask is not None
+        taken |= mask.bool().reshape(mask.shape[max(mask.dim() - len(shape), 0) :])
+    return int(taken.sum())
 
 
 # -- torch.export -------------------------------------------------------------------------------------------
@@ -207,9 +230,12 @@ def _run_pt2(file: Path, images: Tensor) -> Tensor:
 
 
 def relus_in_pt2(file: Path) -> int:
-    """ReLUs for one image, from the operations in the file's graph."""
+    """Return the ReLUs of one image, from the operations in the file's graph; masks as in `relus_in_onnx`."""
     with open(file, "rb") as handle:
         program = torch.export.load(handle)
+    signature = program.graph_signature
+    held = {**program.state_dict, **program.constants}
+    names = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
     total = 0
     for node in program.graph.nodes:
         if node.op != "call_function":
@@ -217,16 +243,13 @@ def relus_in_pt2(file: Path) -> int:
         name = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
         capped = name in ("hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min", "clamp_min_")
         if name in ("relu", "relu_", "relu6", "relu6_") or (capped and len(node.args) > 1 and node.args[1] == 0):
-            total += math.prod(int(n) for n in node.meta["val"].shape[1:])
+            masks = []
+            for reader in node.users:
+                is_where = getattr(getattr(reader.target, "overloadpacket", None), "__name__", "") == "where"
+                is_choice = is_where and list(reader.args[1:]) == [node, node.args[0]]
+                masks.append(held.get(names.get(str(reader.args[0]), "")) if is_choice else None)
+            total += _kept([int(n) for n in node.meta["val"].shape[1:]], masks)
     return total
-
-
-def _require(*packages: str) -> None:
-    import importlib.util
-
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"ONNX needs {', '.join(missing)}; install it with: pip install 'deepreduce[export]'")
 
 
 @dataclass(frozen=True, kw_only=True)

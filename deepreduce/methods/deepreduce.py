@@ -6,7 +6,7 @@ In the paper's order:
 2. culling: drop the least critical stage, then the next, ..., keep at least one (section 3.1)
 3. thinning: drop alternate ReLUs in what each culling left (section 3.2)
 4. reshaping: scale channels by alpha and resolution by rho for tighter budgets (section 3.3)
-5. and 6. every network is distilled from the full one, and the Pareto frontier is taken: the pipeline's part
+5. and 6. every network is distilled from the full one, and the Pareto frontier is taken: the run's part
 
 For D stages that is D probes and at most (D - 1) * (1 + K * (1 + number of reshapes)) networks, K being the number of
 ways to thin (1, or 2 with `thin_keep` both): linear in D.
@@ -14,75 +14,184 @@ ways to thin (1, or 2 with `thin_keep` both): linear in D.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Annotated, Literal
 
-from deepreduce.cost.objective import UNLIMITED, Limits
-from deepreduce.errors import PlanError, unknown_name
-from deepreduce.methods.proposal import Collector, Pricing, Proposal, Proposals, ReducedByPlan, unpriced
+from pydantic import Field
+
+from deepreduce.cost.objective import UNLIMITED, Costs, Limits, Objective
+from deepreduce.errors import ModelError, PlanError, unknown_name
+from deepreduce.methods.base import Search, SearchContext, TrainingRequest
+from deepreduce.methods.options import MethodOptions
+from deepreduce.methods.proposal import Collector, Pricing, Proposal, Proposals, StageCriticality, unpriced
 from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
-from deepreduce.transforms import THIN_KEEP, cull_plan, reshape_plan, thin_plan
+from deepreduce.transforms import THIN_KEEP, apply_plan, cull_plan, reshape_plan, thin_plan
+from deepreduce.utils.fields import Count, Listed, NotNegative, Resolution, Scale
+
+log = logging.getLogger(__name__)
 
 CRITICALITY_FORMS = ("ratio", "difference")
 """`ratio`: A_k (N_k / N)^-w. `difference`: (A_k - min A) / N_k^w. The paper's exact formula is not known to us."""
 
+_PROBE_ALPHAS = (1.0, 0.5, 0.25, 0.125)
+"""Widths of probes, of which the first is taken that the budget trains in full.
 
-@dataclass(frozen=True, kw_only=True)
-class DeepReduceMethod:
-    """The method's options.
+Long trainings of narrow networks rank the stages as full ones do, short trainings of wide networks do not
+(docs/performance.md).
+"""
 
-    `thin_keep` is the ReLU that a thinned block keeps: first, last, or both as networks of their own. `alphas` and
-    `rhos` are combined with each other; `depths` (blocks per stage) apply at the smallest alpha and rho only, where
-    the budget is tightest; None: none of these here, and others in `deepreduce.methods.levers`. `pad_once` has every
-    network pad its linear regions once, so that they collapse exactly (`deepreduce.transforms.collapse.pad_once`).
-    """
+_NARROWING_PAYS = 0.6
+"""A narrower width is tried only if it costs less than this share: hardware computes 16 channels as fast as one."""
 
-    thin_keep: str = "first"
-    alphas: tuple[float, ...] = (1.0, 0.5)
-    rhos: tuple[float, ...] = (1.0, 0.5)
-    depths: tuple[tuple[int, ...], ...] | None = None
+_LEAST_SHARE = 1e-3
+"""Smallest share of the whole cost that a stage's ReLUs are taken to have, since criticality divides by it."""
+
+
+class DeepReduceOptions(MethodOptions):
+    """Which networks DeepReDuce tries."""
+
+    cull_order: Annotated[tuple[str, ...], Listed] | None = None
+    """Stages, least critical first, as in S1,S4,S2; None measures the order."""
+    thin_keep: Literal["first", "last", "both"] = "first"
+    """Which ReLU a thinned block keeps; `both` tries either."""
+    alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1)] = (1.0, 0.5)
+    """Channel scales, each combined with each of `rhos`."""
+    rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1)] = (1.0, 0.5)
+    """Feature-map resolution scales: 1, 1/2, 1/3, ..."""
+    depths: tuple[Annotated[tuple[Count, ...], Field(min_length=1)], ...] | None = None
+    """Blocks per stage to try at the smallest alpha and rho, a list for each; None: no such networks, and with method
+    `levers` half the blocks of every stage."""
     pad_once: bool = False
-    criticality_form: str = "ratio"
-    criticality_exponent: float = 0.07
+    """Pad regions that culling makes linear once, at their entry: they then collapse into one convolution exactly."""
+    criticality_form: Literal["ratio", "difference"] = "ratio"
+    """How accuracy and ReLU count of a stage make its criticality."""
+    criticality_exponent: NotNegative = 0.07
+    """How much the ReLU count weighs in the criticality."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """The network that has ReLUs in `stage` only."""
+class DeepReduce:
+    """Cull stages in the order of their criticality, thin what is left, and reshape it."""
 
-    stage: str
-    proposal: Proposal
+    name = "deepreduce"
+    summary = "cull, thin and reshape whole layers of ReLUs (DeepReDuce, ICML 2021)"
+    Options = DeepReduceOptions
+
+    def search(self, network: Network, options: DeepReduceOptions, context: SearchContext) -> Search:
+        """Request a probe for each stage, unless `cull_order` is given; return the networks of section 3."""
+
+        def propose_in(order: Sequence[str]) -> Proposals:
+            return propose(network, order, options, price=context.price, limits=context.limits)
+
+        return (yield from search_in_measured_order(network, options, context, propose_in))
+
+
+def search_in_measured_order(
+    network: Network,
+    options: DeepReduceOptions,
+    context: SearchContext,
+    propose_in: Callable[[Sequence[str]], Proposals],
+) -> Search:
+    """Request probes, unless the options give a cull order, and return what `propose_in` makes of the order.
+
+    Where no network of the measured order keeps to the limits, stages are culled that cost most first.
+    """
+    if options.cull_order is not None:
+        return propose_in(check_cull_order(network, options.cull_order))
+    costs = stage_costs(network, context.objective, context.objective_price)
+    provisional = provisional_cull_order(network, costs)
+    requests = request_probes(network, context)
+    if not requests:
+        return propose_in(provisional)
+    answers = yield list(requests.values())
+    accuracies = {stage: answers[request].val_accuracy for stage, request in requests.items()}
+    if all(accuracy is None for accuracy in accuracies.values()):
+        return propose_in(provisional)
+    for stage, request in requests.items():
+        if accuracies[stage] is None:
+            log.warning(
+                "%s could not be trained, so stage %s counts as least critical", request.proposal.label, stage
+            )
+    measured = measured_criticality(
+        network,
+        {stage: accuracy or 0.0 for stage, accuracy in accuracies.items()},
+        form=options.criticality_form,
+        exponent=options.criticality_exponent,
+        costs=costs,
+        images=context.val_images,
+    )
+    if measured.cull_order:
+        log.info("stages to cull, least critical first: %s", ", ".join(measured.cull_order))
+    try:
+        return _with_criticality(propose_in(measured.cull_order), measured)
+    except PlanError as error:
+        if not context.limits.given:
+            raise
+        log.warning("%s; culling %s instead, the stages that cost most first", error, ", ".join(provisional))
+        return _with_criticality(propose_in(provisional), measured)
+
+
+def _with_criticality(proposals: Proposals, measured: StageCriticality) -> Proposals:
+    """Return the proposals with the criticality, whose order is the one that they were culled in."""
+    return replace(proposals, criticality=replace(measured, cull_order=proposals.cull_order))
 
 
 # -- 1. criticality -----------------------------------------------------------------------------------------
 
 
-def probes(network: Network, *, alpha: float = 1.0, price: Pricing = unpriced) -> list[Probe]:
-    """One network per stage that has ReLUs, with all other stages culled, and channels scaled by `alpha`.
+def request_probes(network: Network, context: SearchContext) -> dict[str, TrainingRequest]:
+    """Return a training request for the probe of each stage: as wide as the budget can train in full."""
+    budget = context.budget
+    found: dict[str, Proposal] = {}
+    for alpha in _PROBE_ALPHAS:
+        try:
+            narrower = probes(network, alpha=alpha, price=context.price)
+        except (ModelError, PlanError):
+            if alpha == 1:
+                raise
+            break  # the network can't be as narrow
+        if found:
+            wide, narrow = (sum(budget.epoch_costs(list(p.values()))) for p in (found, narrower))
+            if narrow > _NARROWING_PAYS * wide:
+                break
+        found = narrower
+        if budget.pays_in_full(list(found.values())):
+            break
+    epochs = budget.trial_epochs(list(found.values()))
+    return {
+        stage: TrainingRequest(proposal=proposal, epochs=e)
+        for (stage, proposal), e in zip(found.items(), epochs, strict=True)
+    }
 
-    Narrow ones rank the stages as those of full width do, at a fraction of their cost (docs/performance.md). Raises
-    `PlanError` or `ModelError` where the network can't be as narrow.
+
+def probes(network: Network, *, alpha: float = 1.0, price: Pricing = unpriced) -> dict[str, Proposal]:
+    """Return, for each stage that has ReLUs, the network with ReLUs in it only and channels scaled by `alpha`.
+
+    Narrow ones rank the stages as those of full width do, at a fraction of their cost (docs/performance.md). Empty
+    for a network of one stage. Raises `PlanError` or `ModelError` where the network can't be as narrow.
     """
     stages = live_stages(network)
     width = ReductionPlan(alpha=alpha)
     words = reshape_label(alpha, 1)
-    found = []
+    found = {}
     for stage in stages if len(stages) > 1 else []:
         plan = cull_plan(network, [s for s in stages if s != stage]).merge(width)
         label = ", ".join([f"only {stage}", *([words] if words else [])])
-        found.append(Probe(stage=stage, proposal=ReducedByPlan.of(network, plan, label, price).proposal))
+        found[stage] = Proposal.of(network, plan, label, price)
     return found
 
 
 def criticality(
     accuracies: Mapping[str, float], costs: Mapping[str, float], *, form: str, exponent: float
 ) -> dict[str, float]:
-    """How much each stage's ReLUs are worth, from the accuracy A_k with ReLUs in stage k alone and their cost N_k.
+    """Return how much each stage's ReLUs are worth: a function of A_k and N_k.
 
-    `costs` are ReLU counts in the paper, and may be anything positive. `form` is one of `CRITICALITY_FORMS`. In both,
-    equal accuracy from cheaper ReLUs is worth more.
+    A_k is the accuracy with ReLUs in stage k alone, N_k the cost of the stage's ReLUs. `costs` are ReLU
+    counts in the paper, and may be anything positive. `form` is one of `CRITICALITY_FORMS`. In both, equal
+    accuracy from cheaper ReLUs is worth more.
     """
     if form not in CRITICALITY_FORMS:
         raise PlanError(unknown_name("form of criticality", form, CRITICALITY_FORMS))
@@ -92,26 +201,23 @@ def criticality(
     return {k: (a - worst) / costs[k] ** exponent for k, a in accuracies.items()}
 
 
-def measured_cull_order(
+def measured_criticality(
     network: Network,
-    score: Callable[[str], float],
+    accuracies: Mapping[str, float],
     *,
     form: str,
     exponent: float,
     costs: Mapping[str, float] | None = None,
     images: int | None = None,
-) -> tuple[tuple[str, ...], dict[str, float]]:
-    """Stages to cull, least critical first, without the most critical; and every stage's criticality.
+) -> StageCriticality:
+    """Return every stage's criticality, and the stages to cull: least critical first, without the most critical.
 
-    `score` gives the validation accuracy of the stage's probe. `costs` are what each stage's ReLUs cost (None: their
-    number). `images` are those that accuracies were measured on: of stages whose criticality differs by less than
-    the standard error that follows (None: 0), the one that costs more goes first, since that saves more.
+    `accuracies` are the validation accuracies of the stages' probes, in network order. `costs` are what each stage's
+    ReLUs cost (None: their number). `images` are those that accuracies were measured on: of stages whose criticality
+    differs by less than the standard error that follows (None: 0), the one that costs more goes first, since that
+    saves more.
     """
     costs = costs or network.stage_relu_counts
-    stages = live_stages(network)
-    accuracies = {stage: score(stage) for stage in stages} if len(stages) > 1 else {}
-    if not accuracies:
-        return (), {}
     of_stages = {k: costs[k] for k in accuracies}
     worth = criticality(accuracies, of_stages, form=form, exponent=exponent)
     errors = {
@@ -123,13 +229,13 @@ def measured_cull_order(
         least = min(left, key=lambda k: worth[k])
         alike = [k for k in left if worth[k] - worth[least] <= math.hypot(errors[k], errors[least])]
         ranked.append(max(alike, key=lambda k: costs[k]))
-    return tuple(ranked[:-1]), worth
+    return StageCriticality(cull_order=tuple(ranked[:-1]), criticality=worth, val_accuracy=dict(accuracies))
 
 
 def criticality_error(
     accuracy: float, cost: float, total: float, *, form: str, exponent: float, images: int | None
 ) -> float:
-    """The standard error of a stage's criticality, whose accuracy was measured on so many images (None: on all)."""
+    """Return the standard error of a stage's criticality; its accuracy is that on `images` images (None: all)."""
     if images is None:
         return 0.0
     error = math.sqrt(max(accuracy * (1 - accuracy), 0.0) / max(images, 1))
@@ -137,14 +243,27 @@ def criticality_error(
     return float(error * share**-exponent)
 
 
+def stage_costs(network: Network, objective: Objective, price: Pricing) -> dict[str, float]:
+    """Return what each stage's ReLUs cost: the cost of the network less that of the network without them."""
+    if objective.preset is None:
+        return dict(network.stage_relu_counts)
+    whole = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
+    costs = {}
+    for stage in live_stages(network):
+        without = apply_plan(network, cull_plan(network, [stage]))
+        saved = whole - objective.cost(Costs(relu_count=without.relu_count, prices=price(without)))
+        costs[stage] = max(saved, _LEAST_SHARE * whole)
+    return costs
+
+
 def provisional_cull_order(network: Network, costs: Mapping[str, float] | None = None) -> tuple[str, ...]:
-    """The order to show before criticality is measured: the stage that costs most (None: has most ReLUs) first."""
+    """Return the order to show before criticality is measured: the most expensive stage (None: most ReLUs) first."""
     costs = costs or network.stage_relu_counts
     return tuple(sorted(live_stages(network), key=lambda stage: -costs[stage])[:-1])
 
 
 def check_cull_order(network: Network, order: Sequence[str]) -> tuple[str, ...]:
-    """The order as given. Raises `PlanError` for unknown or repeated stages, and where none would be left."""
+    """Return the order as given. Raises `PlanError` for unknown or repeated stages, and where none would be left."""
     for stage in order:
         network.sites_of(stage)
     if len(set(order)) != len(order):
@@ -155,7 +274,7 @@ def check_cull_order(network: Network, order: Sequence[str]) -> tuple[str, ...]:
 
 
 def live_stages(network: Network) -> list[str]:
-    """The stages that have ReLUs, in network order."""
+    """Return the stages that have ReLUs, in network order."""
     return [stage for stage, count in network.stage_relu_counts.items() if count]
 
 
@@ -165,25 +284,25 @@ def live_stages(network: Network) -> list[str]:
 def propose(
     network: Network,
     cull_order: Sequence[str],
-    method: DeepReduceMethod,
+    options: DeepReduceOptions,
     *,
     price: Pricing = unpriced,
     limits: Limits = UNLIMITED,
 ) -> Proposals:
-    """Every network within `limits` that the method trains when it culls in that order, with its prices.
+    """Return every network within `limits` that DeepReDuce trains when it culls in that order, with its prices.
 
     Raises `PlanError` where there is nothing to propose.
     """
     collected = Collector(network, price)
-    padding = ReductionPlan(pad_once=method.pad_once)
-    for plan, label in _variants(network, cull_order, method, collected):
-        collected.add(plan.merge(padding), label)
+    padding = ReductionPlan(pad_once=options.pad_once)
+    for plan, label in _variants(network, cull_order, options, collected):
+        collected.add_plan(plan.merge(padding), label)
     collected.keep_within(limits)
-    return collected.proposals()
+    return collected.proposals(cull_order=tuple(cull_order))
 
 
 def _variants(
-    network: Network, cull_order: Sequence[str], method: DeepReduceMethod, collected: Collector
+    network: Network, cull_order: Sequence[str], options: DeepReduceOptions, collected: Collector
 ) -> Iterator[tuple[ReductionPlan, str]]:
     # a network of one stage has nothing to cull, but may still be thinned and reshaped
     for level in range(1, len(cull_order) + 1) if cull_order else [0]:
@@ -193,7 +312,7 @@ def _variants(
         if culled:
             yield plan, label
         kept = [stage for stage in live_stages(network) if stage not in culled]
-        for keep in THIN_KEEP if method.thin_keep == "both" else (method.thin_keep,):
+        for keep in THIN_KEEP if options.thin_keep == "both" else (options.thin_keep,):
             thinned, thinned_label = plan, label
             try:
                 thinned = plan.merge(thin_plan(network, stages=kept, keep=keep))
@@ -202,21 +321,21 @@ def _variants(
             else:
                 thinned_label = f"{label}, thin" if keep == "first" else f"{label}, thin (keep {keep})"
                 yield thinned, thinned_label
-            for reshape, words in _reshapes(method):
+            for reshape, words in _reshapes(options):
                 yield thinned.merge(reshape), f"{thinned_label}, {words}"
 
 
-def _reshapes(method: DeepReduceMethod) -> Iterator[tuple[ReductionPlan, str]]:
-    for alpha in method.alphas:
-        for rho in method.rhos:
+def _reshapes(options: DeepReduceOptions) -> Iterator[tuple[ReductionPlan, str]]:
+    for alpha in options.alphas:
+        for rho in options.rhos:
             if (alpha, rho) != (1, 1):
                 yield reshape_plan(alpha=alpha, rho=rho), reshape_label(alpha, rho)
-    alpha, rho = min(method.alphas, default=1.0), min(method.rhos, default=1.0)
-    for depth in method.depths or ():
+    alpha, rho = min(options.alphas), min(options.rhos)
+    for depth in options.depths or ():
         yield reshape_plan(alpha=alpha, rho=rho, depth=depth), reshape_label(alpha, rho, depth)
 
 
 def reshape_label(alpha: float, rho: float, depth: Sequence[int] | None = None) -> str:
-    """A reshape in a reader's words: "alpha 0.5 rho 0.5 depth 1-1-1-1", "" where nothing is scaled."""
+    """Return the label of a reshape: "alpha 0.5 rho 0.5 depth 1-1-1-1", "" where nothing is scaled."""
     parts = [f"{name} {value:g}" for name, value in (("alpha", alpha), ("rho", rho)) if value != 1]
     return " ".join([*parts, f"depth {'-'.join(str(n) for n in depth)}"] if depth else parts)

@@ -17,32 +17,49 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
-from deepreduce.cost.objective import UNLIMITED, Costs, Limits, Objective
+from pydantic import Field
+
+from deepreduce.cost.objective import Costs
 from deepreduce.errors import PlanError
-from deepreduce.methods.deepreduce import DeepReduceMethod, live_stages, reshape_label
-from deepreduce.methods.proposal import Collector, Pricing, Proposal, Proposals, ReducedByPlan
+from deepreduce.methods.base import Search, SearchContext
+from deepreduce.methods.deepreduce import (
+    DeepReduceOptions,
+    live_stages,
+    reshape_label,
+    search_in_measured_order,
+)
+from deepreduce.methods.proposal import Collector, Proposal, Proposals
 from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
-from deepreduce.transforms import THIN_KEEP, apply_plan, cull_plan, reshape_plan, thin_plan
-
-_LEAST_SHARE = 1e-3
-"""Of the whole cost, that a stage's ReLUs are taken to have: criticality divides by it."""
+from deepreduce.transforms import THIN_KEEP, cull_plan, reshape_plan, thin_plan
+from deepreduce.utils.fields import Count, Real
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeverSearch:
-    """What is searched for: networks of low `objective`, of which `price` must know the preset.
+class LeversOptions(DeepReduceOptions):
+    """Which levers are pulled, and how far."""
 
-    The method's `depths` None are here half the blocks of each stage. A lever is used where it saves the share `gain`
-    of the cost or more. Of more than `most` networks those are given up that cost nearly what another does, and have
-    fewer ReLUs.
-    """
+    gain: Annotated[Real, Field(ge=0, lt=1)] = 0.05
+    """Share of the cost that every lever of a network must save."""
+    networks: Count = 16
+    """Try no more networks than that: of those that cost nearly the same, the one with fewer ReLUs is given up."""
 
-    objective: Objective
-    price: Pricing
-    gain: float = 0.05
-    most: int = 16
+
+class Levers:
+    """Price every combination of DeepReDuce's levers under a protocol, and keep those in which each lever pays."""
+
+    name = "levers"
+    summary = "every combination of DeepReDuce's levers in which each one saves latency or bytes of a protocol"
+    Options = LeversOptions
+
+    def search(self, network: Network, options: LeversOptions, context: SearchContext) -> Search:
+        """Request probes as DeepReDuce does; return the combinations of levers that pay."""
+
+        def propose_in(order: Sequence[str]) -> Proposals:
+            return propose_by_levers(network, order, options, context)
+
+        return (yield from search_in_measured_order(network, options, context, propose_in))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +77,7 @@ class _Setting:
     depth: int = 0
 
     def taken_back(self) -> Iterator[_Setting]:
-        """The settings with one lever pulled a notch less."""
+        """Yield the settings with one lever pulled a notch less."""
         for lever in ("culled", "alpha", "rho"):
             notch = getattr(self, lever)
             if notch:
@@ -72,49 +89,35 @@ class _Setting:
 
 
 def propose_by_levers(
-    network: Network,
-    cull_order: Sequence[str],
-    method: DeepReduceMethod,
-    search: LeverSearch,
-    *,
-    limits: Limits = UNLIMITED,
+    network: Network, cull_order: Sequence[str], options: LeversOptions, context: SearchContext
 ) -> Proposals:
-    """The networks within `limits` to try for an objective, when stages are culled in that order.
+    """Return the networks to try for the context's objective, when stages are culled in that order.
 
-    Their prices are those that the search knows. Raises `PlanError` where no lever pays, or none enough.
+    Networks are compared by the objective's own preset; those that are returned have the estimates of all presets.
+    Raises `PlanError` where no lever pays, or none enough.
     """
-    objective, price = search.objective, search.price
-    collected = Collector(network, price)
+    objective = context.objective
+    collected = Collector(network, context.objective_price)
     found: dict[_Setting, Proposal] = {}
-    for setting, plan, label in _Levers(network=network, cull_order=cull_order, method=method).settings(collected):
-        reduced = collected.reduced(plan, label)
-        if reduced is not None:
-            found[setting] = collected.add_reduced(_padded_once_where_it_pays(reduced, search))
+    for setting, plan, label in _Levers(network=network, cull_order=cull_order, options=options).settings(collected):
+        proposal = collected.propose(plan, label)
+        if proposal is not None:
+            found[setting] = collected.add(_padded_once_where_it_pays(proposal, options, context))
     costs = {setting: objective.cost(proposal) for setting, proposal in found.items()}
-    costs[_UNTOUCHED] = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
+    costs[_UNTOUCHED] = objective.cost(Costs(relu_count=network.relu_count, prices=context.objective_price(network)))
     simplest: dict[str, _Setting] = {}
     for setting, proposal in found.items():
         if simplest.setdefault(proposal.plan_id, setting) != setting:
             continue  # a lever that changed nothing: the same network without it is judged
         before = min((costs[other] for other in setting.taken_back() if other in costs), default=math.inf)
-        if costs[setting] > (1 - search.gain) * before:
-            collected.drop(proposal, f"one of its levers saves less than {100 * search.gain:g} % of {objective.noun}")
-    collected.keep_within(limits)
-    _spread_out(collected, search)
-    return collected.proposals()
-
-
-def stage_costs(network: Network, objective: Objective, price: Pricing) -> dict[str, float]:
-    """What each stage's ReLUs cost: what the whole network costs beyond the network without them."""
-    if objective.preset is None:
-        return dict(network.stage_relu_counts)
-    whole = objective.cost(Costs(relu_count=network.relu_count, prices=price(network)))
-    costs = {}
-    for stage in live_stages(network):
-        without = apply_plan(network, cull_plan(network, [stage]))
-        saved = whole - objective.cost(Costs(relu_count=without.relu_count, prices=price(without)))
-        costs[stage] = max(saved, _LEAST_SHARE * whole)
-    return costs
+        if costs[setting] > (1 - options.gain) * before:
+            collected.drop(
+                proposal, f"one of its levers saves less than {100 * options.gain:g} % of {objective.noun}"
+            )
+    collected.keep_within(context.limits)
+    _spread_out(collected, options, context)
+    proposals = collected.proposals(cull_order=tuple(cull_order))
+    return replace(proposals, networks=tuple(p.priced(context.price) for p in proposals.networks))
 
 
 _UNTOUCHED = _Setting()
@@ -122,17 +125,17 @@ _UNTOUCHED = _Setting()
 
 @dataclass(frozen=True, kw_only=True)
 class _Levers:
-    """All settings of the levers on a network, each with its plan and that in a reader's words."""
+    """All settings of the levers on a network, each with its plan and label."""
 
     network: Network
     cull_order: Sequence[str]
-    method: DeepReduceMethod
+    options: LeversOptions
 
     def settings(self, collected: Collector) -> Iterator[tuple[_Setting, ReductionPlan, str]]:
         # 1 and None first: not pulled
-        alphas, rhos = (sorted({1.0, *scales}, reverse=True) for scales in (self.method.alphas, self.method.rhos))
-        depths = (None, *(_halved(self.network) if self.method.depths is None else self.method.depths))
-        keeps = THIN_KEEP if self.method.thin_keep == "both" else (self.method.thin_keep,)
+        alphas, rhos = (sorted({1.0, *scales}, reverse=True) for scales in (self.options.alphas, self.options.rhos))
+        depths = (None, *(_halved(self.network) if self.options.depths is None else self.options.depths))
+        keeps = THIN_KEEP if self.options.thin_keep == "both" else (self.options.thin_keep,)
         for culled in range(len(self.cull_order) + 1):
             for thinned, sites, words in self._site_plans(culled, keeps, collected):
                 for (a, alpha), (r, rho), (d, depth) in itertools.product(
@@ -146,7 +149,7 @@ class _Levers:
     def _site_plans(
         self, culled: int, keeps: Sequence[str], collected: Collector
     ) -> Iterator[tuple[str, ReductionPlan, list[str]]]:
-        """ReLUs dropped: (how it is thinned, plan, in words) with so many stages culled."""
+        """Yield (how it is thinned, plan, label parts) of the ways to drop ReLUs with `culled` stages culled."""
         stages = list(self.cull_order[:culled])
         plan = cull_plan(self.network, stages) if stages else ReductionPlan()
         words = [f"cull {' '.join(stages)}"] if stages else []
@@ -163,29 +166,31 @@ class _Levers:
 
 
 def _halved(network: Network) -> tuple[tuple[int, ...], ...]:
-    """Half the blocks of every stage, where there are blocks to drop."""
+    """Return half the blocks of every stage, where there are blocks to drop."""
     blocks = network.blocks or ()
     return (tuple(-(-count // 2) for count in blocks),) if any(count > 1 for count in blocks) else ()
 
 
-def _padded_once_where_it_pays(reduced: ReducedByPlan, search: LeverSearch) -> ReducedByPlan:
-    cost = search.objective.cost
-    if not reduced.proposal.plan.linearized:
-        return reduced
+def _padded_once_where_it_pays(proposal: Proposal, options: LeversOptions, context: SearchContext) -> Proposal:
+    cost = context.objective.cost
+    if not proposal.plan.linearized:
+        return proposal
     try:
-        padded = reduced.padded_once(search.price)
+        padded = proposal.padded_once(context.objective_price)
     except PlanError:  # no region that would collapse
-        return reduced
-    return padded if cost(padded.proposal) <= (1 - search.gain) * cost(reduced.proposal) else reduced
+        return proposal
+    return padded if cost(padded) <= (1 - options.gain) * cost(proposal) else proposal
 
 
-def _spread_out(collected: Collector, search: LeverSearch) -> None:
-    """Give up networks until there are no more than asked for, of those that cost the same to a few percent."""
-    cost = search.objective.cost
+def _spread_out(collected: Collector, options: LeversOptions, context: SearchContext) -> None:
+    """Drop networks until no more are left than asked for, of those that cost the same to a few percent."""
+    cost = context.objective.cost
     left = sorted(collected.found, key=lambda p: (cost(p), -p.relu_count, p.plan_id))
-    while len(left) > search.most:
-        ratios = [cost(dear) / max(cost(cheap), 1e-12) for cheap, dear in itertools.pairwise(left)]
+    while len(left) > options.networks:
+        ratios = [cost(larger) / max(cost(smaller), 1e-12) for smaller, larger in itertools.pairwise(left)]
         nearest = min(range(len(ratios)), key=lambda i: ratios[i])
         given_up = min(left[nearest : nearest + 2], key=lambda p: (p.relu_count, cost(p)))
         left.remove(given_up)
-        collected.drop(given_up, f"no more than {search.most} networks are tried, and others cost nearly the same")
+        collected.drop(
+            given_up, f"no more than {options.networks} networks are tried, and others cost nearly the same"
+        )

@@ -1,9 +1,9 @@
-"""What a method hands back: reduced networks worth training."""
+"""What a method returns: reduced networks worth training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deepreduce.cost.objective import Limits
 from deepreduce.cost.price import CostEstimate
@@ -14,88 +14,101 @@ from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, normalise_plan, pad_once
 
-_TOLD = 6
-"""Networks that are left out for the same reason and told by name."""
+_SHOWN = 6
+"""Networks that are named where several are left out for the same reason."""
 
 Pricing = Callable[[Network], Mapping[str, CostEstimate]]
-"""What an image costs a network under secure computation, by the name of a preset."""
+"""Estimates what an image costs a network under secure computation, by the name of a preset."""
 
 
 def unpriced(network: Network) -> Mapping[str, CostEstimate]:
-    """The pricing of those who ask for no prices."""
+    """Return no estimates: for runs that ask for none."""
     return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A reduced network to train: its plan in normal form, in a reader's words, and what it costs.
+    """A reduced network to train: its plan in normal form, its label for readers, and what it costs.
 
-    `relu_count` and `macs` are exact, for one image; `load` tells how long training takes. `prices` are what an image
-    costs it under secure computation, by the name of a preset.
+    `relu_count` and `macs` are exact, for one image; `compute_cost` tells how long training takes. `prices` estimate
+    what an image costs under secure computation, by the name of a preset. `network` is the reduced network on the
+    device of the network it was proposed for (the meta device, where a search has no weights).
     """
 
     plan: ReductionPlan
     label: str
     relu_count: int
     macs: int
-    load: ComputeCost
+    compute_cost: ComputeCost
     prices: Mapping[str, CostEstimate] = field(default_factory=dict, hash=False)
-
-    @property
-    def plan_id(self) -> str:
-        """Short hash of the plan; names the candidate's folder."""
-        return self.plan.plan_id
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposals:
-    """Networks to train, most ReLUs first, and why others that were asked for are not among them.
-
-    `notes` tell what their edits could not do, such as layers that alpha could not scale.
-    """
-
-    networks: tuple[Proposal, ...]
-    left_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReducedByPlan:
-    """A proposal, and the network that its plan leaves."""
-
-    proposal: Proposal
-    network: Network
+    network: Network = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, network: Network, plan: ReductionPlan, label: str, price: Pricing = unpriced) -> ReducedByPlan:
-        """Of a plan for the network.
+    def of(cls, network: Network, plan: ReductionPlan, label: str, price: Pricing = unpriced) -> Proposal:
+        """Return the proposal to reduce a network by a plan.
 
-        Raises `PlanError` or `ModelError` where the plan does not fit, and where it leaves the network what it is.
+        Raises `PlanError` or `ModelError` where the plan does not fit, and where no ReLU goes.
         """
         plan = normalise_plan(network, plan)
         reduced = apply_plan(network, plan)
         check_input_size(reduced)
         if plan.is_empty or reduced.relu_count == network.relu_count:
             raise PlanError("it has as many ReLUs as the full network")
-        return cls(proposal=_proposal(plan, label, reduced, price), network=reduced)
+        return cls._of_reduced(reduced, plan, label, price)
 
-    def padded_once(self, price: Pricing) -> ReducedByPlan:
-        """The same with its linear regions padded once. Raises `PlanError` where that pads nothing."""
-        padded = pad_once(self.network)
-        plan = self.proposal.plan.merge(ReductionPlan(pad_once=True))
-        label = f"{self.proposal.label}, padded once"
-        return ReducedByPlan(proposal=_proposal(plan, label, padded, price), network=padded)
+    @classmethod
+    def _of_reduced(cls, reduced: Network, plan: ReductionPlan, label: str, price: Pricing) -> Proposal:
+        return cls(
+            plan=plan,
+            label=label,
+            relu_count=reduced.relu_count,
+            macs=reduced.macs,
+            compute_cost=reduced.compute_cost,
+            prices=price(reduced),
+            network=reduced,
+        )
+
+    @property
+    def plan_id(self) -> str:
+        """Short hash of the plan, which names the candidate's folder."""
+        return self.plan.plan_id
+
+    def padded_once(self, price: Pricing) -> Proposal:
+        """Return the same network with its linear regions padded once. Raises `PlanError` where that pads nothing."""
+        plan = self.plan.merge(ReductionPlan(pad_once=True))
+        return self._of_reduced(pad_once(self.network), plan, f"{self.label}, padded once", price)
+
+    def priced(self, price: Pricing) -> Proposal:
+        """Return the same proposal with the estimates of another pricing."""
+        return replace(self, prices=price(self.network))
 
 
-def _proposal(plan: ReductionPlan, label: str, reduced: Network, price: Pricing) -> Proposal:
-    return Proposal(
-        plan=plan,
-        label=label,
-        relu_count=reduced.relu_count,
-        macs=reduced.macs,
-        load=reduced.load,
-        prices=price(reduced),
-    )
+@dataclass(frozen=True, kw_only=True)
+class StageCriticality:
+    """What a method has measured of the stages.
+
+    `cull_order` lists stages, least critical first; `criticality` is what each stage's ReLUs are worth, and
+    `val_accuracy` the validation accuracy, a fraction, of the network with ReLUs in that stage alone.
+    """
+
+    cull_order: tuple[str, ...]
+    criticality: Mapping[str, float]
+    val_accuracy: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    """Networks to train, most ReLUs first, and why others that were asked for are not among them.
+
+    `notes` tell what edits of the networks could not do, such as layers that alpha could not scale. `cull_order` is
+    the order in which stages are culled, where the method culls; `criticality` is what it was measured by.
+    """
+
+    networks: tuple[Proposal, ...]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    cull_order: tuple[str, ...] = ()
+    criticality: StageCriticality | None = None
 
 
 class Collector:
@@ -107,36 +120,36 @@ class Collector:
         self._left_out: dict[str, list[str]] = {}
         self._notes: dict[str, str] = {}  # with the first network that each is about
 
-    def add(self, plan: ReductionPlan, label: str) -> Proposal | None:
-        """The plan's proposal; None where it can't be, which is remembered."""
-        reduced = self.reduced(plan, label)
-        return None if reduced is None else self.add_reduced(reduced)
+    def add_plan(self, plan: ReductionPlan, label: str) -> Proposal | None:
+        """Add the plan's proposal and return it; None where the plan can't be applied, which is remembered."""
+        proposal = self.propose(plan, label)
+        return None if proposal is None else self.add(proposal)
 
-    def reduced(self, plan: ReductionPlan, label: str) -> ReducedByPlan | None:
-        """The plan's proposal with its network, not among the proposals yet; None where it can't be."""
+    def propose(self, plan: ReductionPlan, label: str) -> Proposal | None:
+        """Return the plan's proposal without adding it; None where the plan can't be applied, which is remembered."""
         try:
-            return ReducedByPlan.of(self._network, plan, label, self._price)
+            return Proposal.of(self._network, plan, label, self._price)
         except (PlanError, ModelError) as error:
             self.leave_out(str(error), label)
             return None
 
-    def add_reduced(self, reduced: ReducedByPlan) -> Proposal:
-        """Have it among the proposals, or whichever came first with the same plan."""
-        for note in reduced.network.notes:
-            self._notes.setdefault(note, reduced.proposal.label)
-        return self._found.setdefault(reduced.proposal.plan_id, reduced.proposal)
+    def add(self, proposal: Proposal) -> Proposal:
+        """Add the network; return the earlier proposal if one has the same plan."""
+        for note in proposal.network.notes:
+            self._notes.setdefault(note, proposal.label)
+        return self._found.setdefault(proposal.plan_id, proposal)
 
     def leave_out(self, reason: str, label: str) -> None:
         """Remember why a network is not among the proposals."""
         self._left_out.setdefault(reason, []).append(label)
 
     def drop(self, proposal: Proposal, reason: str) -> None:
-        """Take a network out again."""
+        """Remove a network again, and remember why."""
         if self._found.pop(proposal.plan_id, None) is not None:
             self.leave_out(reason, proposal.label)
 
     def keep_within(self, limits: Limits) -> None:
-        """Take out what the limits don't allow. Raises `PlanError` where they allow nothing that was found."""
+        """Remove the networks that exceed the limits. Raises `PlanError` where all do."""
         kept = {plan_id: p for plan_id, p in self._found.items() if limits.allow(p)}
         if self._found and not kept:
             least = min(self._found.values(), key=lambda p: (limits.objective.cost(p), p.relu_count))
@@ -154,19 +167,22 @@ class Collector:
         """The networks so far."""
         return tuple(self._found.values())
 
-    def proposals(self) -> Proposals:
-        """All that is left. Raises `PlanError` where that is nothing."""
+    def proposals(
+        self, *, cull_order: tuple[str, ...] = (), criticality: StageCriticality | None = None
+    ) -> Proposals:
+        """Return what has been collected. Raises `PlanError` where no network is left."""
         if not self._found:
             reasons = "; ".join(self._left_out) or "it has one stage, and no two ReLUs to alternate in"
             raise PlanError(f"{self._network.name}: nothing to cull, thin or reshape ({reasons})")
         return Proposals(
             networks=tuple(sorted(self._found.values(), key=lambda p: (-p.relu_count, p.label))),
-            left_out=tuple(f"{reason} (left out: {_some(labels)})" for reason, labels in self._left_out.items()),
+            left_out=tuple(f"{reason} (left out: {_shortened(labels)})" for reason, labels in self._left_out.items()),
             notes=tuple(f"{label}: {note}" for note, label in self._notes.items()),
+            cull_order=cull_order,
+            criticality=criticality,
         )
 
 
-def _some(labels: list[str]) -> str:
-    """A list that stays readable when it is long."""
-    more = len(labels) - _TOLD
-    return "; ".join(labels[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+def _shortened(labels: list[str]) -> str:
+    more = len(labels) - _SHOWN
+    return "; ".join(labels[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

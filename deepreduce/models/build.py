@@ -1,4 +1,4 @@
-"""From a model's name to its spec, and from a spec to a network."""
+"""Resolve a model's name to a spec, and build the network of a spec."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +32,19 @@ def resolve_spec(
     width: int | None = None,
     blocks: Sequence[int] | None = None,
 ) -> ModelSpec:
-    """The spec of the model called `name`: a zoo name, `torchvision:NAME` or `FILE.py:FACTORY`.
+    """Return the spec of the model called `name`: a zoo name, `torchvision:NAME` or `FILE.py:FACTORY`.
 
-    `num_classes` defaults to 1,000 for torchvision's networks and 10 elsewhere; `width` and `blocks` to the
-    published ones, and exist for zoo networks only. Raises `ModelError` for a name or option that is not
-    known.
+    `num_classes` defaults to 1,000 for torchvision's networks and to 10 for others. `width` (channels of the stem)
+    and `blocks` (per stage) are for zoo networks only and default to the published ones. Raises `ModelError` for an
+    unknown name and for an option that the model does not have.
     """
     if num_classes is not None and num_classes < 2:
         raise ModelError(f"num_classes is {num_classes}; a classifier needs at least 2")
     if in_channels < 1:
         raise ModelError(f"in_channels is {in_channels}; give at least 1")
     if name in ZOO:
-        entry = ZOO[name]
-        if width is not None and width < 1:
-            raise ModelError(f"width is {width}; the stem needs at least 1 channel")
-        depth = entry.blocks if blocks is None else tuple(blocks)
-        if len(depth) != len(entry.blocks) or any(n < 1 for n in depth):
-            raise ModelError(
-                f"blocks is {list(depth)}; {name} needs {len(entry.blocks)} positive counts,"
-                f" as in {list(entry.blocks)}"
-            )
-        return ModelSpec(
-            name=name,
-            num_classes=num_classes or 10,
-            in_channels=in_channels,
-            width=entry.width if width is None else width,
-            blocks=depth,
-        )
+        spec = ModelSpec(name=name, num_classes=num_classes or 10, in_channels=in_channels)
+        return _with_zoo_options(spec, width, blocks)
     if name.startswith(TORCHVISION):
         _check_torchvision(name)
         _refuse_zoo_options(name, width, blocks)
@@ -78,20 +65,36 @@ def resolve_spec(
     raise ModelError(unknown_name("model", name, known))
 
 
+def _with_zoo_options(spec: ModelSpec, width: int | None, blocks: Sequence[int] | None) -> ModelSpec:
+    entry = ZOO[spec.name]
+    if width is not None and width < 1:
+        raise ModelError(f"width is {width}; the stem needs at least 1 channel")
+    depth = entry.blocks if blocks is None else tuple(blocks)
+    if len(depth) != len(entry.blocks) or any(n < 1 for n in depth):
+        raise ModelError(
+            f"blocks is {list(depth)}; {spec.name} needs {len(entry.blocks)} positive counts,"
+            f" as in {list(entry.blocks)}"
+        )
+    return replace(spec, width=entry.width if width is None else width, blocks=depth)
+
+
 def _refuse_zoo_options(name: str, width: int | None, blocks: Sequence[int] | None) -> None:
     if width is not None or blocks is not None:
-        raise ModelError(f"width and blocks are options of the zoo's networks, {name!r} is none")
+        raise ModelError(f"width and blocks are options of the zoo's networks; leave them out for {name!r}")
 
 
 def default_input_size(spec: ModelSpec) -> int:
-    """Height and width that the network is meant for: 32 for the zoo, torchvision's own elsewhere."""
+    """Return the height and width, in pixels, of the images that the network was designed for.
+
+    32 for zoo networks, the crop size of torchvision's weights for torchvision's, 224 for the user's own.
+    """
     if spec.is_zoo:
         return ZOO_INPUT_SIZE
     if spec.name.startswith(TORCHVISION):
         import torchvision
 
         weights = torchvision.models.get_model_weights(spec.name.removeprefix(TORCHVISION))
-        # weights of one network that were fine-tuned at a larger size come first in some cases
+        # the smallest: some networks list weights that were fine-tuned at a larger size first
         return min(int(member.transforms().crop_size[0]) for member in weights)
     return FALLBACK_INPUT_SIZE
 
@@ -99,24 +102,24 @@ def default_input_size(spec: ModelSpec) -> int:
 def build_model(
     spec: ModelSpec, *, seed: int = 0, device: str | torch.device = "cpu", pretrained: bool = False
 ) -> nn.Module:
-    """The network `spec` describes, initialised from `seed`; the global random state stays as it was.
+    """Build the network of `spec`, initialised from `seed`; the global random state stays as it was.
 
-    On device "meta" nothing is allocated. `pretrained` loads torchvision's weights (downloaded on first use;
-    tensors that depend on the number of classes stay random where it is not 1,000). Raises `ModelError` where
-    the network can't be built or has no pretrained weights.
+    On device "meta" nothing is allocated. `pretrained` loads torchvision's weights, downloaded on first use; tensors
+    whose shape depends on the number of classes stay random if it is not 1,000. Raises `ModelError` if the network
+    can't be built or has no pretrained weights.
     """
     try:
-        model = _built(spec, seed=seed, device=device)
+        model = _build(spec, seed=seed, device=device)
     except (ModelError, RuntimeError):
         if torch.device(device).type != "meta":
             raise
-        model = _built(spec, seed=seed, device="cpu").to(device)  # it computes with tensors while it is built
+        model = _build(spec, seed=seed, device="cpu").to(device)  # its constructor computes with tensors
     if pretrained:
         _load_pretrained(model, spec)
     return model
 
 
-def _built(spec: ModelSpec, *, seed: int, device: str | torch.device) -> nn.Module:
+def _build(spec: ModelSpec, *, seed: int, device: str | torch.device) -> nn.Module:
     with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device):
         torch.manual_seed(seed)
         if spec.name in ZOO:
@@ -164,7 +167,7 @@ def _build_torchvision(spec: ModelSpec) -> nn.Module:
     name = spec.name.removeprefix(TORCHVISION)
     options: dict[str, Any] = {"num_classes": spec.num_classes}
     if name in ("googlenet", "inception_v3"):
-        # their own initialisation takes a minute of scipy, their auxiliary heads give a second output
+        # torchvision's initialisation takes scipy a minute; auxiliary heads would be a second output
         options |= {"init_weights": False, "aux_logits": False}
     return torchvision.models.get_model(name, weights=None, **options)  # type: ignore[no-any-return]
 
@@ -190,7 +193,7 @@ def _is_factory(name: str) -> bool:
 
 def _build_from_factory(spec: ModelSpec) -> nn.Module:
     path, name = spec.name.rsplit(":", 1)
-    with _importing_from(Path(path).parent):
+    with _import_path(Path(path).parent):
         factory = _load_factory(Path(path), name)
         try:
             parameters = inspect.signature(factory).parameters
@@ -205,8 +208,8 @@ def _build_from_factory(spec: ModelSpec) -> nn.Module:
 
 
 @contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    """The file may import its neighbours, as it could if it were run."""
+def _import_path(folder: Path) -> Iterator[None]:
+    """Put the folder first on the import path, so that the user's file can import its neighbours."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -220,11 +223,11 @@ def _one_line(error: BaseException) -> str:
 
 def _load_factory(path: Path, name: str) -> Callable[..., Any]:
     if not path.is_file():
-        raise ModelError(f"no file {path}; a model of your own is given as FILE.py:FACTORY")
+        raise ModelError(f"no file {path}; give your own model as FILE.py:FACTORY")
     module_spec = importlib.util.spec_from_file_location(f"deepreduce_user_{path.stem}", path)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses and pickling of its classes look it up
+    sys.modules[module_spec.name] = module  # dataclasses and pickle look the module up by name
     try:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:

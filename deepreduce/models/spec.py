@@ -11,10 +11,10 @@ from deepreduce.errors import ModelError, unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What `build_model` needs to build the network again, weights aside.
+    """The description from which `build_model` builds a network, without its weights.
 
     `name` is a zoo name, `torchvision:NAME` or `FILE.py:FACTORY`. `width` (channels of the stem) and `blocks`
-    (per stage) exist for zoo networks only and are None elsewhere.
+    (per stage) are set for zoo networks only.
     """
 
     name: str
@@ -25,14 +25,14 @@ class ModelSpec:
 
     @property
     def is_zoo(self) -> bool:
-        """True where width and blocks per stage can be scaled by building the network anew."""
+        """True if width and blocks per stage can be scaled by building another network."""
         return self.width is not None
 
     def scaled(self, *, alpha: float, depth: tuple[int, ...] | None) -> ModelSpec:
-        """The spec with all channels times `alpha` and `depth` blocks per stage (None: unchanged).
+        """Return the spec with all channels times `alpha` and `depth` blocks per stage (None: unchanged).
 
-        Raises `ModelError` for a network that is not of the zoo, for more blocks than there are and for an
-        alpha that rounds to the channels there are already.
+        Raises `ModelError` for a network outside the zoo, for more blocks than the network has, and for an `alpha`
+        that rounds to no channel or to the present number of channels.
         """
         if self.width is None or self.blocks is None:
             raise ModelError(
@@ -53,12 +53,12 @@ class ModelSpec:
         return replace(self, width=width, blocks=blocks)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return the spec as JSON values."""
         return asdict(self) | {"blocks": list(self.blocks) if self.blocks is not None else None}
 
     @classmethod
     def from_json(cls, value: Any) -> ModelSpec:
-        """The spec that `to_json` described. Raises `ModelError` for anything else."""
+        """Return the spec of a value of `to_json`. Raises `ModelError` for any other value."""
         if not isinstance(value, Mapping):
             raise ModelError(f"a model's spec is a JSON object, not {type(value).__name__}")
         known = [f.name for f in fields(cls)]

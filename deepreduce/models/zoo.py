@@ -1,9 +1,9 @@
 """The networks of the private-inference literature, with named stages.
 
-Every network is `stem`, `stage1`, `stage2`, ... and a head; the ReLUs of `stageK` are stage SK, those of the
-stem belong to S1 and those of the head to the last stage. ResNets have the 3x3 stem without max-pool that the
-literature uses on small images, so ResNet-18 has 557,056 ReLUs at 32x32 (SNL's count of 491,520 leaves the
-stem's out). Residual shortcuts that change shape are 1x1 convolutions in all of them.
+Every network has the modules `stem`, `stage1`, `stage2`, ... and `head`. The ReLUs of `stageK` are stage SK; the
+stem's ReLUs belong to S1, the head's to the last stage. ResNets have the 3x3 stem without max-pool that the
+literature uses on small images, so ResNet-18 has 557,056 ReLUs at 32x32 (SNL's count of 491,520 leaves out the
+stem's). In all networks, residual shortcuts that change shape are 1x1 convolutions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _conv1x1(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv
 
 
 class Stem(nn.Module):
-    """3x3 convolution, batch-norm, ReLU at the input's resolution."""
+    """A 3x3 convolution, batch-norm and ReLU at the input's resolution."""
 
     def __init__(self, in_channels: int, out_channels: int, relu: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Stem(nn.Module):
 
 
 class Head(nn.Module):
-    """Global average pool and linear classifier."""
+    """A global average pool and a linear classifier."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Head(nn.Module):
 
 
 class StagedNetwork(nn.Module):
-    """A stem, stages run one after the other, a head."""
+    """A stem, stages in sequence and a head."""
 
     def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], head: nn.Module) -> None:
         super().__init__()
@@ -105,12 +105,12 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu1(self.bn1(x))
         out = self.conv2(self.relu2(self.bn2(self.conv1(activated))))
-        # a block that changes shape projects the activated input, one that does not adds the input itself
+        # the shortcut is the input itself, or a projection of the activated input if the shape changes
         return out + (x if self.shortcut is None else self.shortcut(activated))  # type: ignore[no-any-return]
 
 
 class PreActivationHead(Head):
-    """The last batch-norm and ReLU of a pre-activation network, then pool and classifier."""
+    """A pre-activation network's last batch-norm and ReLU, then pool and classifier."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__(channels, num_classes)
@@ -154,7 +154,7 @@ class MobileHead(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a zoo builder is given: channels of the stem, blocks per stage, input channels, classes."""
+    """A zoo builder's arguments: channels of the stem, blocks per stage, input channels, classes."""
 
     width: int
     blocks: tuple[int, ...]
@@ -179,7 +179,7 @@ def _resnet(layout: Layout) -> nn.Module:
 
 
 WIDENING = 8
-"""WRN-22-8: the stages are 8, 16 and 32 times as wide as the stem."""
+"""Widening factor of WRN-22-8, whose stages are 8, 16 and 32 times as wide as the stem."""
 
 
 def _wide_resnet(layout: Layout) -> nn.Module:
@@ -188,7 +188,7 @@ def _wide_resnet(layout: Layout) -> nn.Module:
         out_channels = layout.width * WIDENING * 2**index
         stages.append(_residual_stage(PreActivationBlock, channels, out_channels, blocks, 1 if index == 0 else 2))
         channels = out_channels
-    stem = _conv3x3(layout.in_channels, layout.width)  # its ReLU is the first block's
+    stem = _conv3x3(layout.in_channels, layout.width)  # the first block has the stem's ReLU
     return StagedNetwork(stem, stages, PreActivationHead(channels, layout.num_classes))
 
 
@@ -217,11 +217,11 @@ MOBILE_GROUPS = (
     (4, 6, 160, 2),
     (4, 6, 320, 1),
 )
-"""MobileNetV2 for small images: the first two strides are 1, so that 32x32 ends at 4x4."""
+"""Block groups of MobileNetV2 for small images: the first two strides are 1, so that 32x32 ends at 4x4."""
 
 
 def _mobilenet_v2(layout: Layout) -> nn.Module:
-    def scaled(channels: int) -> int:
+    def scale(channels: int) -> int:
         return max(1, round(channels * layout.width / 32))
 
     stages: list[list[nn.Module]] = [[], [], [], []]
@@ -229,14 +229,14 @@ def _mobilenet_v2(layout: Layout) -> nn.Module:
     for (stage, expansion, base, stride), blocks in zip(MOBILE_GROUPS, layout.blocks, strict=True):
         group = []
         for index in range(blocks):
-            group.append(InvertedResidual(channels, scaled(base), stride if index == 0 else 1, expansion))
-            channels = scaled(base)
+            group.append(InvertedResidual(channels, scale(base), stride if index == 0 else 1, expansion))
+            channels = scale(base)
         # a container per group, so that a block has the same name in a network of fewer blocks
         stages[stage - 1].append(nn.Sequential(*group))
     return StagedNetwork(
         Stem(layout.in_channels, layout.width, nn.ReLU6),
         [nn.Sequential(*groups) for groups in stages],
-        MobileHead(channels, scaled(1280), layout.num_classes),
+        MobileHead(channels, scale(1280), layout.num_classes),
     )
 
 

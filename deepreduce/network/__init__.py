@@ -1,4 +1,4 @@
-"""What a network is made of: its traced graph, its ReLU sites, what else is non-linear, what it costs."""
+"""Networks as traced graphs: ReLU sites, stages, other non-linearities and multiply-accumulates."""
 
 from deepreduce.network.analyze import AnalysisReport, analyze_network
 from deepreduce.network.compute_cost import ComputeCost

@@ -1,4 +1,4 @@
-"""Counts of a network, per stage and per site, ready to print, save or script against."""
+"""The analyzer's report: ReLUs, multiply-accumulates and garbled-circuit bytes, per stage and per site."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from deepreduce.cost.builtin import GARBLED_OFFLINE_BYTES, GARBLED_ONLINE_BYTES
 from deepreduce.errors import ModelError
 from deepreduce.network.network import Network, ReluSite
-from deepreduce.utils.html import folded, paragraph, table
+from deepreduce.network.site_layer import site_layer_of
+from deepreduce.utils.html import details, paragraph, table
 
 TAIL = "(after the last ReLU)"
 _COUNTS = ("ReLUs", "share", "MACs", "GC bytes")
@@ -20,17 +21,23 @@ _Counts = tuple[str, str, str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class SiteCost:
-    """A ReLU site and the multiply-accumulates of the linear layers that run between it and the one before."""
+    """A ReLU site and the multiply-accumulates of the linear layers between the previous site and this one.
+
+    `action` says what stands at the site where some of its ReLUs are gone ("12 of 64 channels"); else it is "".
+    """
 
     site: ReluSite
     macs: int
+    action: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisReport:
-    """A network's ReLUs and multiply-accumulates for one image. `macs_tail` come after the last ReLU.
+    """The ReLUs and multiply-accumulates (MACs) of a network for one image of `input_shape` (C, H, W).
 
-    `untraceable` tells why it can be analyzed but not reduced, None where it can.
+    `macs_tail` are the MACs after the last ReLU. `stages` maps a stage's name to its ReLUs. `unsupported` counts the
+    calls of each non-linearity that is not a ReLU, `unsupported_elements` their output elements. `outputs` maps each
+    output's name to its shape. `untraceable` says why the network can't be reduced; None if it can.
     """
 
     model: str
@@ -51,7 +58,7 @@ class AnalysisReport:
         return self.input_shape[1]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `gc_offline_bytes` and `gc_online_bytes` are DELPHI's garbled circuits."""
+        """Return the report as JSON values, with the bytes of DELPHI's garbled circuits (offline and online)."""
         return {
             "model": self.model,
             "input_size": self.input_size,
@@ -68,6 +75,7 @@ class AnalysisReport:
                     "kind": cost.site.kind,
                     "macs": cost.macs,
                 }
+                | ({"action": cost.action} if cost.action else {})
                 for cost in self.sites
             ],
             "macs": self.macs,
@@ -80,7 +88,7 @@ class AnalysisReport:
         }
 
     def to_csv(self) -> str:
-        """One row per site."""
+        """Return a CSV with one row per site."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(
@@ -104,20 +112,20 @@ class AnalysisReport:
         return text.getvalue()
 
     def to_text(self) -> str:
-        """Tables for a terminal: per stage, per site, and what else is not linear."""
+        """Return tables for a terminal, per stage and per site, with notes (other non-linearities, outputs)."""
         lines = [self._headline(), "", _row("stage", *_COUNTS)]
         lines += [_row(stage, *counts) for stage, counts in self._stage_counts()]
         lines += ["", _row("site", *_COUNTS, "shape", stage="stage")]
-        for site, counts in self._site_counts():
-            lines.append(_row(site.name, *counts, _shape(site), stage=site.stage))
-        lines.append(_row(TAIL, "", "", _pretty(self.macs_tail), ""))
+        for cost, counts in self._site_counts():
+            lines.append(_row(cost.site.name, *counts, _shape(cost), stage=cost.site.stage))
+        lines.append(_row(TAIL, "", "", _short_number(self.macs_tail), ""))
         return "\n".join([*lines, "", *self._notes()])
 
     def _headline(self) -> str:
         height, width = self.input_shape[1:]
         return (
             f"{self.model} at {height}x{width}: {self.relu_count:,} ReLUs in {len(self.sites)} sites,"
-            f" {_pretty(self.macs)} MACs"
+            f" {_short_number(self.macs)} MACs"
         )
 
     def _stage_counts(self) -> list[tuple[str, _Counts]]:
@@ -126,44 +134,44 @@ class AnalysisReport:
             macs[cost.site.stage] += cost.macs
         return [(stage, self._counts(count, macs[stage])) for stage, count in self.stages.items()]
 
-    def _site_counts(self) -> list[tuple[ReluSite, _Counts]]:
-        return [(cost.site, self._counts(cost.site.relu_count, cost.macs)) for cost in self.sites]
+    def _site_counts(self) -> list[tuple[SiteCost, _Counts]]:
+        return [(cost, self._counts(cost.site.relu_count, cost.macs)) for cost in self.sites]
 
     def _counts(self, count: int, macs: int) -> _Counts:
         share = f"{count / self.relu_count:.1%}" if self.relu_count else "-"
-        return f"{count:,}", share, _pretty(macs), _pretty(count * GARBLED_OFFLINE_BYTES) + "B"
+        return f"{count:,}", share, _short_number(macs), _short_number(count * GARBLED_OFFLINE_BYTES) + "B"
 
     def _notes(self) -> list[str]:
         lines = ["GC bytes: garbled circuits sent ahead of one query (DELPHI, 19,088 bytes per ReLU)."]
         if any(cost.site.kind == "relu6" for cost in self.sites):
             lines.append("ReLU6 sites are counted once per element; the cap costs a second comparison.")
         if self.unsupported:
-            listed = ", ".join(
+            calls = ", ".join(
                 f"{kind} x{count} ({self.unsupported_elements[kind]:,} elements)"
                 for kind, count in self.unsupported.items()
             )
-            lines.append(f"Not counted, and not free either: {listed}.")
+            lines.append(f"Not counted, and not free either: {calls}.")
         if len(self.outputs) != 1:
             heads = ", ".join(f"{name} {shape}" for name, shape in self.outputs.items())
-            lines.append(f"It has {len(self.outputs)} outputs ({heads}); what is to be reduced must give one.")
+            lines.append(f"The network has {len(self.outputs)} outputs ({heads}); to be reduced, it must have one.")
         if self.untraceable is not None:
-            lines.append(f"Followed by torch.export; it can't be reduced, for {self.untraceable}.")
+            lines.append(f"Analyzed through torch.export; can't be reduced, because {self.untraceable}.")
         return lines
 
     def _repr_html_(self) -> str:
         stages = table(
             ["stage", *_COUNTS], [[stage, *counts] for stage, counts in self._stage_counts()], texts=["stage"]
         )
-        rows = [[site.name, site.stage, *counts, _shape(site)] for site, counts in self._site_counts()]
-        rows.append([TAIL, "", "", "", _pretty(self.macs_tail), "", ""])
+        rows = [[cost.site.name, cost.site.stage, *counts, _shape(cost)] for cost, counts in self._site_counts()]
+        rows.append([TAIL, "", "", "", _short_number(self.macs_tail), "", ""])
         texts = ("site", "stage", "shape")
         sites = table(["site", "stage", *_COUNTS, "shape"], rows, texts=texts)
         notes = "".join(paragraph(note) for note in self._notes())
-        return paragraph(self._headline(), strong=True) + stages + folded(f"{len(self.sites)} sites", sites) + notes
+        return paragraph(self._headline(), strong=True) + stages + details(f"{len(self.sites)} sites", sites) + notes
 
 
 def analyze_network(network: Network) -> AnalysisReport:
-    """The counts of `network`. Raises `ModelError` where its input is too small for its strides."""
+    """Return the counts of `network`. Raises `ModelError` if its input is too small for its strides."""
     check_input_size(network)
     costs, pending = [], 0
     macs = {layer.node: layer.macs for layer in network.linear_layers}
@@ -171,7 +179,8 @@ def analyze_network(network: Network) -> AnalysisReport:
     for node in network.module.graph.nodes:
         pending += macs.get(node.name, 0)
         if node.name in sites:
-            costs.append(SiteCost(site=sites[node.name], macs=pending))
+            site, layer = sites[node.name], site_layer_of(node, network.module)
+            costs.append(SiteCost(site=site, macs=pending, action=layer.action.text(site) if layer else ""))
             pending = 0
     return AnalysisReport(
         model=network.name,
@@ -189,7 +198,7 @@ def analyze_network(network: Network) -> AnalysisReport:
 
 
 def check_input_size(network: Network) -> None:
-    """Raises `ModelError` where a strided convolution gets a feature map smaller than its stride."""
+    """Raise `ModelError` if a strided convolution gets a feature map smaller than its stride."""
     if network.starved_layers:
         height, width = network.input_shape[1:]
         raise ModelError(
@@ -198,8 +207,9 @@ def check_input_size(network: Network) -> None:
         )
 
 
-def _shape(site: ReluSite) -> str:
-    return "x".join(str(n) for n in site.shape)
+def _shape(cost: SiteCost) -> str:
+    shape = "x".join(str(n) for n in cost.site.shape)
+    return f"{shape}, {cost.action}" if cost.action else shape
 
 
 def _row(name: str, count: str, share: str, macs: str, gc: str, shape: str = "", stage: str | None = None) -> str:
@@ -207,9 +217,9 @@ def _row(name: str, count: str, share: str, macs: str, gc: str, shape: str = "",
     return f"{label} {count:>12} {share:>7} {macs:>8} {gc:>9}  {shape}".rstrip()
 
 
-def _pretty(value: float) -> str:
+def _short_number(value: float) -> str:
     for unit in ("", "K", "M", "G"):
-        if value < 999.5:  # what is more rounds to 1,000 of this unit
+        if value < 999.5:  # larger values would round to 1,000 of this unit
             return f"{value:.0f}" if unit == "" else f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} T"

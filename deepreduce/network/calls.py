@@ -1,4 +1,4 @@
-"""What a node of a graph calls, however that is written: as a module, a function, a method, an operation of ATen."""
+"""One view of a graph node's call, whether it is written as a module, a function, a method or an ATen operation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "adaptive_avg_pool2d": ("input", "output_size"),
     "mean": ("input", "dim", "keepdim"),
 }  # fmt: skip
-"""The functions that are told apart, with their parameters in order."""
+"""The functions that `call_of` knows, with their parameters in order."""
 
 _FUNCTIONS: Mapping[Any, str] = {
     F.conv2d: "conv2d",
@@ -51,15 +51,15 @@ _MODULES: tuple[tuple[type[nn.Module], str, tuple[str, ...]], ...] = (
     (nn.AdaptiveMaxPool2d, "adaptive_max_pool2d", ("output_size",)),
     (nn.AdaptiveAvgPool2d, "adaptive_avg_pool2d", ("output_size",)),
 )
-"""Modules, the functions that they call, and the attributes that they give those."""
+"""Module classes, the function that each calls, and the attributes that it passes to the function."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A call of `function` on what the node `source` gives.
+    """A call of `function` on the output of the node `source`.
 
-    `options` are its arguments by the names of torch.nn.functional; one that the graph computes is a node. Tensors
-    that the network holds (weights, statistics) are given by their paths.
+    `options` maps the parameter names of torch.nn.functional to the arguments: plain values, the paths of tensors
+    that the network holds (weights, statistics), or nodes for arguments that the graph computes.
     """
 
     function: str
@@ -70,7 +70,7 @@ class Call:
         return self.options.get(name, _DEFAULTS.get(name))
 
     def pair(self, name: str) -> tuple[int, int] | None:
-        """(height, width) of an option that is one number or two; None for a word and for what the graph computes."""
+        """Return (height, width) of an option given as one or two integers; None for any other value."""
         value = self[name]
         sizes = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
         if len(sizes) == 1:
@@ -81,15 +81,15 @@ class Call:
 
     @property
     def stride(self) -> tuple[int, int] | None:
-        """Of a convolution or a pool; a pool's is its window's size where none is given."""
+        """The (height, width) stride of a convolution or pool; a pool without a stride moves by its window's size."""
         is_window = self.function in ("max_pool2d", "avg_pool2d") and not self.options.get("stride")
         return self.pair("kernel_size" if is_window else "stride")
 
 
 def call_of(node: fx.Node, module: fx.GraphModule) -> Call | None:
-    """What the node calls of the functions that are told apart; None for any other."""
+    """Return the node's call of one of the known functions; None for any other node."""
     if node.op == "call_module":
-        return _of_module(node, module.get_submodule(str(node.target)))
+        return _module_call(node, module.get_submodule(str(node.target)))
     if node.op not in ("call_function", "call_method"):
         return None
     if isinstance(node.target, torch._ops.OpOverload):
@@ -104,11 +104,11 @@ def call_of(node: fx.Node, module: fx.GraphModule) -> Call | None:
     source = given.pop("input", None)
     if not isinstance(source, fx.Node):
         return None
-    options = {name: _path(value) if name in _TENSORS else value for name, value in given.items()}
+    options = {name: _tensor_path(value) if name in _TENSORS else value for name, value in given.items()}
     return Call(function=function, source=source, options=options)
 
 
-def _of_module(node: fx.Node, layer: nn.Module) -> Call | None:
+def _module_call(node: fx.Node, layer: nn.Module) -> Call | None:
     for kind, function, attributes in _MODULES:
         if isinstance(layer, kind) and node.all_input_nodes:
             options = {name: getattr(layer, name) for name in attributes}
@@ -118,5 +118,5 @@ def _of_module(node: fx.Node, layer: nn.Module) -> Call | None:
     return None
 
 
-def _path(value: Any) -> Any:
+def _tensor_path(value: Any) -> Any:
     return str(value.target) if isinstance(value, fx.Node) and value.op == "get_attr" else value

@@ -1,4 +1,4 @@
-"""A network as the plain values that a cost takes."""
+"""The layers of a network as the plain values that cost models take."""
 
 from __future__ import annotations
 
@@ -13,24 +13,34 @@ from deepreduce.network.calls import Call, call_of
 from deepreduce.network.linear_ops import CONV_FUNCTION, linear_ops
 from deepreduce.network.meta_run import attribute
 from deepreduce.network.network import Network
+from deepreduce.network.site_layer import site_layer_of
 
 _KINDS = {
     "conv2d": CONV, "linear": LINEAR, "batch_norm": BATCH_NORM, "max_pool2d": MAX_POOL,
     "adaptive_max_pool2d": MAX_POOL, "avg_pool2d": POOL, "adaptive_avg_pool2d": POOL,
 }  # fmt: skip
-"""What a call is to a cost, written as a module or as a function."""
+"""Function name -> kind of cost layer, for calls of modules and functions alike."""
 
 
 def layers_of(network: Network) -> tuple[Layer, ...]:
-    """Every layer of the network for one image, in the order in which they run."""
-    return tuple(node_layers(network).values())
+    """Return every layer of the network for one image, in execution order.
+
+    What an action costs in the place of a whole ReLU is up to the action.
+    """
+    found = node_layers(network)
+    nodes = {node.name: node for node in network.module.graph.nodes}
+    layers: list[Layer] = []
+    for name, layer in found.items():
+        at_site = site_layer_of(nodes[name], network.module)
+        layers += [layer] if at_site is None else at_site.action.layers(layer)
+    return tuple(layers)
 
 
 def node_layers(network: Network) -> dict[str, Layer]:
-    """The layer of every graph node that makes a tensor of one read from another, by the node's name.
+    """Return the layer of every graph node that computes a tensor from another node's tensor, by the node's name.
 
-    A layer's own name is that of its ReLU site, else the path of its module or the name of its node, with "#2" for a
-    second call. A function is the same kind of layer as the module that calls it.
+    A layer is named by its ReLU site, else by the path of its module or the name of its node, with "#2" for a
+    second call. A function has the same kind as the module that calls it.
     """
     shapes = network.node_shapes
     macs = {layer.node: layer.macs for layer in network.linear_layers}
@@ -42,14 +52,14 @@ def node_layers(network: Network) -> dict[str, Layer]:
     for node in network.module.graph.nodes:
         call = call_of(node, network.module)
         source = call.source if call is not None else _source(node)
-        made = _made(node, shapes)
+        out_shape = _output_shape(node, shapes)
         if node.op in ("placeholder", "get_attr", "output") or source is None or source.name not in shapes:
             continue
-        if made is None and node.name not in macs:
+        if out_shape is None and node.name not in macs:
             continue
         name = str(node.target) if node.op == "call_module" else str(node.name)
         calls[name] += 1
-        before, after = shapes[source.name], made or ()
+        before, after = shapes[source.name], out_shape or ()
         kind = relus.get(node.name) or linear.get(node.name) or _kind(call, before, macs.get(node.name, 0))
         kind = CONV if kind == CONV_FUNCTION else kind
         layers[node.name] = Layer(
@@ -65,13 +75,13 @@ def node_layers(network: Network) -> dict[str, Layer]:
 
 
 def _source(node: fx.Node) -> fx.Node | None:
-    """What a call reads: what the layers before it made, before anything that the network holds."""
+    """Return the node that a call reads: an activation if there is one, else a tensor that the network holds."""
     sources = sorted(node.all_input_nodes, key=lambda source: source.op == "get_attr")
     return sources[0] if sources else None
 
 
-def _made(node: fx.Node, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
-    """The shape of what a call gives, the first part of several; None where it is no tensor (a size, a number)."""
+def _output_shape(node: fx.Node, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Return the shape of a call's output, of its first part if it has several; None if it is no tensor (a size)."""
     parts = [user.name for user in node.users if user.target is operator.getitem]
     return next((shapes[name] for name in (node.name, *parts) if name in shapes), None)
 
@@ -85,7 +95,7 @@ def _kind(call: Call | None, before: tuple[int, ...], macs: int) -> str:
 
 
 def _averages_positions(call: Call, before: tuple[int, ...]) -> bool:
-    """Whether it is the mean over height and width, which is a pool of the whole feature map."""
+    """Return True for a mean over height and width, which pools the whole feature map."""
     dims = call["dim"]
     if len(before) != 3 or not isinstance(dims, (tuple, list)) or not all(isinstance(dim, int) for dim in dims):
         return False
@@ -93,7 +103,7 @@ def _averages_positions(call: Call, before: tuple[int, ...]) -> bool:
 
 
 def _kernel(call: Call, network: Network, before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, int]:
-    """(height, width) of the window of a convolution or a pool."""
+    """Return the (height, width) of the window of a convolution or pool."""
     if call.function == "conv2d":
         weight = call["weight"]  # (out, in, height, width)
         size = (
@@ -105,6 +115,6 @@ def _kernel(call: Call, network: Network, before: tuple[int, ...], after: tuple[
         return given
     if len(before) != 3:
         return 1, 1
-    # what several windows take together is the whole feature map
+    # an adaptive pool gives an output size only: its windows cover the whole feature map
     height, width = (-(-whole // size) for whole, size in zip(before[1:], (*after[1:], 1, 1)[:2], strict=True))
     return height, width

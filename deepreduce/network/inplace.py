@@ -1,4 +1,4 @@
-"""Calls that overwrite a tensor: the graph's edges alone do not tell who reads it before and who after."""
+"""In-place calls: which tensors of a graph are overwritten, and when, which the graph's edges do not show."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections import defaultdict
 import networkx as nx
 from torch import fx, nn
 
+from deepreduce.network.site_layer import SiteLayer
+
 _OVERWRITING = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.setitem}
 
-# what makes a tensor of its own; anything else may give its input, or a view of it
+# these allocate their output; any other call may return its input or a view of it
 _FRESH_LAYERS = (
     nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.Linear, nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd, nn.ReLU, nn.ReLU6,
+    SiteLayer,
 )  # fmt: skip
 _FRESH_FUNCTIONS = {
     "add", "sub", "mul", "truediv", "div", "cat", "relu", "relu6", "clone", "mean", "matmul", "linear", "conv2d",
@@ -22,19 +25,19 @@ _FRESH_FUNCTIONS = {
 
 
 def is_inplace(node: fx.Node, module: fx.GraphModule) -> bool:
-    """True for a call that may overwrite a tensor it is given."""
+    """Return True for a call that may overwrite one of its inputs."""
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
     if node.op not in ("call_function", "call_method"):
         return False
     if node.kwargs.get("inplace") or "out" in node.kwargs or any(value is True for value in node.args):
-        return True  # the one flag that functions of torch.nn.functional take by position may be `inplace`
+        return True  # a True passed by position to a function of torch.nn.functional may be its `inplace`
     name = _function_name(node)
     return node.target in _OVERWRITING or (name.endswith("_") and not name.endswith("__"))
 
 
 class Overwrites:
-    """When each tensor of a graph is overwritten, by itself or through a view."""
+    """The positions in a graph at which each tensor is overwritten, directly or through a view."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         self._position = {node.name: index for index, node in enumerate(module.graph.nodes)}
@@ -49,10 +52,13 @@ class Overwrites:
             if is_inplace(node, module):
                 self._writes[self._memory[node.name]].append(self._position[node.name])
 
-    def between(self, made: str, read: str, *, reader_too: bool = False) -> bool:
-        """True where the tensor that node `made` gave is overwritten before node `read` runs (or by it)."""
-        start, end = self._position[made], self._position[read] + reader_too
-        return any(start < write < end for write in self._writes[self._memory[made]])
+    def occur_between(self, writer: str, reader: str, *, reader_too: bool = False) -> bool:
+        """Return True if the output of node `writer` is overwritten before node `reader` runs.
+
+        With `reader_too`, also if `reader` itself overwrites the output.
+        """
+        start, end = self._position[writer], self._position[reader] + reader_too
+        return any(start < write < end for write in self._writes[self._memory[writer]])
 
 
 def _function_name(node: fx.Node) -> str:

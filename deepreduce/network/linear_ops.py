@@ -1,4 +1,4 @@
-"""Which calls of a graph map feature maps linearly, every place alike: what a convolution could do instead."""
+"""The calls of a graph that map feature maps linearly and alike at every position, as a convolution could."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ IDENTITY, PAD, CONV_FUNCTION = "identity", "pad", "conv function"
 Pair = tuple[int, int]
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
-_EXACTLY = (nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)  # what subclasses make of them is theirs
+_EXACT_CLASSES = (nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)  # a subclass may compute otherwise
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-# torchvision's and timm's, which tracing keeps whole; in evaluation they give their input
+# layers of torchvision and timm that tracing keeps whole; in evaluation they return their input
 _STOCHASTIC = {"StochasticDepth", "DropBlock2d", "DropPath"}
 
 
@@ -31,13 +31,13 @@ _STOCHASTIC = {"StochasticDepth", "DropBlock2d", "DropPath"}
 class LinearOp:
     """One call that maps feature maps (C, H, W) linearly, in evaluation mode.
 
-    Along each axis (height, width), output position q reads its operands at q * stride - padding + t * dilation for
-    t < kernel, and zeros outside of them. `groups` is the number of blocks of channels that do not mix. `shifts`
-    tells that something is added that does not depend on the image (a bias). `layer` is the path of the module that
-    is called, "" for a function. `tensors` are the paths of what it computes with, "" for one that it lacks: weight
-    and bias of a convolution, mean, variance, weight and bias of a batch-norm, which has `eps`. `divisor` is what a
-    pool divides by instead of its window's size. `is_rigid`: its call can't be rewritten to pad nothing and to read
-    another operand, so that no region it is in can be padded once.
+    Along each axis (height, width), output position q reads the operands at `q * stride - padding + t * dilation` for
+    `0 <= t < kernel`, and zeros outside of them. `groups` is the number of blocks of channels that do not mix.
+    `shifts`: the op adds a term that does not depend on the image (a bias). `layer` is the path of the called module,
+    "" for a function. `tensors` are the paths of the op's tensors, "" for a missing one: weight and bias of a
+    convolution; mean, variance, weight and bias of a batch-norm, whose epsilon is `eps`. `divisor` replaces a pool's
+    window size in its average. `is_rigid`: the call can't be rewritten to drop its padding and read another operand,
+    so no region with this op can be padded once.
     """
 
     node: str
@@ -57,24 +57,24 @@ class LinearOp:
 
 
 def linear_ops(network: Network) -> dict[str, LinearOp]:
-    """Every linear call of the network's graph by the name of its node, in graph order.
+    """Return every linear call of the network's graph by the name of its node, in graph order.
 
-    Convolutions, batch-norms, average pools, additions of feature maps of one shape, zero padding (or cropping), and
-    what does nothing in evaluation; as modules and as functions. What a convolution can't express is left out:
-    padding that is not with zeros, pools that leave the padding out of the average; and so is a module with hooks,
-    which may do anything.
+    These are convolutions, batch-norms, average pools, additions of feature maps of one shape, zero padding (or
+    cropping), and identities in evaluation (dropout); as modules and as functions. Excluded are calls that a
+    convolution can't express (padding with other values than zeros, pools that leave the padding out of the average)
+    and modules with hooks, which may compute anything.
     """
     found = {}
     for node in network.module.graph.nodes:
         call = call_of(node, network.module)
-        # a function is given its weights as well
+        # a function also takes its weights as inputs
         sources = [call.source] if call is not None and node.op != "call_module" else node.all_input_nodes
         operands = tuple(source.name for source in sources)
         shapes = [network.node_shapes.get(name, ()) for name in (*operands, node.name)]
         if not operands or any(len(shape) != 3 for shape in shapes):
             continue
         op = _linear_op(node, call, network.module, shapes)
-        if op is not None and _gives(op, shapes[0], shapes[-1]):
+        if op is not None and _explains_output(op, shapes[0], shapes[-1]):
             found[node.name] = op
     return found
 
@@ -85,10 +85,10 @@ def _linear_op(
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
         single = len(node.all_input_nodes) == 1 == len(node.args) and not node.kwargs
-        return _of_layer(node, call, module, shapes[0]) if single and not has_hooks(layer) else None
+        return _layer_op(node, call, module, shapes[0]) if single and not has_hooks(layer) else None
     if call is not None:
-        op = _of_call(node, call, module, shapes[0])
-        return None if op is None else _of_function(op, node)
+        op = _call_op(node, call, module, shapes[0])
+        return None if op is None else _function_op(op, node)
     operands = tuple(source.name for source in node.all_input_nodes)
     channels = shapes[-1][0]
     if node.target in _ADDITIONS and not node.kwargs and all(isinstance(value, fx.Node) for value in node.args):
@@ -104,18 +104,18 @@ def _linear_op(
 
 
 def has_hooks(layer: nn.Module) -> bool:
-    """Whether code of the user's runs with the layer: whoever drops the layer would drop that too."""
+    """Return True if the layer has forward hooks, the user's code, which would be lost with the layer."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def is_identity(layer: nn.Module) -> bool:
-    """True for a layer that gives its input in evaluation."""
+    """Return True for a layer that returns its input in evaluation mode."""
     is_known = isinstance(layer, (nn.Identity, *_DROPOUTS)) or type(layer).__name__ in _STOCHASTIC
     return is_known and not has_hooks(layer)
 
 
 def pad_amounts(node: fx.Node) -> tuple[int, int, int, int] | None:
-    """(left, right, top, bottom) of a call of `F.pad` with zeros; None for other padding."""
+    """Return (left, right, top, bottom), in pixels, of a call of `F.pad` with zeros; None for other padding."""
     values = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | dict(node.kwargs)
     amounts = values.get("pad")
     if values.get("mode", "constant") != "constant" or values.get("value") not in (None, 0, 0.0):
@@ -126,10 +126,10 @@ def pad_amounts(node: fx.Node) -> tuple[int, int, int, int] | None:
     return left, right, top, bottom
 
 
-def _of_layer(node: fx.Node, call: Call | None, module: fx.GraphModule, shape: tuple[int, ...]) -> LinearOp | None:
+def _layer_op(node: fx.Node, call: Call | None, module: fx.GraphModule, shape: tuple[int, ...]) -> LinearOp | None:
     layer, path = module.get_submodule(str(node.target)), str(node.target)
     if call is not None:
-        op = _of_call(node, call, module, shape) if type(layer) in _EXACTLY else None
+        op = _call_op(node, call, module, shape) if type(layer) in _EXACT_CLASSES else None
         return None if op is None else replace(op, layer=path)
     op = LinearOp(
         node=node.name, kind=IDENTITY, operands=(node.all_input_nodes[0].name,), groups=shape[0], layer=path
@@ -140,14 +140,14 @@ def _of_layer(node: fx.Node, call: Call | None, module: fx.GraphModule, shape: t
     return op if is_identity(layer) else None
 
 
-def _of_function(op: LinearOp, node: fx.Node) -> LinearOp:
-    """The op of a function that no module calls; it is rigid where it pads or is given more than its operand."""
+def _function_op(op: LinearOp, node: fx.Node) -> LinearOp:
+    """Return the op of a function called without a module: rigid if it pads or takes other nodes than its operand."""
     kind = CONV_FUNCTION if op.kind == CONV else op.kind
     is_alone = len(node.all_input_nodes) == 1 and isinstance(node.args[0] if node.args else None, fx.Node)
     return replace(op, kind=kind, is_rigid=op.padding != (0, 0) or not is_alone)
 
 
-def _of_call(node: fx.Node, call: Call, module: fx.GraphModule, shape: tuple[int, ...]) -> LinearOp | None:
+def _call_op(node: fx.Node, call: Call, module: fx.GraphModule, shape: tuple[int, ...]) -> LinearOp | None:
     op = LinearOp(node=node.name, kind=IDENTITY, operands=(call.source.name,), groups=shape[0])
     if call.function == "conv2d":
         return _convolution(op, call, module)
@@ -159,11 +159,11 @@ def _of_call(node: fx.Node, call: Call, module: fx.GraphModule, shape: tuple[int
 
 
 def _convolution(op: LinearOp, call: Call, module: fx.GraphModule) -> LinearOp | None:
-    tensors, stride, dilation = _held(call, "weight", "bias"), call.pair("stride"), call.pair("dilation")
+    tensors, stride, dilation = _tensor_paths(call, "weight", "bias"), call.pair("stride"), call.pair("dilation")
     if not tensors or not tensors[0] or stride is None or dilation is None:
         return None
     height, width = attribute(module, tensors[0]).shape[2:]
-    whole = tuple(d * (k - 1) for d, k in zip(dilation, (height, width), strict=True))  # what "same" pads in all
+    whole = tuple(d * (k - 1) for d, k in zip(dilation, (height, width), strict=True))  # padding="same", both sides
     if call["padding"] == "same":
         padding: Pair | None = (whole[0] // 2, whole[1] // 2)
     else:
@@ -179,8 +179,8 @@ def _convolution(op: LinearOp, call: Call, module: fx.GraphModule) -> LinearOp |
     )  # fmt: skip
 
 
-def _held(call: Call, *names: str) -> tuple[str, ...] | None:
-    """Paths of tensors that the call is given, "" for none; None where one is computed."""
+def _tensor_paths(call: Call, *names: str) -> tuple[str, ...] | None:
+    """Return the paths of the call's tensors, "" for a missing one; None if the graph computes one of the tensors."""
     tensors = tuple("" if call[name] is None else call[name] for name in names)
     return tensors if all(isinstance(path, str) for path in tensors) else None
 
@@ -201,20 +201,20 @@ def _adaptive_pool(op: LinearOp, call: Call, shape: tuple[int, ...]) -> LinearOp
     if not all(isinstance(size, int) for size in made):
         return None
     if any(whole % size for size, whole in zip(made, shape[1:], strict=True)):
-        return None  # its windows are of several sizes
+        return None  # the windows differ in size
     window = (shape[1] // made[0], shape[2] // made[1])
     return replace(op, kind=POOL, kernel=window, stride=window)
 
 
 def _batch_norm(op: LinearOp, call: Call) -> LinearOp | None:
-    tensors = _held(call, "running_mean", "running_var", "weight", "bias")
+    tensors = _tensor_paths(call, "running_mean", "running_var", "weight", "bias")
     if not tensors or not tensors[0] or not tensors[1] or call["training"] or not isinstance(call["eps"], float):
         return None
     return replace(op, kind=BATCH_NORM, shifts=True, tensors=tensors, eps=call["eps"])
 
 
-def _gives(op: LinearOp, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
-    """Whether the op's figures explain its output's size: a pool that rounds up reads a window that is cut off."""
+def _explains_output(op: LinearOp, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Return True if the op's figures explain its output's size; a pool in ceil mode has windows that are cut off."""
     if op.kind in (PAD, IDENTITY, ADD, BATCH_NORM):
         return True
     for axis in (0, 1):
@@ -224,13 +224,13 @@ def _gives(op: LinearOp, before: tuple[int, ...], after: tuple[int, ...]) -> boo
     return True
 
 
-# -- computing them -----------------------------------------------------------------------------------------
+# -- computing an op ----------------------------------------------------------------------------------------
 
 
 def compute(op: LinearOp, module: fx.GraphModule, operands: Sequence[Tensor]) -> Tensor:
-    """The op's output (N, C, H, W) in the operands' precision, without any padding of its own.
+    """Return the op's output (N, C, H, W) in the operands' precision, computed without the op's own padding.
 
-    Operands are given as far as the op reads them: whoever calls has padded or cropped them.
+    The caller pads or crops the operands to what the op reads.
     """
     if op.kind == ADD:
         return operands[0] + operands[1]

@@ -1,4 +1,4 @@
-"""One run of a traced graph without data: on the meta device, in evaluation mode."""
+"""Run a traced graph once without data: on the meta device, in evaluation mode."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def run_without_data(
     name: str,
     interpreter: Callable[[fx.GraphModule], AnyInterpreter],
 ) -> AnyInterpreter:
-    """The interpreter that ran one image of `input_shape` through the graph on the meta device, in evaluation mode.
+    """Run one image of `input_shape` through the graph on the meta device and return the interpreter that ran it.
 
-    A network that insists on a device of its own is run for real, on zeros. Raises `ModelError` where the
-    network can't take the input.
+    The graph is in evaluation mode. If it can't run on the meta device, it runs on its own device, on zeros. Raises
+    `ModelError` if the network takes several inputs or can't take an image of this shape.
     """
     placeholders = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
     required = [n for n in placeholders if not n.args]
@@ -60,7 +60,7 @@ def run_without_data(
 
 
 def execute(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """One ATen operation's result."""
+    """Run one ATen operation and return its result."""
     if func is torch.ops.aten.native_batch_norm.default and args[0].is_meta and args[5] is False:
         # most of the time of a run without data would go into this operation's decomposition
         return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
@@ -68,7 +68,10 @@ def execute(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 
 def module_tensors(graph_module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of everything that the graph holds; a tensor of several names comes once."""
+    """Yield the name and tensor of every parameter, buffer and constant of the graph.
+
+    A parameter or buffer of several names comes once.
+    """
     yield from graph_module.named_parameters()
     yield from graph_module.named_buffers()
     for node in graph_module.graph.nodes:  # constants that the graph holds as plain attributes
@@ -79,7 +82,7 @@ def module_tensors(graph_module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]
 
 
 def attribute(root: nn.Module, path: str) -> Any:
-    """What a dotted path below a module leads to."""
+    """Return the attribute at a dotted path below a module."""
     value: Any = root
     for part in path.split("."):
         value = getattr(value, part)
@@ -87,7 +90,7 @@ def attribute(root: nn.Module, path: str) -> Any:
 
 
 def on_meta(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """The module itself where it is on the meta device, else a copy there; no weight is allocated or copied."""
+    """Return the module if it is on the meta device, else a copy there, without allocating or copying weights."""
     tensors = [tensor for _, tensor in module_tensors(graph_module)]
     if all(tensor.is_meta for tensor in tensors):
         return graph_module

@@ -1,7 +1,8 @@
-"""The values that describe a network: its sites, its linear layers, its graph."""
+"""The values that describe a traced network: its ReLU sites, linear layers and graph."""
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,16 +16,18 @@ from deepreduce.models.spec import ModelSpec
 from deepreduce.network.compute_cost import ComputeCost
 
 SITE = "deepreduce_site"
-"""Key of a graph node's meta: (site name, stage, block), set once when the original is traced."""
+"""Key in a graph node's `meta` of (site name, stage, block), set once when the original network is traced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReluSite:
-    """One call of a ReLU.
+    """One call of a ReLU in the traced graph.
 
-    `name` is the module's path, or the calling module's path and the function's name; a second call of the
-    same carries "#2". `shape` is its output's for one image, without the batch dimension. `kind` is "relu",
-    or "relu6" where the output is capped as well (a second comparison per element).
+    `name` is the ReLU module's path, or the calling module's path and the function's name; a second call of the same
+    name carries "#2". `shape` is the output's shape for one image, without the batch dimension; if the first
+    dimension is not the batch (`has_batch` False), that of the whole tensor. `relu_count` is the number of elements
+    whose ReLU is kept: all of them, unless a mask stands there. `kind` is "relu", or "relu6" if the output is also
+    capped, at `cap` (a second comparison per element). `node` is the name of the graph node.
     """
 
     name: str
@@ -34,11 +37,18 @@ class ReluSite:
     relu_count: int
     kind: str
     node: str
+    cap: float | None = None
+    has_batch: bool = True
+
+    @property
+    def elements(self) -> int:
+        """Return the elements of its output for one image, kept or not."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearLayer:
-    """One node of the graph that multiplies: convolution, linear, matrix product. `macs` are for one image."""
+    """One graph node that multiplies: convolution, linear layer, matrix product. `macs` and `shape` are per image."""
 
     name: str
     node: str
@@ -48,16 +58,17 @@ class LinearLayer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A traced network: `module` runs it, the rest describes it. Edits return another one.
+    """A traced network: a runnable `module` (images -> logits) and its description. Edits return a new one.
 
-    `stages` maps each stage, in network order, to nothing but its name in `site.stage`; stages whose sites
-    are all linearized stay listed, with a count of 0. `unsupported` counts the calls of every non-linearity
-    that is not a ReLU, by name; `unsupported_elements` their outputs for one image. `spec` is how the network
-    was built, where deepreduce built it. `outputs` holds the shape of every tensor that it gives, by name;
-    `output_shape` is that of the only one. `stage_patterns` are the stages that the user gave. `untraceable` says
-    why torch.fx can't follow a network that was analyzed through torch.export instead, and so can't be edited.
-    `notes` tell what an edit could not do. `is_padded_once`: the zero padding of linear regions is done at their
-    entries (`deepreduce.transforms.collapse.pad_once`), in amounts that fit `input_shape` alone.
+    All shapes and counts are for one image of `input_shape` (C, H, W), without the batch dimension. `stages` names
+    the stages in network order; a stage whose sites are all linearized stays in it. `unsupported` counts the calls of
+    each non-linearity that is not a ReLU, by name, `unsupported_elements` their output elements. `node_shapes` maps a
+    graph node's name to its output's shape. `starved_layers` are convolutions whose stride exceeds their input's
+    size. `spec` says how deepreduce built the network; None if the user did. `outputs` maps each output's name to its
+    shape; `output_shape` is the shape of a single output. `stage_patterns` are the stages that the user gave.
+    `untraceable` says why torch.fx can't trace the network: it was analyzed through torch.export and can't be edited.
+    `notes` say what an edit could not do. `is_padded_once`: linear regions are zero-padded at their entries
+    (`deepreduce.transforms.collapse.pad_once`), in amounts that are right for `input_shape` only.
     """
 
     name: str
@@ -89,24 +100,24 @@ class Network:
         return sum(layer.macs for layer in self.linear_layers)
 
     @property
-    def load(self) -> ComputeCost:
-        """How long it takes to compute."""
+    def compute_cost(self) -> ComputeCost:
+        """Estimated time of a forward pass, as multiply-accumulates and operations."""
         calls = (node for node in self.module.graph.nodes if node.op.startswith("call_"))
         return ComputeCost(
-            macs=sum(round(layer.macs * self._padding(layer)) for layer in self.linear_layers),
+            macs=sum(round(layer.macs * self._rounding_factor(layer)) for layer in self.linear_layers),
             operations=sum(1 for _ in calls),
         )
 
-    def _padding(self, layer: LinearLayer) -> float:
+    def _rounding_factor(self, layer: LinearLayer) -> float:
         module = dict(self.module.named_modules()).get(layer.name)
         if not isinstance(module, nn.Conv2d) or module.groups > 1:
             return 1.0
         channels = module.in_channels * module.out_channels
-        return _padded(module.in_channels) * _padded(module.out_channels) / channels
+        return _round_channels_up(module.in_channels) * _round_channels_up(module.out_channels) / channels
 
     @property
     def stage_relu_counts(self) -> dict[str, int]:
-        """ReLUs for one image, per stage in network order."""
+        """ReLUs for one image by stage, in network order."""
         counts = dict.fromkeys(self.stages, 0)
         for site in self.sites:
             counts[site.stage] += site.relu_count
@@ -114,17 +125,17 @@ class Network:
 
     @property
     def blocks(self) -> tuple[int, ...] | None:
-        """Blocks per stage, for a network of the zoo."""
+        """Residual blocks of each stage, for a zoo network built by a spec; else None."""
         return self.spec.blocks if self.spec else None
 
     def sites_of(self, stage: str) -> tuple[ReluSite, ...]:
-        """The stage's sites in network order. Raises `PlanError` for a stage that it has not."""
+        """Return the stage's sites in network order. Raises `PlanError` for an unknown stage."""
         if stage not in self.stages:
             raise PlanError(f"{self.name}: " + unknown_name("stage", stage, self.stages))
         return tuple(site for site in self.sites if site.stage == stage)
 
     def site(self, name: str) -> ReluSite:
-        """The site called `name`. Raises `PlanError` where there is none."""
+        """Return the site called `name`. Raises `PlanError` if there is none."""
         for site in self.sites:
             if site.name == name:
                 return site
@@ -132,7 +143,7 @@ class Network:
 
     @property
     def dag(self) -> nx.DiGraph:
-        """The data flow: nodes carry `op`, `target`, `shape` (one image), `site` and `macs`."""
+        """Data flow graph, whose nodes carry `op`, `target`, `shape` (for one image), `site` and `macs`."""
         sites = {site.node: site.name for site in self.sites}
         macs = {layer.node: layer.macs for layer in self.linear_layers}
         graph = nx.DiGraph(name=self.name)
@@ -153,10 +164,13 @@ class Network:
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"nodes": nodes}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        # torch.fx pickles a graph as code: its nodes come back in their order, without what is known of them
+        # torch.fx pickles a graph as code: loading keeps the nodes' order but loses their names and meta
         nodes = list(state["module"].graph.nodes)
         if len(nodes) != len(state["nodes"]):
-            raise pickle.UnpicklingError(f"{state['name']} comes back with other graph nodes")
+            raise pickle.UnpicklingError(
+                f"{state['name']} was pickled with {len(state['nodes'])} graph nodes and loads with {len(nodes)};"
+                " load it with the version of torch that saved it"
+            )
         for node, (name, site) in zip(nodes, state["nodes"], strict=True):
             if node.name != name:
                 node._rename(name)
@@ -167,10 +181,10 @@ class Network:
             object.__setattr__(self, f.name, state[f.name])
 
     def as_module(self) -> nn.Module:
-        """The network as an ordinary module (images -> logits)."""
+        """Return the network as an ordinary module: images (N, C, H, W) -> logits (N, classes)."""
         return self.module
 
 
-def _padded(channels: int) -> int:
-    """Vectors of today's CPUs and the tiles of GPUs' tensor cores hold 16 numbers of 16 bits or more."""
+def _round_channels_up(channels: int) -> int:
+    """Round channels up to 16, the numbers in a vector of today's CPUs or a tile of a GPU's tensor cores."""
     return -(-channels // 16) * 16

@@ -1,7 +1,7 @@
-"""What each tensor operation is to private inference: a ReLU, another non-linearity, or multiply-accumulates.
+"""Tables of tensor operations by their cost in private inference: ReLUs, other non-linearities, linear operations.
 
-The tables name ATen operations, the few hundred that every PyTorch network is executed with, so modules,
-functions, methods and in-place forms of one non-linearity all arrive here as the same entry.
+The tables name ATen operations, the few hundred that execute every PyTorch network. So the module, function, method
+and in-place forms of one non-linearity all share one entry.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NON_LINEAR = {
     "lstm": "lstm", "gru": "gru", "mkldnn_rnn_layer": "lstm", "_thnn_fused_lstm_cell": "lstm",
     "rnn_tanh": "rnn", "rnn_relu": "rnn",
 }  # fmt: skip
-"""ATen operation -> the name it is reported under."""
+"""ATen operation -> the name under which it is reported."""
 
 LINEAR = {
     # sums, scalings and averages
@@ -60,26 +60,26 @@ LINEAR = {
     "_batch_norm_no_update", "native_dropout",
     "upsample_nearest1d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d",
     "_upsample_bilinear2d_aa", "upsample_bicubic2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
-    # the same values in another place, shape or type
+    # moves, views and casts: the same values in another place, shape or type
     "alias", "as_strided", "cat", "clone", "col2im", "constant_pad_nd", "contiguous", "copy", "detach", "diagonal",
     "expand", "flip", "gather", "im2col", "index", "index_select", "index_put", "_index_put_impl", "lift_fresh",
     "lift_fresh_copy", "narrow", "permute", "reflection_pad1d", "reflection_pad2d", "repeat", "replication_pad1d",
     "replication_pad2d", "_reshape_alias", "roll", "select", "select_scatter", "slice", "slice_scatter", "split",
     "split_with_sizes", "squeeze", "stack", "t", "_to_copy", "transpose", "tril", "triu", "unbind", "unfold",
     "unsqueeze", "_unsafe_index", "_unsafe_view", "view", "scatter",
-    # what does not depend on the data
+    # independent of the data
     "empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like", "new_empty",
     "new_empty_strided", "new_full", "new_ones", "new_zeros", "fill", "zero", "bernoulli", "normal", "uniform",
     "_local_scalar_dense", "_assert_async",
 }  # fmt: skip
-"""Operations that cost no comparison and no interpolation. One that no table names is reported by its own name."""
+"""Operations without comparison or interpolation. An operation in no table is reported by its own name."""
 
 
 def classify(func: Any, args: tuple[Any, ...]) -> str | None:
-    """`"relu"`, `"relu6"` (also other caps), the name of another non-linearity, or None for a linear operation.
+    """Return `"relu"`, `"relu6"` (any cap), the name of another non-linearity, or None for a linear operation.
 
-    An operation that is not known is taken for a non-linearity: a count of zero needs a reason. A clamp at 0 from
-    below, `threshold(x, 0, 0)` and `hardtanh(x, 0, cap)` compute ReLUs and count as such.
+    An unknown operation counts as a non-linearity: a count of zero needs a reason. A clamp at 0 from below,
+    `threshold(x, 0, 0)` and `hardtanh(x, 0, cap)` compute ReLUs and count as ReLUs.
     """
     name: str = func.overloadpacket.__name__
     if name in RELU:
@@ -103,6 +103,11 @@ def classify(func: Any, args: tuple[Any, ...]) -> str | None:
     return NON_LINEAR.get(base, NON_LINEAR.get(name, base))
 
 
+def cap_of(func: Any, args: tuple[Any, ...]) -> float:
+    """Return what a call that is classified as "relu6" caps its output at."""
+    return float(_bounds(func.overloadpacket.__name__.removesuffix("_"), args)[1])
+
+
 def _has_tensor(args: tuple[Any, ...]) -> bool:
     return any(_has_tensor(tuple(a)) if isinstance(a, (tuple, list)) else isinstance(a, Tensor) for a in args)
 
@@ -115,7 +120,7 @@ def _bounds(base: str, args: tuple[Any, ...]) -> tuple[Any, Any]:
 
 def _convolution(args: tuple[Any, ...], out: Any) -> int:
     image, weight, transposed = args[0], args[1], bool(args[6])
-    # each input (transposed) or output position meets every weight of one filter
+    # every weight is used once per input position (transposed) or output position
     positions = math.prod(image.shape[2:]) if transposed else math.prod(out.shape[2:])
     return int(out.shape[0] * positions * weight.numel())
 
@@ -144,11 +149,11 @@ MACS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
     "_scaled_dot_product_cudnn_attention": _attention,
     "_scaled_dot_product_fused_attention_overrideable": _attention,
 }
-"""ATen operation -> multiply-accumulates of one call, from its arguments and its first output."""
+"""ATen operation -> function that counts a call's multiply-accumulates from its arguments and first output."""
 
 
 def mac_count(func: Any, args: tuple[Any, ...], out: Any) -> int:
-    """Multiply-accumulates of one executed ATen operation; element-wise work counts as none."""
+    """Return the multiply-accumulates of one executed ATen operation; an element-wise operation has none."""
     counter = MACS.get(func.overloadpacket.__name__)
     if counter is None:
         return 0
@@ -156,6 +161,6 @@ def mac_count(func: Any, args: tuple[Any, ...], out: Any) -> int:
 
 
 def output_elements(out: Any) -> int:
-    """Elements of the first tensor of an operation's result."""
+    """Return the number of elements of an operation's first output."""
     first = out[0] if isinstance(out, (tuple, list)) else out
     return int(first.numel()) if isinstance(first, torch.Tensor) else 0

@@ -1,13 +1,13 @@
-"""Which stage and block a ReLU site belongs to.
+"""Assign a stage and a block to each ReLU site.
 
-The user may give stages as patterns over the sites' names. Without, zoo networks declare their stages by their
-modules' names, and elsewhere a stage is a run of consecutive sites of
-one feature-map resolution; sites on 1x1 maps beside larger ones (squeeze-and-excitation) do not end a run.
+The user may give stages as patterns over the sites' names. Otherwise, zoo networks declare their stages by their
+modules' names, and in other networks a stage is a run of consecutive sites of one feature-map resolution; sites on
+1x1 maps between larger ones (squeeze-and-excitation) do not end a run.
 
-A block is what thinning alternates in: the innermost module of the network's own classes around the call
-(torchvision's `BasicBlock`, `Bottleneck`, `InvertedResidual`, `_DenseLayer`, ...). Such a module counts as a
-block when branches meet in it (the residual addition) or when it holds at most two sites; a longer one
-without a join is a chain, and so are the sites directly in the network itself.
+A block is the unit within which thinning alternates: the innermost module of the network's own classes around the
+call (torchvision's `BasicBlock`, `Bottleneck`, `InvertedResidual`, `_DenseLayer`, ...). Such a module is a block if
+branches meet in it (a residual addition) or if it holds at most two sites. Sites of a longer module without a join,
+and sites called by the network itself, form a chain and belong to no block.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deepreduce.errors import ModelError, nearest_name
 
 @dataclass(frozen=True, kw_only=True)
 class SiteDraft:
-    """A site before it has a stage: its graph node, name, owning module (None: the root) and output shape."""
+    """A site without a stage yet: its graph node, name, owning module (None: the root) and output shape (C, H, W)."""
 
     node: str
     name: str
@@ -39,10 +39,11 @@ def assign_stages(
     declared: bool,
     patterns: Mapping[str, Sequence[str]] | None = None,
 ) -> list[tuple[str, str | None]]:
-    """(stage, block) of every draft; `joins` are the modules in which branches meet.
+    """Return (stage, block) of every draft; the block is None for a site in no block.
 
-    `patterns` are the user's stages: for each, patterns of site names as in a shell. Raises `ModelError`
-    where one matches nothing, and where a site has two stages or none.
+    `joins` are the modules in which branches meet. `declared`: the modules' names give the stages. `patterns` maps
+    the user's stages to shell patterns of site names; raises `ModelError` if a pattern matches no site, or if a site
+    has several stages or none.
     """
     if patterns is not None:
         stages = _given_stages(drafts, patterns)
@@ -56,30 +57,32 @@ def _given_stages(drafts: Sequence[SiteDraft], patterns: Mapping[str, Sequence[s
     names = [draft.name for draft in drafts]
     claims: dict[str, dict[str, str]] = {name: {} for name in names}  # site -> stage -> its first pattern
     mistakes = []
-    for stage, listed in patterns.items():
-        for pattern in listed:
+    for stage, stage_patterns in patterns.items():
+        for pattern in stage_patterns:
             matched = [name for name in names if fnmatchcase(name, pattern)]
             for name in matched:
                 claims[name].setdefault(stage, pattern)
             if not matched:
                 near = nearest_name(pattern, names)
                 hint = f"did you mean {near!r}? " if near else ""
-                mistakes.append(f"{pattern!r} of {stage} matches no ReLU site; {hint}sites: {_shown(names)}")
+                mistakes.append(f"{pattern!r} of {stage} matches no ReLU site; {hint}sites: {_list_names(names)}")
     twice = {name: claim for name, claim in claims.items() if len(claim) > 1}
     if twice:
         name, claim = next(iter(twice.items()))
         both = " and ".join(f"{stage} ({pattern!r})" for stage, pattern in claim.items())
-        others = f", and {len(twice) - 1} other sites so" if len(twice) > 1 else ""
+        others = f" ({len(twice) - 1} more are claimed twice)" if len(twice) > 1 else ""
         mistakes.append(f"{name!r} is claimed by {both}{others}; a site has one stage: narrow one of the patterns")
     free = [name for name, claim in claims.items() if not claim]
     if free:
-        mistakes.append(f"no stage claims {_shown(free)}; add {free[0]!r}, or a pattern that matches, to one of them")
+        mistakes.append(
+            f"no stage claims {_list_names(free)}; add {free[0]!r}, or a pattern that matches, to one of them"
+        )
     if mistakes:
         raise ModelError(f"model.stages: {'; '.join(mistakes)}")
     return [next(iter(claims[name])) for name in names]
 
 
-def _shown(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
@@ -87,7 +90,7 @@ def _declared_stages(drafts: Sequence[SiteDraft]) -> list[str]:
     numbers: list[int] = []
     for draft in drafts:
         match = re.match(r"stage(\d+)\.", draft.name)
-        # a stem comes before the first stage and belongs to it, a head comes after the last
+        # a stem's sites belong to the first stage, a head's to the last
         numbers.append(int(match.group(1)) if match else (numbers[-1] if numbers else 1))
     return [f"S{number}" for number in numbers]
 
@@ -97,7 +100,7 @@ def _inferred_stages(drafts: Sequence[SiteDraft]) -> list[str]:
     stages: list[str] = []
     number, current = 0, -1
     for index, size in enumerate(sizes):
-        if size == 1:  # a gate beside larger maps belongs to what comes next
+        if size == 1:  # a gate on 1x1 maps belongs to the larger maps that follow
             size = max(sizes[index:])
         if size != current:
             number, current = number + 1, size

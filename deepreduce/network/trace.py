@@ -1,4 +1,4 @@
-"""From a module to a `Network`: follow its graph, run it once without data, find what is not linear."""
+"""Turn a module into a `Network`: trace its graph, run it once without data, name its ReLU sites."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from deepreduce.models.spec import ModelSpec
 from deepreduce.network import ops
 from deepreduce.network.meta_run import execute, on_meta, run_without_data
 from deepreduce.network.network import SITE, LinearLayer, Network, ReluSite
+from deepreduce.network.site_layer import SiteLayer, site_layer_of
 from deepreduce.network.stages import SiteDraft, assign_stages
 
-# one call of these is one layer; following them inside gains nothing, and some can't be followed
+# a call of these is one layer: tracing their inside gains nothing and fails for some
 _LEAF_CLASSES = {"StochasticDepth", "DropBlock2d", "DropBlock3d", "DropPath"}
 
 
 class _Tracer(fx.Tracer):
-    """torch.fx's tracer, with stochastic layers whole so that they still work in training."""
+    """The tracer of torch.fx, but site layers stay whole, and stochastic ones, which so still work in training."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m).__name__ in _LEAF_CLASSES or super().is_leaf_module(m, module_qualified_name)
+        is_whole = isinstance(m, SiteLayer) or type(m).__name__ in _LEAF_CLASSES
+        return is_whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace_network(
@@ -43,19 +45,19 @@ def trace_network(
     spec: ModelSpec | None = None,
     stages: Mapping[str, Sequence[str]] | None = None,
 ) -> Network:
-    """The `Network` of `module` for one image of `input_shape` (C, H, W); the module is shared, not changed.
+    """Return the `Network` of `module` for one image of `input_shape` (C, H, W); the module is shared, not changed.
 
-    Traced in evaluation mode on the meta device: no data, no arithmetic; of `if self.training:` the network
-    keeps what evaluation does. `stages` gives patterns of site names for each stage. Raises
-    `NetworkTraceError`, naming the line, where the forward pass depends on the values of tensors, and
-    `ModelError` where the network can't take the input or the stages don't fit.
+    The module is traced in evaluation mode on the meta device, without data or arithmetic; of `if self.training:`
+    the network keeps the evaluation branch. `stages` maps stage names to patterns of site names. Raises
+    `NetworkTraceError`, with the line, if the forward pass depends on the values of tensors, and `ModelError` if the
+    network can't take the input or the stages don't fit.
     """
     name = name or (spec.name if spec else type(module).__name__)
     was_training = {m: m.training for m in module.modules()}
     module.eval()
     try:
         tracer = _Tracer()
-        graph = _traced_graph(tracer, module, name)
+        graph = _trace_graph(tracer, module, name)
         graph_module = fx.GraphModule(module, graph, class_name=type(module).__name__)
         _make_dropout_trainable(graph_module)
         _let_views_copy(graph_module)
@@ -67,11 +69,11 @@ def trace_network(
     for m in graph_module.modules():
         m.training = was_training.get(m, module.training)  # the network's own modules keep their modes
     network = describe(graph_module, observed, input_shape, name=name, spec=spec)
-    return replace(network, stage_patterns=frozen_stages(stages))
+    return replace(network, stage_patterns=freeze_stages(stages))
 
 
-def frozen_stages(stages: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]] | None:
-    """A copy of the user's stages that nobody changes."""
+def freeze_stages(stages: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]] | None:
+    """Return an independent copy of the user's stages, with tuples of patterns."""
     return None if stages is None else {stage: tuple(patterns) for stage, patterns in stages.items()}
 
 
@@ -84,23 +86,25 @@ def describe(
     spec: ModelSpec | None,
     stages: tuple[str, ...] | None = None,
 ) -> Network:
-    """The `Network` of a graph whose sites are named already. `stages` keeps stages that have lost all sites."""
+    """Return the `Network` of a graph whose sites have names; `stages` may list stages without sites left."""
     sites = []
     for node in graph_module.graph.nodes:
         if SITE in node.meta and node.name in observed.relus:
             site_name, stage, block = node.meta[SITE]
-            shape = observed.shapes[node.name]
-            sites.append(
-                ReluSite(
-                    name=site_name,
-                    stage=stage,
-                    block=block,
-                    shape=shape,
-                    relu_count=math.prod(shape),
-                    kind=observed.relus[node.name],
-                    node=node.name,
-                )
+            shape, relu = observed.shapes[node.name], observed.relus[node.name]
+            site = ReluSite(
+                name=site_name,
+                stage=stage,
+                block=block,
+                shape=shape,
+                relu_count=math.prod(shape),
+                kind=relu.kind,
+                node=node.name,
+                cap=relu.cap,
+                has_batch=relu.has_batch,
             )
+            layer = site_layer_of(node, graph_module)
+            sites.append(site if layer is None else replace(site, relu_count=layer.action.relu_count(site)))
     return Network(
         name=name,
         module=graph_module,
@@ -118,10 +122,10 @@ def describe(
     )
 
 
-# -- following the graph ------------------------------------------------------------------------------------
+# -- tracing the graph --------------------------------------------------------------------------------------
 
 
-def _traced_graph(tracer: _Tracer, module: nn.Module, name: str) -> fx.Graph:
+def _trace_graph(tracer: _Tracer, module: nn.Module, name: str) -> fx.Graph:
     try:
         return tracer.trace(module)
     except Exception as error:
@@ -137,7 +141,7 @@ _NOT_THE_USERS = tuple(str(Path(file).parent).replace("\\", "/") + "/" for file 
 
 
 def _user_line(error: BaseException) -> str:
-    """The last line of the network's own code in the traceback."""
+    """Return the last line of the network's own code in the traceback, as text to append; "" if there is none."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = frame.filename.replace("\\", "/")
         if not path.startswith(("<", *_NOT_THE_USERS)):
@@ -151,9 +155,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _make_dropout_trainable(graph_module: fx.GraphModule) -> None:
-    """Turn calls of functional dropout into modules.
+    """Replace calls of functional dropout by modules.
 
-    Tracing freezes `training=self.training` at its value of that moment; a module follows train() and eval().
+    Tracing freezes the value of `training=self.training`; a module follows train() and eval().
     """
     modules = {
         F.dropout: nn.Dropout,
@@ -183,9 +187,9 @@ def _make_dropout_trainable(graph_module: fx.GraphModule) -> None:
 
 
 def _let_views_copy(graph_module: fx.GraphModule) -> None:
-    """Turn `view` into `reshape`, which gives the same wherever `view` works.
+    """Replace `view` by `reshape`, which returns the same tensor wherever `view` works.
 
-    Training lays images out channels-last, where `x.view(-1, 400)` would fail.
+    Training uses channels-last images, for which `x.view(-1, 400)` would fail.
     """
     for node in graph_module.graph.nodes:
         if node.op == "call_method" and node.target == "view" and not isinstance(node.args[-1], torch.dtype):
@@ -193,15 +197,24 @@ def _let_views_copy(graph_module: fx.GraphModule) -> None:
     graph_module.recompile()
 
 
-# -- running it once without data ---------------------------------------------------------------------------
+# -- running the graph once without data --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedRelu:
+    """What a ReLU was seen to do; the fields are those of a `ReluSite`."""
+
+    kind: str
+    cap: float | None = None
+    has_batch: bool = True
 
 
 @dataclass(kw_only=True)
 class Observation:
-    """What one run of a graph showed. Shapes and counts are for one image, without the batch dimension."""
+    """The record of one run of a graph; shapes and counts are for one image, without the batch dimension."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    relus: dict[str, str] = field(default_factory=dict)
+    relus: dict[str, ObservedRelu] = field(default_factory=dict)
     linear_layers: list[LinearLayer] = field(default_factory=list)
     unsupported: Counter[str] = field(default_factory=Counter)
     unsupported_elements: Counter[str] = field(default_factory=Counter)
@@ -210,17 +223,18 @@ class Observation:
 
     @property
     def output_shape(self) -> tuple[int, ...] | None:
-        """The shape of the only output; None for a network of several heads."""
+        """Shape of the only output; None for a network of several outputs."""
         return self.outputs.get("output")
 
 
 class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every ATen operation that executes: its kind, its multiply-accumulates, its elements."""
+    """A log of the ATen operations that execute: non-linearities with their elements, multiply-accumulates."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls = 0
         self.kinds: list[tuple[str, int]] = []
+        self.cap: float | None = None  # of the last ReLU
         self.macs = 0
         self.starved = False
 
@@ -229,9 +243,12 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         out = execute(func, args, kwargs or {})
         self.calls += 1
-        kind = ops.classify(func, args + tuple((kwargs or {}).values()))
+        given = args + tuple((kwargs or {}).values())
+        kind = ops.classify(func, given)
         if kind is not None:
             self.kinds.append((kind, ops.output_elements(out)))
+        if kind == "relu6":
+            self.cap = ops.cap_of(func, given)
         self.macs += ops.mac_count(func, args, out)
         if func.overloadpacket.__name__ == "convolution" and not args[6]:
             self.starved |= any(s > n for s, n in zip(args[3], args[0].shape[2:], strict=False))
@@ -239,7 +256,7 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Observer(fx.Interpreter):
-    """Runs a graph node by node and notes which operations each node executed."""
+    """An interpreter that runs a graph node by node and records the operations that each node executes."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module, garbage_collect_values=True)
@@ -248,22 +265,27 @@ class _Observer(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         with _OperationLog() as log:
             result = super().run_node(n)
-        self._note(n, result, log)
+        self._record(n, result, log)
         return result
 
-    def _note(self, node: fx.Node, result: Any, log: _OperationLog) -> None:
+    def _record(self, node: fx.Node, result: Any, log: _OperationLog) -> None:
         seen = self.observation
         if isinstance(result, Tensor):
             seen.shapes[node.name] = tuple(result.shape[1:]) if result.dim() else ()
         kinds = [kind for kind, _ in log.kinds]
-        # a site is a ReLU and nothing else: linearizing it leaves its input
-        if kinds in (["relu"], ["relu6"]) and log.calls == 1:
-            seen.relus[node.name] = kinds[0]
-            elements = log.kinds[0][1]
-            if math.prod(seen.shapes[node.name]) != elements:  # the batch is not the first dimension here
+        layer = site_layer_of(node, self.module)
+        # a site is a ReLU and nothing else, so that linearizing it leaves its input; or what an action made of one
+        is_relu = kinds in (["relu"], ["relu6"]) and log.calls == 1
+        if is_relu or layer is not None:
+            has_batch = math.prod(seen.shapes[node.name]) == result.numel()
+            if not has_batch:
                 seen.shapes[node.name] = tuple(result.shape)
-        else:
+            kind, cap = (kinds[0], log.cap) if layer is None else (layer.kind, layer.cap)
+            seen.relus[node.name] = ObservedRelu(kind=kind, cap=cap, has_batch=has_batch)
+        if not is_relu:
             for kind, elements in log.kinds:
+                if layer is not None and kind in ("relu", "relu6", "where"):
+                    continue  # the layer's own count says how much of these it needs
                 inside = f"{kind} inside {_target_name(node, self.module)}" if kind in ("relu", "relu6") else kind
                 seen.unsupported[inside] += 1
                 seen.unsupported_elements[inside] += elements
@@ -279,11 +301,11 @@ class _Observer(fx.Interpreter):
         if log.starved:
             seen.starved.append(_layer_name(node))
         if node.op == "output":
-            seen.outputs = {name: tuple(tensor.shape[1:]) for name, tensor in _heads(result)}
+            seen.outputs = {name: tuple(tensor.shape[1:]) for name, tensor in _named_outputs(result)}
 
 
-def _heads(result: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a network gives, by its key or place; the only one is called "output"."""
+def _named_outputs(result: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield every output tensor of a network, named by its key or index; a single one is named "output"."""
     if isinstance(result, Tensor):
         yield name or "output", result
         return
@@ -293,7 +315,7 @@ def _heads(result: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(result, (tuple, list)):
         items = zip(getattr(result, "_fields", range(len(result))), result, strict=True)
     for key, value in items:
-        yield from _heads(value, f"{name}.{key}" if name else str(key))
+        yield from _named_outputs(value, f"{name}.{key}" if name else str(key))
 
 
 def _layer_name(node: fx.Node) -> str:
@@ -305,12 +327,15 @@ def _target_name(node: fx.Node, root: nn.Module) -> str:
 
 
 def without_weights(network: Network) -> Network:
-    """The same network on the meta device: counts, shapes and costs, and nothing to copy or to compute with."""
+    """Return the network on the meta device: its counts, shapes and costs, without weights."""
     return replace(network, module=on_meta(network.module))
 
 
 def observe(graph_module: fx.GraphModule, input_shape: tuple[int, ...], *, name: str) -> Observation:
-    """Run one image of `input_shape` through the graph without data. Raises `ModelError` where it does not fit."""
+    """Run one image of `input_shape` through the graph without data and return the record of the run.
+
+    Raises `ModelError` if the image does not fit.
+    """
     return run_without_data(graph_module, input_shape, name=name, interpreter=_Observer).observation
 
 
@@ -325,7 +350,10 @@ def name_sites(
     declared: bool,
     patterns: Mapping[str, Sequence[str]] | None,
 ) -> None:
-    """Give every ReLU of the graph its name, stage and block; raises `ModelError` where `patterns` don't fit."""
+    """Write the name, stage and block of every ReLU into its node's `meta`.
+
+    Raises `ModelError` if `patterns` don't fit the sites.
+    """
     drafts, calls = [], Counter[str]()
     joins = _joining_modules(graph_module)
     for node in graph_module.graph.nodes:
@@ -348,13 +376,13 @@ def name_sites(
 
 
 def _module_stack(node: fx.Node) -> list[str]:
-    """Paths of the modules whose forward the node was called in, outermost first, without the root."""
+    """Return the paths of the modules in whose forward the node is called, outermost first, without the root."""
     stack = node.meta.get("nn_module_stack") or {}
     return [path.partition("@")[0] for path, _ in stack.values() if path]
 
 
 def _calls_layer(node: fx.Node, original: nn.Module) -> bool:
-    """True for a call that is all of a layer's forward: in graphs of torch.export, a ReLU module is a function."""
+    """Return True for a call that is a layer's whole forward: torch.export turns a ReLU module into a function."""
     stack = _module_stack(node)
     if node.op == "call_module" or not isinstance(node.target, torch._ops.OpOverload) or not stack:
         return node.op == "call_module"
@@ -363,6 +391,9 @@ def _calls_layer(node: fx.Node, original: nn.Module) -> bool:
 
 
 def _site_path(node: fx.Node, original: nn.Module) -> str:
+    layer = site_layer_of(node, original)
+    if layer is not None:
+        return layer.site_name
     if node.op == "call_module":
         return str(node.target)
     stack = _module_stack(node)
@@ -376,7 +407,7 @@ def _site_path(node: fx.Node, original: nn.Module) -> str:
 
 
 def _owner(node: fx.Node, original: nn.Module) -> str | None:
-    """The innermost module around the call that is somebody's own class: not a container, not the ReLU."""
+    """Return the path of the innermost module around the call that is neither a Sequential nor the ReLU itself."""
     stack = _module_stack(node)
     if _calls_layer(node, original):
         layer = _site_path(node, original)
@@ -388,10 +419,10 @@ def _owner(node: fx.Node, original: nn.Module) -> str | None:
 
 
 def _joining_modules(graph_module: fx.GraphModule) -> set[str]:
-    """Paths of the modules in which two branches meet: an addition, product or concatenation of tensors."""
+    """Return the paths of the modules in which branches meet: an addition, product or concatenation of tensors."""
     joins = set()
     for node in graph_module.graph.nodes:
-        # weights and constants are no branches
+        # weights and constants are not branches
         branches = [source for source in node.all_input_nodes if source.op != "get_attr"]
         if node.op in ("call_function", "call_method") and len(branches) > 1:
             joins.update(_module_stack(node))

@@ -1,7 +1,7 @@
-"""The second way to follow a network, for its analysis: torch.export.
+"""Trace a network for analysis with torch.export, if torch.fx can't.
 
-torch.fx can't follow a forward pass that branches or loops over the shapes of tensors or over other arguments;
-torch.export can, because it runs with shapes. Neither can follow one that depends on the values of tensors.
+torch.fx can't trace a forward pass that branches or loops over the shapes of tensors or over other arguments;
+torch.export can, because it runs with shapes. Neither can trace one that depends on the values of tensors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_unflatten
 from deepreduce.errors import NetworkTraceError
 from deepreduce.models.spec import ModelSpec
 from deepreduce.network.network import Network
-from deepreduce.network.trace import describe, frozen_stages, name_sites, observe, trace_network
+from deepreduce.network.trace import describe, freeze_stages, name_sites, observe, trace_network
 
 
 def trace_for_analysis(
@@ -31,37 +31,37 @@ def trace_for_analysis(
     spec: ModelSpec | None = None,
     stages: Mapping[str, Sequence[str]] | None = None,
 ) -> Network:
-    """`trace_network`, or where torch.fx can't follow the module, what torch.export shows of it.
+    """Return the network of `trace_network`, or if torch.fx can't trace the module, the one of torch.export.
 
-    A network of the second kind says so in `untraceable` and can't be edited. Raises `NetworkTraceError`, naming
-    the line, where neither can follow it.
+    A network of torch.export says why in `untraceable` and can't be edited. Raises `NetworkTraceError`, with the
+    line, if neither can trace the module, and `ModelError` as `trace_network` does.
     """
     try:
         return trace_network(module, input_shape, name=name, spec=spec, stages=stages)
     except NetworkTraceError as error:
         name = name or (spec.name if spec else type(module).__name__)
-        graph_module = _exported(module, input_shape)
+        graph_module = _export_graph(module, input_shape)
         if graph_module is None:
             raise
         untraceable = str(error)
     observed = observe(graph_module, input_shape, name=name)
     name_sites(graph_module, observed, module, declared=spec is not None and spec.is_zoo, patterns=stages)
     network = describe(graph_module, observed, input_shape, name=name, spec=spec)
-    return replace(network, stage_patterns=frozen_stages(stages), untraceable=untraceable)
+    return replace(network, stage_patterns=freeze_stages(stages), untraceable=untraceable)
 
 
-def _exported(module: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModule | None:
-    """The module's graph of ATen calls, in evaluation mode; None where torch.export can't follow it either."""
+def _export_graph(module: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModule | None:
+    """Return the module's graph of ATen calls in evaluation mode; None if torch.export can't trace it."""
     modes = {m: m.training for m in module.modules()}
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     module.eval()
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _silence():
             program = torch.export.export(module, (torch.zeros((1, *input_shape), device=device),))
-            # newer versions check in the graph what they assumed of the shapes; older ones know no such option
+            # newer versions add checks of the assumed shapes to the graph; older ones do not have this option
             guarded = "check_guards" in inspect.signature(program.module).parameters
             exported = program.module(check_guards=False) if guarded else program.module()
-    except Exception:  # torch.export raises what it likes; the caller has an error that names the line
+    except Exception:  # torch.export raises errors of any kind; the caller holds one that names the line
         return None
     finally:
         for m, mode in modes.items():
@@ -69,13 +69,13 @@ def _exported(module: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphM
     assert isinstance(exported, fx.GraphModule) and program.call_spec.out_spec is not None
     exported.graph.set_codegen(fx.graph.CodeGen())
     (output,) = (node for node in exported.graph.nodes if node.op == "output")
-    output.args = (tree_unflatten(list(output.args[0]), program.call_spec.out_spec),)  # a dictionary's keys again
-    return fx.GraphModule(exported, exported.graph)  # an exported one refuses eval()
+    output.args = (tree_unflatten(list(output.args[0]), program.call_spec.out_spec),)  # restore a dictionary's keys
+    return fx.GraphModule(exported, exported.graph)  # an exported module refuses eval()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch.export's pages on what it could not follow."""
+def _silence() -> Iterator[None]:
+    """Silence the logs and prints of torch.export, which fill pages when it fails."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

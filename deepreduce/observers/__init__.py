@@ -1,5 +1,6 @@
-"""The curves and results of a run's networks, kept for programs that show them: TensorBoard, MLflow."""
+"""Who follows a run: progress bar, log lines, TensorBoard, MLflow and a user's own, through one interface."""
 
-from deepreduce.observers.base import ObservedNetwork, RunLogger, RunLoggers, check_installed, open_loggers
+from deepreduce.observers.base import ObservedNetwork, Observers, RunObserver
+from deepreduce.observers.registry import make_observers
 
-__all__ = ["ObservedNetwork", "RunLogger", "RunLoggers", "check_installed", "open_loggers"]
+__all__ = ["ObservedNetwork", "Observers", "RunObserver", "make_observers"]

@@ -1,83 +1,155 @@
-"""Who keeps the log of a run, and how several of them are told at once.
+"""The interface of everything that follows a run: progress bar, log lines, TensorBoard, MLflow, a user's own.
 
-The run folder is the truth, and a log follows it: when a network begins, goes on or turns out to be done, a logger is
-handed the epochs that are behind it, and keeps each of them once.
+The run folder is the record of a run, and observers only follow it: whatever an observer does, the run's numbers stay
+the same, and a resumed run hands each network's earlier epochs to `network_started`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
-from deepreduce.errors import UserError
-from deepreduce.execution.trainer import TrainResult
-from deepreduce.plan import Candidate
-from deepreduce.training import EpochRecord
+from deepreduce.execution.task import TrainResult
+from deepreduce.training import EpochRecord, Progress
 
 log = logging.getLogger(__name__)
-
-_PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedNetwork:
-    """A network as logs name it: its `folder` within the run, such as candidates/HASH, is unique."""
+    """A network as observers name it, or several that are trained together.
+
+    `folder` is relative to the run's folder, as in "candidates/3fa9c1d2e4", and unique within the run, which `label`
+    is not. `plan_id` is None for networks that are trained together: none of them has a curve of its own.
+    """
 
     label: str
-    plan_id: str
     folder: str
+    plan_id: str | None
 
 
-class RunLogger(Protocol):
-    """Keeps the log of a run, one network after the other."""
+class RunObserver:
+    """Follows a run. Override the methods you need; the others do nothing.
 
-    def begin(self, network: ObservedNetwork, epochs: Sequence[EpochRecord]) -> None:
-        """A network of which `epochs` have been trained, all of them where it is done."""
+    A run calls `run_started`, then for each network `network_started`, `step_ended` and `epoch_ended` while it is
+    trained, and `network_ended`; then `run_finished`, and at the very end `close`. Several networks may be trained at
+    the same time, so that their calls alternate. A run that is stopped or fails goes straight to `close`, perhaps in
+    the middle of a network; when it is resumed, all networks are reported again, with the epochs behind them.
 
-    def epoch(self, record: EpochRecord) -> None:
-        """Another epoch of it was trained."""
+    Every call comes in the process and thread that called `optimize`, which waits for it. An observer that raises an
+    `Exception` is named in the log, closed and called no more, and the run continues. `KeyboardInterrupt` and
+    `SystemExit` end the run, which can be resumed.
+    """
 
-    def end(self, outcome: TrainResult) -> None:
-        """It is done, and was measured."""
+    def run_started(self, folder: Path) -> None:
+        """Begin to follow the run in `folder`, which exists."""
 
-    def finish(self, candidates: Sequence[Candidate], objective: Objective) -> None:
-        """All networks are done, and the tables are written; the teacher is among `candidates`.
+    def network_started(
+        self,
+        network: ObservedNetwork,
+        *,
+        number: int,
+        count: int,
+        work: float,
+        total: float,
+        epochs: Sequence[EpochRecord],
+    ) -> None:
+        """Note that the training of a network begins, or is resumed, or was finished by an earlier process.
 
-        The frontier is that of the objective.
+        The network is the `number`-th (from 1) of `count`, and takes `work` of the run's `total`, both in
+        multiply-accumulates; `count` and `total` are estimates, which change while a run finds out what is worth
+        training. `epochs` are those that earlier processes trained, in order: all of them where the network is done,
+        none where networks trained together are done. An override may end in `**_` for keywords that it does not use.
+        """
+
+    def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:
+        """Note how far a training is; called every few steps, and at the end of every epoch but the last.
+
+        `progress.done` is a share of the training's steps, `train_loss` a mean over the epoch so far, `val_accuracy`
+        the last one that was measured, as a fraction, or None.
+        """
+
+    def epoch_ended(self, network: ObservedNetwork, record: EpochRecord) -> None:
+        """Note that this process trained one more epoch.
+
+        After a kill, the epochs since the last snapshot are trained once more, with the same numbers:
+        `network_started` says where the training resumes, and epochs are counted from 1.
+        """
+
+    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+        """Note the result of a network, or one result for each of several that were trained together.
+
+        Accuracies and churn are fractions, `train_seconds` covers all processes, and a network that could not be
+        trained says why in `failure`. `was_done` tells that an earlier process finished it.
+        """
+
+    def run_finished(self, candidates: Sequence[Candidate], objective: Objective) -> None:
+        """Note that all networks are done, and tables and plots written.
+
+        `candidates` hold the full network, as `is_teacher`, and those that were dropped or failed. The frontier is
+        `front_by(objective, candidates)`.
         """
 
     def close(self) -> None:
-        """The run ends, perhaps in the middle of a network."""
+        """Release files and the like; always called last, however the run ends."""
 
 
-class RunLoggers:
-    """Several loggers as one. One that fails is named in the run's log and left out: no curve is worth a run."""
+class Observers(RunObserver):
+    """Several observers as one, called in their order. Use as a context manager, which closes them.
 
-    def __init__(self, loggers: Mapping[str, RunLogger]) -> None:
-        self._loggers = dict(loggers)
+    An observer that raises an `Exception` is named in the log once, closed, and left out from then on: no curve is
+    worth a run. What is no `Exception` (`KeyboardInterrupt`, `SystemExit`) passes through and ends the run; leaving
+    the context closes all observers, even where the closing of one is interrupted.
+    """
 
-    def begin(self, network: ObservedNetwork, epochs: Sequence[EpochRecord]) -> None:
-        self._tell(lambda logger: logger.begin(network, epochs))
+    def __init__(self, observers: Iterable[RunObserver] = ()) -> None:
+        self._observers = list(observers)
 
-    def epoch(self, record: EpochRecord) -> None:
-        self._tell(lambda logger: logger.epoch(record))
+    def run_started(self, folder: Path) -> None:
+        self._call(lambda observer: observer.run_started(folder))
 
-    def end(self, outcome: TrainResult) -> None:
-        self._tell(lambda logger: logger.end(outcome))
+    def network_started(
+        self,
+        network: ObservedNetwork,
+        *,
+        number: int,
+        count: int,
+        work: float,
+        total: float,
+        epochs: Sequence[EpochRecord],
+    ) -> None:
+        self._call(
+            lambda observer: observer.network_started(
+                network, number=number, count=count, work=work, total=total, epochs=epochs
+            )
+        )
 
-    def finish(self, candidates: Sequence[Candidate], objective: Objective) -> None:
-        self._tell(lambda logger: logger.finish(candidates, objective))
+    def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:
+        self._call(lambda observer: observer.step_ended(network, progress))
+
+    def epoch_ended(self, network: ObservedNetwork, record: EpochRecord) -> None:
+        self._call(lambda observer: observer.epoch_ended(network, record))
+
+    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+        self._call(lambda observer: observer.network_ended(network, results, was_done=was_done))
+
+    def run_finished(self, candidates: Sequence[Candidate], objective: Objective) -> None:
+        self._call(lambda observer: observer.run_finished(candidates, objective))
 
     def close(self) -> None:
-        self._tell(lambda logger: logger.close())
+        observers, self._observers = self._observers, []
+        with ExitStack() as stack:  # which closes the others where one is interrupted
+            for observer in reversed(observers):
+                stack.callback(_close, observer)
 
-    def __enter__(self) -> RunLoggers:
+    def __enter__(self) -> Observers:
         return self
 
     def __exit__(
@@ -85,66 +157,48 @@ class RunLoggers:
     ) -> None:
         self.close()
 
-    def _tell(self, act: Callable[[RunLogger], None]) -> None:
-        for name, logger in list(self._loggers.items()):
+    def _call(self, event: Callable[[RunObserver], None]) -> None:
+        for observer in list(self._observers):
             try:
-                act(logger)
-            except Exception as error:  # whatever a package of others may raise
-                _give_up(name, error)
-                del self._loggers[name]
+                event(observer)
+            except Exception as error:  # whatever a user's code or another package may raise
+                _warn(observer, error)
+                self._observers = [other for other in self._observers if other is not observer]
+                with suppress(Exception):
+                    observer.close()
 
 
-def check_installed(names: Sequence[str]) -> None:
-    """Raises `UserError` that names the extra where a logger's package is missing."""
-    for name in names:
-        missing = [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
-        if missing:
-            raise UserError(
-                f"log: {name} needs {', '.join(missing)}, which is not installed; install it with:"
-                f" pip install 'deepreduce[{name}]'"
-            )
+def _close(observer: RunObserver) -> None:
+    try:
+        observer.close()
+    except Exception as error:
+        _warn(observer, error)
 
 
-def open_loggers(names: Sequence[str], folder: Path) -> RunLoggers:
-    """The loggers of those names, for the run in `folder`."""
-    opened: dict[str, RunLogger] = {}
-    for name in names:
-        try:
-            opened[name] = _open(name, folder)
-        except Exception as error:
-            _give_up(name, error)
-    return RunLoggers(opened)
+def _warn(observer: RunObserver, error: Exception) -> None:
+    """Log in one line what went wrong and where; the traceback follows at level DEBUG."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    log.warning(
+        "%s failed and is left out from here on (%s: %s, in %s:%s); the run continues", type(observer).__name__,
+        type(error).__name__, " ".join(str(error).split()), Path(place.filename).name, place.lineno,
+    )  # fmt: skip
+    log.debug("the traceback of %s:", type(observer).__name__, exc_info=error)
 
 
-def _open(name: str, folder: Path) -> RunLogger:
-    if name == "tensorboard":
-        from deepreduce.observers.tensorboard import TensorBoardLogger
-
-        return TensorBoardLogger(folder)
-    from deepreduce.observers.mlflow import MlflowLogger
-
-    return MlflowLogger(folder)
-
-
-def _give_up(name: str, error: Exception) -> None:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    log.warning("the log for %s can't be written (%s); the run goes on without it", name, reason)
-
-
-def curves(record: EpochRecord) -> dict[str, float]:
-    """What is logged of an epoch; an accuracy that was not measured is absent."""
+def epoch_metrics(record: EpochRecord) -> dict[str, float]:
+    """Return an epoch's values by name; a validation accuracy that was not measured is absent."""
     values = {"train_loss": record.train_loss, "learning_rate": record.learning_rate}
     return values if record.val_accuracy is None else {**values, "val_accuracy": record.val_accuracy}
 
 
-def measured(outcome: TrainResult) -> dict[str, float]:
-    """What is logged of a network that is done: counts, and accuracies as fractions where they were measured."""
+def result_metrics(result: TrainResult) -> dict[str, float]:
+    """Return a network's counts, and its accuracies as fractions, by name; what was not measured is absent."""
     values = {
-        "relu_count": outcome.relu_count,
-        "macs": outcome.macs,
-        "val_accuracy": outcome.val_accuracy,
-        "test_accuracy": outcome.test_accuracy,
-        "churn": outcome.churn,
-        "train_seconds": outcome.train_seconds,
+        "relu_count": result.relu_count,
+        "macs": result.macs,
+        "val_accuracy": result.val_accuracy,
+        "test_accuracy": result.test_accuracy,
+        "churn": result.churn,
+        "train_seconds": result.train_seconds,
     }
     return {f"measured/{name}": float(value) for name, value in values.items() if value is not None}

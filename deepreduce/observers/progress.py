@@ -1,202 +1,159 @@
-"""What somebody who watches a run is told: one bar on a terminal, log lines elsewhere."""
+"""Progress for people: one bar for the whole run on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from deepreduce.execution.task import TrainResult
+from deepreduce.observers.base import ObservedNetwork, RunObserver
 from deepreduce.training import Progress
+from deepreduce.utils.format import duration
 
 log = logging.getLogger(__name__)
 
-
-class Watcher(Protocol):
-    """Who is told of a run's networks. `work` and `total` are in any one unit."""
-
-    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
-        """A network starts (or turns out to be done): the `number`th of `count`, `work` of `total`."""
-
-    def step(self, name: str, progress: Progress) -> None:
-        """One of the networks that have begun has come so far; several may be at it side by side."""
-
-    def end(self, name: str, *, result: str, was_done: bool) -> None:
-        """It is done; `was_done` says that it was so already when it began."""
-
-    def close(self) -> None:
-        """The run ends."""
+_BAR = "{percentage:3.0f}%|{bar:10}| {desc}"
+_BAR_COLUMNS = 17
+"""What the bar's form takes before its text."""
 
 
-class _Clock:
-    """Time left, from the work that this process has done."""
+@dataclass(kw_only=True)
+class _Training:
+    """A network that is being trained: its place in the run, and its work, of earlier processes and of this one."""
 
-    def __init__(self) -> None:
-        self.done = self.skipped = self.total = 0.0
-        self._begin = time.monotonic()
-
-    def fraction(self, part: float, resumed: float) -> float:
-        """With `part` of the present networks done by this process, and `resumed` of them by an earlier one."""
-        return min((self.done + self.skipped + part + resumed) / self.total, 1.0) if self.total else 0.0
-
-    def left(self, part: float, resumed: float) -> str:
-        """Likewise."""
-        own = self.done + part
-        if own <= 0:
-            return "?"
-        spent = time.monotonic() - self._begin
-        return duration(spent / own * max(self.total - self.skipped - resumed - own, 0.0))
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units, as in 2 h 05 min or 40 s."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-@dataclass
-class _Started:
-    """A network that is being trained: its number and work, and what of that was done before and now."""
-
-    number: int
+    title: str
     work: float
     resumed: float = 0.0
     done: float = 0.0
 
 
-class _Tracker:
-    """The part that bar and log lines share: which networks, how much of all work is done."""
+class _ProgressDisplay(RunObserver):
+    """Keeps the books that bar and log lines share: what is being trained, how much of all work is done."""
 
     def __init__(self) -> None:
-        self.clock = _Clock()
-        self.running: dict[str, _Started] = {}
-        self.count = 0
+        self._running: dict[str, _Training] = {}
+        self._done = self._skipped = self._total = 0.0  # work of this process, of earlier ones, of all
+        self._began = time.monotonic()
 
-    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
-        self.running[name] = _Started(number=number, work=work)
-        self.count, self.clock.total = count, total
+    def network_started(
+        self, network: ObservedNetwork, *, number: int, count: int, work: float, total: float, **_: Any
+    ) -> None:
+        title = f"{number}/{max(count, number)} {network.label}"
+        self._running[network.folder], self._total = _Training(title=title, work=work), total
 
-    def step(self, name: str, progress: Progress) -> None:
-        started = self.running[name]
-        started.resumed = started.work * progress.resumed
+    def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:
+        training = self._running[network.folder]
+        training.resumed = training.work * progress.resumed
         # a training that went back to the start of an epoch may stand before the place where it was resumed
-        started.done = max(started.work * progress.done - started.resumed, 0.0)
+        training.done = max(training.work * progress.done - training.resumed, 0.0)
 
-    def end(self, name: str, *, was_done: bool) -> _Started:
-        started = self.running.pop(name)
-        if was_done:
-            self.clock.skipped += started.work
-        else:
-            self.clock.skipped += started.resumed
-            self.clock.done += started.work - started.resumed
-        return started
+    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+        training = self._running.pop(network.folder)
+        earlier = training.work if was_done else training.resumed
+        self._skipped += earlier
+        self._done += training.work - earlier
 
-    def fraction(self) -> float:
-        return self.clock.fraction(*self._sums())
+    def share(self) -> float:
+        """Return the share of the run's work that is done, by this process or earlier ones."""
+        return min((self._own_work() + self._earlier_work()) / self._total, 1.0) if self._total else 0.0
 
-    def left(self) -> str:
-        return self.clock.left(*self._sums())
+    def time_left(self) -> str:
+        """Return how long the rest takes at this process's pace; empty before it has done any work."""
+        own = self._own_work()
+        if own <= 0:
+            return ""
+        spent = time.monotonic() - self._began
+        return f"{duration(spent / own * max(self._total - self._earlier_work() - own, 0.0))} left"
 
-    def title(self, name: str, started: _Started) -> str:
-        """Which of how many, and its name."""
-        return f"{started.number}/{max(self.count, started.number)} {name}"
+    def _own_work(self) -> float:
+        return self._done + sum(training.done for training in self._running.values())
 
-    def _sums(self) -> tuple[float, float]:
-        running = self.running.values()
-        return sum(s.done for s in running), sum(s.resumed for s in running)
+    def _earlier_work(self) -> float:
+        return self._skipped + sum(training.resumed for training in self._running.values())
 
 
-class BarWatcher:
-    """One tqdm bar for the whole run."""
+class ProgressBar(_ProgressDisplay):
+    """Draws one tqdm bar for the whole run in `file`; a narrow terminal leaves out what matters least."""
 
     def __init__(self, file: TextIO) -> None:
-        self._tracker = _Tracker()
+        super().__init__()
         self._bar = tqdm(
-            total=1000, file=file, dynamic_ncols=True, leave=False, bar_format="{percentage:3.0f}%|{bar:16}| {desc}",
-            desc="getting ready",
-        )  # fmt: skip
+            total=1000, file=file, dynamic_ncols=True, leave=False, bar_format=_BAR, desc="getting ready"
+        )
 
-    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
-        self._tracker.begin(name, number=number, count=count, work=work, total=total)
-        self._show(self._tracker.title(name, self._tracker.running[name]))
+    def network_started(self, network: ObservedNetwork, **options: Any) -> None:
+        super().network_started(network, **options)
+        self._show(self._title(network))
 
-    def step(self, name: str, progress: Progress) -> None:
-        tracker = self._tracker
-        tracker.step(name, progress)
-        beside = len(tracker.running) - 1
-        others = f" (+{beside} beside)" if beside else ""
-        title = tracker.title(name, tracker.running[name])
-        self._show(f"{title}{others} · {told(progress)} · {tracker.left()} left")
+    def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:
+        super().step_ended(network, progress)
+        self._show(self._title(network), *_describe(progress))
 
-    def end(self, name: str, *, result: str, was_done: bool) -> None:
-        started = self._tracker.end(name, was_done=was_done)
-        self._show(f"{self._tracker.title(name, started)} · {result}")
+    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+        title = self._title(network)
+        super().network_ended(network, results, was_done=was_done)
+        self._show(title, *summarize(results).split(", "))
 
     def close(self) -> None:
         self._bar.close()
 
-    def _show(self, text: str) -> None:
+    def _title(self, network: ObservedNetwork) -> str:
+        others = len(self._running) - 1
+        return self._running[network.folder].title + (f" (+{others} in parallel)" if others else "")
+
+    def _show(self, title: str, *details: str) -> None:
+        """Show the time left, the title, and those first details that fit whole into a line."""
+        text = " · ".join(filter(None, [self.time_left(), title]))
+        columns = self._bar.format_dict["ncols"] or math.inf
+        for detail in details:
+            if _BAR_COLUMNS + len(f"{text} · {detail}") > columns:
+                break
+            text += f" · {detail}"
         self._bar.set_description_str(text, refresh=False)
-        self._bar.n = round(1000 * self._tracker.fraction())
+        self._bar.n = round(1000 * self.share())
         self._bar.refresh()
 
 
-class LogWatcher:
-    """A line when a network is done, and in between at most one every `every` seconds."""
+class ProgressLog(_ProgressDisplay):
+    """Logs a line when a network is done, and in between at most one every `every` seconds."""
 
     def __init__(self, *, every: float = 30.0) -> None:
-        self._tracker = _Tracker()
+        super().__init__()
         self._every, self._last = every, time.monotonic()
 
-    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
-        self._tracker.begin(name, number=number, count=count, work=work, total=total)
-
-    def step(self, name: str, progress: Progress) -> None:
-        tracker = self._tracker
-        tracker.step(name, progress)
+    def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:
+        super().step_ended(network, progress)
         if time.monotonic() - self._last < self._every:
             return
         self._last = time.monotonic()
-        title = tracker.title(name, tracker.running[name])
-        log.info("%s: %s, %s left", title, told(progress, ", "), tracker.left())
+        run = ", ".join(filter(None, [f"run {100 * self.share():.0f} %", self.time_left()]))
+        log.info("%s: %s; %s", self._running[network.folder].title, ", ".join(_describe(progress)), run)
 
-    def end(self, name: str, *, result: str, was_done: bool) -> None:
-        started = self._tracker.end(name, was_done=was_done)
-        log.info("%s: %s%s", self._tracker.title(name, started), result, " (done before)" if was_done else "")
+    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+        title = self._running[network.folder].title
+        super().network_ended(network, results, was_done=was_done)
+        log.info("%s: %s%s", title, summarize(results), " (already done)" if was_done else "")
         self._last = time.monotonic()
 
-    def close(self) -> None:
-        pass
+
+def summarize(results: Sequence[TrainResult]) -> str:
+    """Return the result of a network, or of several that were trained together, in a few words."""
+    if len(results) == 1:
+        return results[0].summary()
+    accuracies = [result.val_accuracy for result in results if result.val_accuracy is not None]
+    if not accuracies:
+        return f"failed: {results[0].failure}"
+    return f"{len(results)} networks, val {100 * min(accuracies):.2f} to {100 * max(accuracies):.2f} %"
 
 
-class NoWatcher:
-    """Tells nobody."""
-
-    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
-        pass
-
-    def step(self, name: str, progress: Progress) -> None:
-        pass
-
-    def end(self, name: str, *, result: str, was_done: bool) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def told(progress: Progress, separator: str = " · ") -> str:
-    """Epoch, loss and validation accuracy in a few words."""
+def _describe(progress: Progress) -> list[str]:
+    """Return the epoch, the validation accuracy where one was measured, and the loss."""
+    accuracy = [] if progress.val_accuracy is None else [f"val {100 * progress.val_accuracy:.1f} %"]
     epoch = min(progress.epoch + 1, progress.epochs)
-    parts = [f"epoch {epoch}/{progress.epochs}", f"loss {progress.train_loss:.3f}"]
-    if progress.val_accuracy is not None:
-        parts.append(f"val {100 * progress.val_accuracy:.1f} %")
-    return separator.join(parts)
+    return [f"epoch {epoch}/{progress.epochs}", *accuracy, f"loss {progress.train_loss:.3f}"]

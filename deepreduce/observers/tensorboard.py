@@ -5,81 +5,95 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
-from deepreduce.execution.trainer import TrainResult
+from deepreduce.execution.task import TrainResult
 from deepreduce.frontier import front_by, measurement_of
-from deepreduce.observers.base import ObservedNetwork, curves, measured
-from deepreduce.plan import Candidate
+from deepreduce.observers.base import ObservedNetwork, RunObserver, epoch_metrics, result_metrics
 from deepreduce.report.tables import frontier_rows
 from deepreduce.training import EpochRecord
 
 
-class TensorBoardLogger:
-    """A folder of events for each network, written anew from what is known whenever the network comes up."""
+@dataclass(frozen=True, kw_only=True)
+class _Curve:
+    """The writer of a network's events; `start` is the time on the clock when its training would have begun."""
 
-    def __init__(self, folder: Path) -> None:
+    writer: Any
+    start: float
+
+    def add(self, record: EpochRecord) -> None:
+        for name, value in epoch_metrics(record).items():
+            self.writer.add_scalar(name, value, record.epoch, walltime=self.start + record.seconds)
+
+
+class TensorBoardLogger(RunObserver):
+    """Writes a folder of events for each network; a network that is resumed has its folder written again."""
+
+    def __init__(self) -> None:
+        self._path = Path()
+        self._curves: dict[str, _Curve] = {}
+
+    def run_started(self, folder: Path) -> None:
         self._path = folder / "tensorboard"
-        self._network: ObservedNetwork | None = None
-        self._writer: Any = None
-        self._start = 0.0
 
-    def begin(self, network: ObservedNetwork, epochs: Sequence[EpochRecord]) -> None:
-        self._network, self._writer = network, self._fresh(network.folder)
-        self._start = time.time() - (epochs[-1].seconds if epochs else 0.0)
+    def network_started(self, network: ObservedNetwork, *, epochs: Sequence[EpochRecord], **_: Any) -> None:
+        if network.plan_id is None:
+            return
+        start = time.time() - (epochs[-1].seconds if epochs else 0.0)
+        curve = self._curves[network.folder] = _Curve(writer=self._new_writer(network.folder), start=start)
         for record in epochs:
-            self._add(record)
-        self._writer.flush()
+            curve.add(record)
+        curve.writer.flush()
 
-    def epoch(self, record: EpochRecord) -> None:
-        self._add(record)
-        self._writer.flush()
+    def epoch_ended(self, network: ObservedNetwork, record: EpochRecord) -> None:
+        if network.folder in self._curves:
+            curve = self._curves[network.folder]
+            curve.add(record)
+            curve.writer.flush()
 
-    def end(self, outcome: TrainResult) -> None:
+    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        assert self._network is not None
-        values = measured(outcome)
+        if network.folder not in self._curves:
+            return
+        writer, (result,) = self._curves.pop(network.folder).writer, results
+        values = result_metrics(result)
         for name, value in values.items():
-            self._writer.add_scalar(name, value, 0)
+            writer.add_scalar(name, value, 0)
         # a row in the table of networks; add_hparams would open a folder of its own for it
-        row = {"network": self._network.label, "plan_id": self._network.plan_id, "relu_count": outcome.relu_count}
+        row = {"network": network.label, "plan_id": network.plan_id, "relu_count": result.relu_count}
         for summary in hparams(row, values):  # type: ignore[no-untyped-call]
-            self._writer.file_writer.add_summary(summary)
-        if outcome.failure is not None:
-            self._writer.add_text("failure", outcome.failure, 0)
-        self.close()
+            writer.file_writer.add_summary(summary)
+        if result.failure is not None:
+            writer.add_text("failure", result.failure, 0)
+        writer.close()
 
-    def finish(self, candidates: Sequence[Candidate], objective: Objective) -> None:
+    def run_finished(self, candidates: Sequence[Candidate], objective: Objective) -> None:
         front = front_by(objective, candidates)
         teacher = next(c for c in candidates if c.is_teacher)
-        self._writer = self._fresh("frontier")
-        self._writer.add_text("frontier", _markdown(*frontier_rows(front, teacher=teacher, objective=objective)), 0)
-        for candidate in front:
-            point = measurement_of(candidate)
-            # TensorBoard draws against steps, so that the ReLUs are the steps
-            self._writer.add_scalar("frontier/val_accuracy", point.val_accuracy, candidate.relu_count)
-            self._writer.add_scalar("frontier/test_accuracy", point.test_accuracy, candidate.relu_count)
-        self.close()
+        with self._new_writer("frontier") as writer:
+            writer.add_text("frontier", _markdown(*frontier_rows(front, teacher=teacher, objective=objective)), 0)
+            for candidate in front:
+                point = measurement_of(candidate)
+                # TensorBoard draws against steps, so that the ReLUs are the steps
+                writer.add_scalar("frontier/val_accuracy", point.val_accuracy, candidate.relu_count)
+                writer.add_scalar("frontier/test_accuracy", point.test_accuracy, candidate.relu_count)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        while self._curves:
+            self._curves.popitem()[1].writer.close()
 
-    def _fresh(self, name: str) -> Any:
+    def _new_writer(self, name: str) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
         path = self._path / name
         if path.exists():
             shutil.rmtree(path)
         return SummaryWriter(str(path))
-
-    def _add(self, record: EpochRecord) -> None:
-        for name, value in curves(record).items():
-            self._writer.add_scalar(name, value, record.epoch, walltime=self._start + record.seconds)
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

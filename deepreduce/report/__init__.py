@@ -1,5 +1,5 @@
-"""Results as files and figures: `tables` (CSV and terminal), `plots` (frontier, layers), `published`, `page`.
+"""Reports of results: `tables` (CSV and terminal), `figures`, `page` (report.html), `published` (points of papers).
 
-Everything here returns text, bytes or a figure; `deepreduce.run.outputs` writes them into the run folder.
-Import the module that you need: `plots` alone pulls in matplotlib.
+Every module returns text, bytes or a figure; `deepreduce.run.outputs` writes them into the run folder. Import the
+module that you need: only `figures` imports matplotlib.
 """

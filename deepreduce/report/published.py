@@ -1,4 +1,4 @@
-"""Published points of ReLU count against accuracy, to plot beside a frontier."""
+"""Published points of ReLU count and accuracy, to plot next to a frontier."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLUMNS = ("method", "year", "dataset", "backbone", "relu_count", "accuracy_pct
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedPoint:
-    """One network of a paper: ReLUs of one image, test accuracy (a fraction), latency where stated."""
+    """One network of a paper: ReLUs for one image, test accuracy (a fraction), latency in seconds if stated."""
 
     method: str
     year: int
@@ -29,11 +29,11 @@ class PublishedPoint:
 
 
 def read_published_csv(path: Path | str) -> list[PublishedPoint]:
-    """The points of a CSV file, in its order.
+    """Read the points of a CSV file, in the file's order.
 
     Its columns are method, year, dataset, backbone, relu_count, accuracy_pct (in percent), latency_s (may be
-    empty) and source; others are ignored. Raises `UserError` for a file that can't be read, and names the
-    line for a missing column or a cell that does not fit.
+    empty) and source; others are ignored. Raises `UserError` for a file that can't be read, and with the line's
+    number for a missing column or a malformed cell.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -60,20 +60,20 @@ def read_published_csv(path: Path | str) -> list[PublishedPoint]:
 
 def _point(header: list[str], cells: list[str]) -> PublishedPoint:
     if len(cells) != len(header):
-        raise UserError(f"{len(cells)} cells; the header has {len(header)}")
+        raise UserError(f"the row has {len(cells)} cells, the header {len(header)}; give a cell for each column")
     row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
     for name in ("method", "dataset"):
         if not row[name]:
             raise UserError(f"{name} is empty")
     accuracy = _number(row, "accuracy_pct")
     if accuracy > 100:
-        raise UserError(f"accuracy_pct is {row['accuracy_pct']!r}; it is a percentage, at most 100")
+        raise UserError(f"accuracy_pct is {row['accuracy_pct']!r}; give a percentage, at most 100")
     return PublishedPoint(
         method=row["method"],
-        year=_whole(row, "year"),
+        year=_whole_number(row, "year"),
         dataset=row["dataset"],
         backbone=row["backbone"],
-        relu_count=_whole(row, "relu_count"),
+        relu_count=_whole_number(row, "relu_count"),
         test_accuracy=accuracy / 100,
         latency_s=_number(row, "latency_s") if row["latency_s"] else None,
         source=row["source"],
@@ -86,14 +86,14 @@ def _number(row: dict[str, str], name: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0:
-        raise UserError(f"{name} is {row[name]!r}; it is a finite number, 0 or more")
+        raise UserError(f"{name} is {row[name]!r}; give a finite number, 0 or more")
     return value
 
 
-def _whole(row: dict[str, str], name: str) -> int:
+def _whole_number(row: dict[str, str], name: str) -> int:
     value = _number(row, name)
     if value != int(value):
-        raise UserError(f"{name} is {row[name]!r}; it is a whole number")
+        raise UserError(f"{name} is {row[name]!r}; give a whole number")
     return int(value)
 
 
@@ -104,21 +104,21 @@ def select_published(
     backbone: str | None = None,
     methods: Sequence[str] | None = None,
 ) -> list[PublishedPoint]:
-    """The points on one data set, of one network and by some methods; None takes all. Case does not matter.
+    """Return the points of one data set, one backbone and some methods; None selects all. Case does not matter.
 
-    Raises `UserError` for a data set, network or method that, after the choices before it, has no points.
+    Raises `UserError` for a data set, backbone or method without points among those selected so far.
     """
     chosen = list(points)
     if dataset is not None:
-        chosen = _with(chosen, "data set", lambda p: p.dataset, [dataset])
+        chosen = _filter(chosen, "data set", lambda p: p.dataset, [dataset])
     if backbone is not None:
-        chosen = _with(chosen, "network", lambda p: p.backbone, [backbone])
+        chosen = _filter(chosen, "network", lambda p: p.backbone, [backbone])
     if methods is not None:
-        chosen = _with(chosen, "method", lambda p: p.method, methods)
+        chosen = _filter(chosen, "method", lambda p: p.method, methods)
     return chosen
 
 
-def _with(
+def _filter(
     points: Sequence[PublishedPoint], kind: str, value: Callable[[PublishedPoint], str], wanted: Sequence[str]
 ) -> list[PublishedPoint]:
     known = sorted({value(p) for p in points})
@@ -126,3 +126,19 @@ def _with(
         if name.casefold() not in (n.casefold() for n in known):
             raise UserError(unknown_name(f"published {kind}", name, known))
     return [p for p in points if value(p).casefold() in {name.casefold() for name in wanted}]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """The published points to draw in a frontier's plot: a CSV file and a selection of its rows."""
+
+    path: Path
+    dataset: str | None = None
+    backbone: str | None = None
+    methods: tuple[str, ...] | None = None
+
+    def points(self) -> list[PublishedPoint]:
+        """Return the selected points. Raises `UserError` for a malformed file and for a selection without points."""
+        return select_published(
+            read_published_csv(self.path), dataset=self.dataset, backbone=self.backbone, methods=self.methods
+        )

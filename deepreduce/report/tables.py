@@ -1,4 +1,4 @@
-"""Candidates and the frontier as CSV text, and back; the frontier as a table for the terminal."""
+"""Candidates and the frontier as CSV text, read back from it, and as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 
+from deepreduce.candidate import Candidate, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Objective
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
-from deepreduce.plan import Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 
 _FIRST = (
     "plan_id",
@@ -26,7 +27,7 @@ _FIRST = (
 _LAST = ("macs", "churn", "folder", "plan")
 _STAGE = "relus_"
 _PRICES = ("latency", "online_bytes", "offline_seconds", "offline_bytes", "rounds")
-"""Of each preset, as in latency_cheetah-lan."""
+"""Columns of each preset, named as in latency_cheetah-lan."""
 _OK, _FAILED, _DROPPED = "ok", "failed", "dropped"
 _STATUSES = (_OK, _FAILED, _DROPPED)
 
@@ -34,15 +35,15 @@ _TABLE_WIDTH = 100
 
 
 def candidates_csv(candidates: Iterable[Candidate], *, stages: Sequence[str]) -> str:
-    """All candidates as CSV: by ReLU count descending, then by plan_id.
+    """Return all candidates as CSV, by ReLU count descending, then by plan_id.
 
     Columns: plan_id (`teacher` for the full network), relu_count, val_accuracy, test_accuracy (fractions),
-    train_seconds, label, status (`ok`, `failed`, or `dropped` where another network is better, or as good as it could
-    be), failure (the reason), one `relus_<stage>` for each of `stages`, macs, churn (a fraction), folder, and plan
-    (compact JSON). For each preset that networks have prices under, sorted, follow what an image costs:
-    `latency_<preset>` (seconds), `online_bytes_`, `offline_seconds_`, `offline_bytes_` and `rounds_<preset>`; empty
-    where it is not known. The measured cells of a candidate that failed or was dropped are empty. Label and failure
-    are put on one line. Raises `UserError` where a measurement has ReLUs in a stage that `stages` does not list.
+    train_seconds, label, status (`ok`, `failed`, or `dropped` if another network is at least as good as this one
+    could become), failure (the reason), one `relus_<stage>` for each of `stages`, macs, churn (a fraction), folder,
+    and plan (compact JSON). For each preset with cost estimates, sorted, the costs of one image follow:
+    `latency_<preset>` (seconds), `online_bytes_`, `offline_seconds_`, `offline_bytes_` and `rounds_<preset>`; unknown
+    costs are empty. The measured cells of a failed or dropped candidate are empty. Label and failure are joined to
+    one line. Raises `UserError` if a measurement has ReLUs in a stage that `stages` does not list.
     """
     ordered = sorted(candidates, key=lambda c: (-c.relu_count, c.plan_id))
     presets = sorted({preset for candidate in ordered for preset in candidate.prices})
@@ -70,9 +71,9 @@ def _price_cells(candidate: Candidate, presets: Sequence[str]) -> list[str]:
 
 
 def frontier_csv(front: Iterable[Candidate], *, stages: Sequence[str]) -> str:
-    """The frontier as CSV, in the columns and the order of `candidates_csv`, which see for errors too.
+    """Return the frontier as CSV, in the columns and the order of `candidates_csv`.
 
-    Raises `UserError` for a candidate without a measurement: that can't be on a frontier.
+    Raises `UserError` as `candidates_csv` does, and for a candidate without a measurement.
     """
     points = list(front)
     for candidate in points:
@@ -116,10 +117,10 @@ def _one_line(text: str) -> str:
 
 
 def read_candidates_csv(text: str) -> list[Candidate]:
-    """The candidates of `candidates_csv` or `frontier_csv`, in the file's order, exact to its decimals.
+    """Read the candidates of `candidates_csv` or `frontier_csv`, in the text's order and to its decimals.
 
-    Their prices are not read from it: a run's costs.json has them in full.
-    Raises `UserError` that names the line for a missing column or a cell that does not fit.
+    Their cost estimates are not read: a run's costs.json has them in full. Raises `UserError` with the line's number
+    for a missing column or a malformed cell.
     """
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     found: list[Candidate] = []
@@ -127,7 +128,7 @@ def read_candidates_csv(text: str) -> list[Candidate]:
     try:
         for cells in reader:
             if not header:
-                header = _checked_header(cells)
+                header = _check_header(cells)
             elif cells:
                 found.append(_candidate(header, cells))
                 if any(c.plan_id == found[-1].plan_id for c in found[:-1]):
@@ -139,7 +140,7 @@ def read_candidates_csv(text: str) -> list[Candidate]:
     return found
 
 
-def _checked_header(cells: list[str]) -> list[str]:
+def _check_header(cells: list[str]) -> list[str]:
     missing = [name for name in (*_FIRST, *_LAST) if name not in cells]
     if missing:
         raise UserError(f"the header lacks the columns {', '.join(missing)}")
@@ -148,24 +149,24 @@ def _checked_header(cells: list[str]) -> list[str]:
 
 def _candidate(header: list[str], cells: list[str]) -> Candidate:
     if len(cells) != len(header):
-        raise UserError(f"{len(cells)} cells; the header has {len(header)}")
+        raise UserError(f"the row has {len(cells)} cells, the header {len(header)}; give a cell for each column")
     row = dict(zip(header, cells, strict=True))
     if row["status"] not in _STATUSES:
-        raise UserError(f"status is {row['status']!r}; it is one of {', '.join(_STATUSES)}")
+        raise UserError(f"status is {row['status']!r}; give one of {', '.join(_STATUSES)}")
     if not row["plan_id"]:
         raise UserError("plan_id is empty")
     try:
         plan = ReductionPlan.from_json(json.loads(row["plan"]))
     except json.JSONDecodeError as error:
         raise UserError(f"plan is not JSON: {error}") from error
-    relu_count = _whole(row, "relu_count")
+    relu_count = _whole_number(row, "relu_count")
     measurement = None
     if row["status"] == _OK:
         stages = [name for name in header if name.startswith(_STAGE)]
         measurement = Measurement(
             relu_count=relu_count,
-            stage_relu_counts={name.removeprefix(_STAGE): _whole(row, name) for name in stages},
-            macs=_whole(row, "macs"),
+            stage_relu_counts={name.removeprefix(_STAGE): _whole_number(row, name) for name in stages},
+            macs=_whole_number(row, "macs"),
             val_accuracy=_fraction(row, "val_accuracy"),
             test_accuracy=_fraction(row, "test_accuracy"),
             churn=_fraction(row, "churn"),
@@ -183,10 +184,10 @@ def _candidate(header: list[str], cells: list[str]) -> Candidate:
     )
 
 
-def _whole(row: dict[str, str], name: str) -> int:
-    # int() takes "1_000" and " 7" too, which no table of ours holds
+def _whole_number(row: dict[str, str], name: str) -> int:
+    # int() would also accept "1_000" and " 7", which `candidates_csv` never writes
     if not (row[name].isascii() and row[name].isdigit()):
-        raise UserError(f"{name} is {row[name]!r}; it is a whole number, 0 or more")
+        raise UserError(f"{name} is {row[name]!r}; give a whole number, 0 or more")
     return int(row[name])
 
 
@@ -196,25 +197,24 @@ def _number(row: dict[str, str], name: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0:
-        raise UserError(f"{name} is {row[name]!r}; it is a finite number, 0 or more")
+        raise UserError(f"{name} is {row[name]!r}; give a finite number, 0 or more")
     return value
 
 
 def _fraction(row: dict[str, str], name: str) -> float:
     value = _number(row, name)
     if value > 1:
-        raise UserError(f"{name} is {row[name]!r}; it is a fraction in [0, 1], not a percentage")
+        raise UserError(f"{name} is {row[name]!r}; give a fraction in [0, 1], not a percentage")
     return value
 
 
 def frontier_table(front: Iterable[Candidate], *, teacher: Candidate, objective: Objective = COUNT_OF_RELUS) -> str:
-    """The frontier as an aligned table of at most 100 columns for the terminal, without a final newline.
+    """Return the frontier as an aligned text table of at most 100 columns, without a final newline.
 
-    By cost descending: latency or bytes where they are the objective, and how many times less that is than the
-    teacher's; ReLUs of one image, and how many times fewer where they are the objective; validation and test accuracy
-    in percent, test accuracy less the teacher's in points, seconds of training, the network and its plan_id. The
-    teacher follows as a last line where it is not on the frontier itself. Raises `UserError` for a candidate, or a
-    teacher, without a measurement or without that cost.
+    Rows are sorted by cost descending. Columns: the cost by the objective (ReLUs, latency or bytes); the teacher's
+    cost divided by it; ReLUs for one image if the cost is another; validation and test accuracy in percent; test
+    accuracy minus the teacher's, in points; seconds of training; label and plan_id. A teacher that is not on the
+    frontier comes last. Raises `UserError` for a candidate or teacher without a measurement or without that cost.
     """
     heads, rows = frontier_rows(front, teacher=teacher, objective=objective)
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
@@ -223,7 +223,7 @@ def frontier_table(front: Iterable[Candidate], *, teacher: Candidate, objective:
     widths[network] = max(widths[network] + min(spare, 0), len("network"))
     lines = []
     for row in [heads, *rows]:
-        row[network] = _shortened(row[network], widths[network])
+        row[network] = _shorten(row[network], widths[network])
         cells = [
             cell.ljust(width) if i >= network else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
@@ -236,7 +236,7 @@ def frontier_table(front: Iterable[Candidate], *, teacher: Candidate, objective:
 def frontier_rows(
     front: Iterable[Candidate], *, teacher: Candidate, objective: Objective = COUNT_OF_RELUS
 ) -> tuple[list[str], list[list[str]]]:
-    """The heads and the cells of `frontier_table`."""
+    """Return the column heads and the rows of cells of `frontier_table`, with its errors."""
     points = sorted(front, key=lambda c: (-objective.cost(c), -c.relu_count, c.plan_id))
     rows = [_table_row(candidate, teacher, objective) for candidate in points]
     if not any(candidate.is_teacher for candidate in points):
@@ -262,5 +262,5 @@ def _table_row(candidate: Candidate, teacher: Candidate, objective: Objective) -
     ]
 
 
-def _shortened(text: str, width: int) -> str:
+def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(width - 3, 0)] + "..."

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deepreduce.candidate import Candidate
+from deepreduce.cost.objective import Objective
 from deepreduce.errors import CheckpointError
-from deepreduce.plan import Candidate
-from deepreduce.report.page import NetworkFiles, PageContents, SiteCount, StageWorth, TrainedEpoch, page_html
-from deepreduce.run.outputs import FRONTIER_CSV, objective_of, read_run, read_run_config, title_of
-from deepreduce.store.run_folder import CONFIG, ENVIRONMENT, PLAN, NetworkFolder, read_criticality
+from deepreduce.report.page import NetworkFiles, PageContents, StageWorth, TrainedEpoch, page_html
+from deepreduce.run.read import read_run, read_sites
+from deepreduce.store.names import CONFIG, ENVIRONMENT, FRONTIER_CSV, PLAN, REPORT_PAGE
+from deepreduce.store.network_folder import NetworkFolder
+from deepreduce.store.records import read_criticality
 from deepreduce.utils.files import read_json, write_text
 
-REPORT_PAGE = "report.html"
 
-
-def write_page(folder: Path, *, out: Path | None = None) -> Path:
-    """Write the page of a run, finished or not, to `out` or else into its folder; returns where it is.
+def write_page(folder: Path, *, title: str, objective: Objective, out: Path | None = None) -> Path:
+    """Write the page of a run, finished or not, to `out` or else into the run's folder; return its path.
 
     Raises `UserError` where the folder holds no run or plotly is not installed, `CheckpointError` for a corrupt file.
     """
     path = out or folder / REPORT_PAGE
-    write_text(path, page_html(page_contents(folder)))
+    write_text(path, page_html(page_contents(folder, title=title, objective=objective)))
     return path
 
 
-def page_contents(folder: Path) -> PageContents:
-    """What the page of a run shows. Errors are those of `write_page`, plotly's aside."""
-    config = read_run_config(folder)
+def page_contents(folder: Path, *, title: str, objective: Objective) -> PageContents:
+    """Return what the page of a run shows. Errors are those of `write_page`, except plotly's."""
     candidates = read_run(folder)
     return PageContents(
-        title=title_of(config),
+        title=title,
         candidates=candidates,
         files={c.plan_id: _network_files(folder, c) for c in candidates},
         criticality=_stage_worths(folder),
@@ -37,28 +37,25 @@ def page_contents(folder: Path) -> PageContents:
         config_path=str(folder / CONFIG),
         environment=dict(read_json(folder / ENVIRONMENT)),
         complete=(folder / FRONTIER_CSV).is_file(),
-        objective=objective_of(config),
+        objective=objective,
     )
 
 
 def _network_files(folder: Path, candidate: Candidate) -> NetworkFiles:
     path = folder / candidate.folder
-    described = read_json(path / PLAN)
     try:
-        return NetworkFiles(
-            path=str(path),
-            sites=tuple(
-                SiteCount(name=str(s["name"]), stage=str(s["stage"]), relu_count=int(s["relu_count"]))
-                for s in described["sites"]
-            ),
-            history=tuple(
-                TrainedEpoch(epoch=r.epoch, train_loss=r.train_loss, val_accuracy=r.val_accuracy)
-                for r in NetworkFolder(path=path).history()
-            ),
-            needs_model=described["model"] is None,
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        needs_model = read_json(path / PLAN)["model"] is None
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path / PLAN} does not describe a network: {error}") from error
+    return NetworkFiles(
+        path=str(path),
+        sites=tuple(read_sites(path)),
+        history=tuple(
+            TrainedEpoch(epoch=r.epoch, train_loss=r.train_loss, val_accuracy=r.val_accuracy)
+            for r in NetworkFolder(path=path).history()
+        ),
+        needs_model=needs_model,
+    )
 
 
 def _stage_worths(folder: Path) -> tuple[StageWorth, ...]:

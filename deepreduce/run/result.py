@@ -11,27 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from deepreduce.candidate import Candidate, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective, basis_of
 from deepreduce.cost.price import CostEstimate
-from deepreduce.errors import DeepReduceError, UserError
+from deepreduce.errors import UserError
 from deepreduce.frontier import best, front_by, knee, measurement_of
-from deepreduce.plan import Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 from deepreduce.report.tables import candidates_csv, frontier_rows, frontier_table
-from deepreduce.run.outputs import (
-    CANDIDATES_CSV,
-    FRONTIER_CSV,
-    FRONTIER_PLOTS,
-    LAYERS_PLOT,
-    costs_plot,
-    estimated_presets,
-    objective_of,
-    read_run,
-    read_run_config,
-    title_of,
-)
-from deepreduce.store.checkpoint import load_reduced
-from deepreduce.store.run_folder import read_criticality
+from deepreduce.run.read import estimated_presets
+from deepreduce.store.checkpoint import load_reduced, read_plan
+from deepreduce.store.names import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS, LAYERS_PLOT, costs_plot
 from deepreduce.utils.html import paragraph, png_image, table
+from deepreduce.utils.optional import require_packages
 
 if TYPE_CHECKING:
     import pandas
@@ -65,8 +56,9 @@ class ReducedNetwork:
 
     @property
     def plan(self) -> ReductionPlan:
-        """What reduces the original to it."""
-        return self.candidate.plan
+        """Return what reduces the original to this network, masks included."""
+        plan = self.candidate.plan
+        return plan if plan.is_complete else read_plan(self.folder)
 
     @property
     def label(self) -> str:
@@ -94,12 +86,12 @@ class ReducedNetwork:
         return self.measurement.test_accuracy
 
     def __repr__(self) -> str:
-        return f"ReducedNetwork({self.label}: {self._told()}; {self.folder})"
+        return f"ReducedNetwork({self.label}: {self._describe()}; {self.folder})"
 
     def _repr_html_(self) -> str:
-        return paragraph(self.label, strong=True) + paragraph(self._told()) + paragraph(str(self.folder))
+        return paragraph(self.label, strong=True) + paragraph(self._describe()) + paragraph(str(self.folder))
 
-    def _told(self) -> str:
+    def _describe(self) -> str:
         if self.candidate.measurement is None:
             what = "dropped" if self.candidate.is_dropped else "failed"
             return f"{self.relu_count:,} ReLUs, {what}: {self.candidate.failure}"
@@ -111,7 +103,7 @@ class ReducedNetwork:
 class Result:
     """A finished run. `criticality` is what each stage's ReLUs are worth, empty where the order was given.
 
-    `objective` is the cost that its frontier is about: ReLUs, latency or bytes.
+    `objective` is the cost that its frontier is about: ReLUs, latency or bytes. `title` is that of its plots.
     """
 
     folder: Path
@@ -119,6 +111,7 @@ class Result:
     candidates: tuple[ReducedNetwork, ...]
     criticality: Mapping[str, float]
     objective: Objective = COUNT_OF_RELUS
+    title: str = ""
 
     def __iter__(self) -> Iterator[ReducedNetwork]:
         return iter(self.frontier)
@@ -180,9 +173,9 @@ class Result:
         heads, rows = frontier_rows(front, teacher=self.teacher.candidate, objective=self.objective)
         return "".join(
             [
-                paragraph(self._title(), strong=True),
+                paragraph(self.title, strong=True),
                 table(heads, rows, texts=_TEXTS),
-                png_image(self._plot, description=f"Frontier: {self._title()}"),
+                png_image(self._plot, description=f"Frontier: {self.title}"),
                 *(paragraph(line) for line in self.summary().splitlines()),
             ]
         )
@@ -193,26 +186,17 @@ class Result:
         from deepreduce.report.figures.frontier import figure_bytes, frontier_figure
 
         front = [n.candidate for n in self.frontier]
-        figure = frontier_figure(self._all(), front, title=self._title(), objective=self.objective)
+        figure = frontier_figure(self._all(), front, title=self.title, objective=self.objective)
         return figure_bytes(figure, "png")
-
-    def _title(self) -> str:
-        try:
-            return title_of(read_run_config(self.folder))
-        except DeepReduceError:  # a result can be shown when its folder is gone
-            return self.folder.name
 
     def to_pandas(self) -> pandas.DataFrame:
         """All networks, teacher included, in the rows and columns of candidates.csv; empty cells are NaN.
 
         Raises `UserError` where pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise UserError(
-                "to_pandas needs pandas, which is not installed; install it with: pip install 'deepreduce[notebook]'"
-            ) from None
+        require_packages("to_pandas", "pandas", extra="notebook")
+        import pandas
+
         text = candidates_csv(self._all(), stages=tuple(self.teacher.measurement.stage_relu_counts))
         # a plan_id of digits alone is no number
         texts = dict.fromkeys(("plan_id", "label", "status", "failure", "folder", "plan"), str)
@@ -225,7 +209,7 @@ class Result:
             "objective": {"name": self.objective.name, "preset": self.objective.preset},
             "criticality": dict(self.criticality),
             "frontier": [n.plan_id for n in self.frontier],
-            "candidates": [_told(c) for c in self._all()],
+            "candidates": [_describe(c) for c in self._all()],
         }
 
     def _all(self) -> list[Candidate]:
@@ -238,30 +222,7 @@ class Result:
         raise UserError(f"the run has no network {candidate.plan_id}")
 
 
-def load_result(folder: str | Path, *, model: nn.Module | None = None) -> Result:
-    """The result of a finished run, read back from its folder; accuracies are exact to the tables' six decimals.
-
-    `model` is the original of a run whose network was a Python module. Raises `UserError` where the folder holds no
-    finished run and `CheckpointError` where a file is corrupt.
-    """
-    path = Path(folder)
-    candidates = read_run(path)
-    if not (path / FRONTIER_CSV).is_file():
-        raise UserError(
-            f"{path} holds a run that is not finished (no {FRONTIER_CSV}); give its command again to go on"
-        )
-    networks = [ReducedNetwork(candidate=c, folder=path / c.folder, original=model) for c in candidates]
-    measured = read_criticality(path)
-    return Result(
-        folder=path,
-        teacher=next(n for n in networks if n.candidate.is_teacher),
-        candidates=tuple(n for n in networks if not n.candidate.is_teacher),
-        criticality=measured.criticality if measured is not None else {},
-        objective=objective_of(read_run_config(path)),
-    )
-
-
-def _told(candidate: Candidate) -> dict[str, Any]:
+def _describe(candidate: Candidate) -> dict[str, Any]:
     measured = asdict(candidate.measurement) if candidate.measurement is not None else None
     return {
         "plan_id": candidate.plan_id,

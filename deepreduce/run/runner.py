@@ -1,166 +1,78 @@
-"""Who has the networks of a run trained, here or by a crew, and tells those who watch."""
+"""Run training tasks: skip what is finished, execute the rest, and tell the observers."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
-from deepreduce.config.build import using_threads
-from deepreduce.errors import CheckpointError
-from deepreduce.execution.processes import ExecutorError, ProcessExecutor
-from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask
-from deepreduce.observers import ObservedNetwork, RunLoggers
-from deepreduce.observers.progress import Watcher
-from deepreduce.plan import TEACHER_ID
-from deepreduce.training import EpochRecord, Monitor, Stopped
-from deepreduce.training.autotune import ExecutionPlan
-
-log = logging.getLogger(__name__)
+from deepreduce.candidate import TEACHER_ID
+from deepreduce.execution.executor import Executor
+from deepreduce.execution.task import TrainResult, TrainTask
+from deepreduce.execution.trainer import CandidateTrainer, TrainingContext
+from deepreduce.observers import ObservedNetwork, RunObserver
+from deepreduce.training import EpochEnded, EpochRecord, Started, Stepped, Stopped, TrainingEvent
 
 K = TypeVar("K", bound=Hashable)
-J = TypeVar("J", TrainTask, SharedWeightsTask)
-
-TEACHER_FOLDER = "teacher"
 
 
 class Runner:
-    """Has jobs done in a workshop: several side by side where that is faster. Use as a context manager.
+    """Runs tasks by an executor, until `stop` returns true; observers hear of every network, with its number."""
 
-    `workshop` may be exchanged until the first students are trained. `root` is the run's folder. Whoever watches is
-    told of `count` networks, of which `started` have begun, and of `total` multiply-accumulates: `expect` says what
-    is still to come, as a run finds out.
-    """
-
-    def __init__(
-        self,
-        workshop: CandidateTrainer,
-        *,
-        arrangement: ExecutionPlan,
-        watcher: Watcher,
-        loggers: RunLoggers,
-        root: Path,
-    ) -> None:
-        self.workshop = workshop
-        self.count, self.total = 0, 0.0
-        self._arrangement, self._watcher, self._loggers, self._root = arrangement, watcher, loggers, root
-        self.started, self._begun = 0, 0.0
-        self._crew: ProcessExecutor | None = None
-        self._alone = arrangement.side_by_side == 1
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._crew is not None:
-            self._crew.__exit__(kind, error, trace)
+    def __init__(self, executor: Executor, observers: RunObserver, *, stop: Callable[[], bool]) -> None:
+        self.stop = stop
+        self._executor, self._observers = executor, observers
+        self._started, self._begun = 0, 0.0
+        self._count, self._total = 0, 0.0
 
     def expect(self, count: int, work: float) -> None:
-        """So many networks are still to come, and so much work."""
-        self.count, self.total = self.started + count, self._begun + work
+        """Let the observers know that `count` networks are still to come, with `work` multiply-accumulates."""
+        self._count, self._total = self._started + count, self._begun + work
 
-    def teacher(self, job: TrainTask, work: float) -> TrainResult:
-        """Have one network trained, with the threads of the teacher."""
-        outcome: TrainResult = self._done(job, work) or self._train_here(job, work)
-        return outcome
+    def run(
+        self, tasks: Mapping[K, TrainTask], works: Mapping[K, float], context: TrainingContext
+    ) -> Iterator[tuple[K, tuple[TrainResult, ...]]]:
+        """Yield every key with the results of its task: first those that are finished, the others as they end.
 
-    def students(self, jobs: Mapping[K, J], works: Mapping[K, float]) -> Iterator[tuple[K, Any]]:
-        """Every key with what its job's `run_in` gives, as they end; `works` are in multiply-accumulates.
-
-        None of the jobs may start from another one of them. Raises as `Workshop.run` does.
+        `works` are the tasks' multiply-accumulates. None of the tasks may start from another one of them. Raises as
+        `Executor.run` does.
         """
-        todo = {}
-        for key, job in jobs.items():
-            known = self._done(job, works[key])
-            if known is None:
-                todo[key] = job
-            else:
-                yield key, known
-        yield from self._beside(todo, works)
+        trainer, unfinished = CandidateTrainer(context), []
+        keys = {task.folder: key for key, task in tasks.items()}
+        for key, task in tasks.items():
+            results = trainer.finished(task)
+            if results is None:
+                unfinished.append(task)
+                continue
+            if self.stop():
+                raise Stopped
+            self._start(task, works[key], trainer.history(task))
+            self._observers.network_ended(_observed(task), results, was_done=True)
+            yield key, results
 
-    def _beside(self, todo: Mapping[K, J], works: Mapping[K, float]) -> Iterator[tuple[K, Any]]:
-        """Side by side where that is faster and possible, else one after the other."""
-        keys = {job.folder.path: key for key, job in todo.items()}
-        left = list(todo.values())
-        crew = self._assembled() if len(left) > 1 else None
-        if crew is not None:
-            for job, outcome in crew.run(left, lambda job: self._told_from_afar(job, works[keys[job.folder.path]])):
-                if isinstance(job, TrainTask):
-                    self._log_begin(job, _history(job))
-                self._end(job, outcome)
-                yield keys[job.folder.path], outcome
-            return
-        with using_threads(self._arrangement.student_threads):
-            for job in left:
-                key = keys[job.folder.path]
-                yield key, self._train_here(job, works[key])
+        def tell(task: TrainTask, event: TrainingEvent) -> None:
+            match event:
+                case Started():
+                    self._start(task, works[keys[task.folder]], event.epochs)
+                case Stepped():
+                    self._observers.step_ended(_observed(task), event.progress)
+                case EpochEnded():
+                    self._observers.epoch_ended(_observed(task), event.record)
 
-    def _assembled(self) -> ProcessExecutor | None:
-        """The crew, assembled when it is first wanted; None where there can't be one."""
-        if self._crew is None and not self._alone:
-            crew = ProcessExecutor(self.workshop, size=self._arrangement.side_by_side, scratch=self._root)
-            try:
-                self._crew = crew.__enter__()
-            except ExecutorError as error:
-                log.warning("networks are trained one after the other: %s", error)
-                self._alone = True
-        return self._crew
+        for task, results in self._executor.run(unfinished, context, on_event=tell, stop=self.stop):
+            self._observers.network_ended(_observed(task), results, was_done=False)
+            yield keys[task.folder], results
 
-    def _done(self, job: TrainTask | SharedWeightsTask, work: float) -> Any:
-        """What became of a job that is done already; None of another one."""
-        known = job.done_in(self.workshop)
-        if known is not None:
-            self._begin(job.name, work)
-            if isinstance(job, TrainTask):
-                self._log_begin(job, _history(job))
-            self._end(job, known, was_done=True)
-        return known
-
-    def _train_here(self, job: J, work: float) -> Any:
-        self._begin(job.name, work)
-        told = Monitor(on_step=partial(self._watcher.step, job.name))
-        if isinstance(job, TrainTask):
-            told = Monitor(on_start=partial(self._log_begin, job), on_step=told.on_step, on_epoch=self._loggers.epoch)
-        outcome = job.run_in(self.workshop, told)
-        self._end(job, outcome)
-        return outcome
-
-    def _told_from_afar(self, job: TrainTask | SharedWeightsTask, work: float) -> Monitor:
-        """Loggers take one network at a time, so they are told of this one when it is done."""
-        self._begin(job.name, work)
-        return Monitor(on_step=partial(self._watcher.step, job.name))
-
-    def _begin(self, name: str, work: float) -> None:
-        if self.workshop.stop():
-            raise Stopped
-        self.started += 1
+    def _start(self, task: TrainTask, work: float, epochs: Sequence[EpochRecord]) -> None:
+        """Count the task, and tell that its training begins with those epochs behind it."""
+        self._started += 1
         self._begun += work
-        self._watcher.begin(name, number=self.started, count=self.count, work=work, total=self.total)
-
-    def _end(self, job: TrainTask | SharedWeightsTask, outcome: Any, *, was_done: bool = False) -> None:
-        if isinstance(job, TrainTask):
-            self._loggers.end(outcome)
-            result = outcome.told()
-        else:
-            told = (f"{name} {100 * (each.val_accuracy or 0):.1f} %" for name, each in outcome.items())
-            result = f"val {', '.join(told)}"
-        self._watcher.end(job.name, result=result, was_done=was_done)
-
-    def _log_begin(self, job: TrainTask, epochs: Sequence[EpochRecord]) -> None:
-        folder = job.folder.path.relative_to(self._root).as_posix()
-        plan_id = TEACHER_ID if folder == TEACHER_FOLDER else job.plan.plan_id
-        self._loggers.begin(ObservedNetwork(label=job.name, plan_id=plan_id, folder=folder), epochs)
+        self._observers.network_started(
+            _observed(task), number=self._started, count=self._count, work=work, total=self._total, epochs=epochs
+        )
 
 
-def _history(job: TrainTask) -> tuple[EpochRecord, ...]:
-    """The epochs of a network that is done, none where their file can't be read: no result depends on it."""
-    try:
-        return job.folder.history()
-    except CheckpointError as error:
-        log.warning("%s", error)
-        return ()
+def _observed(task: TrainTask) -> ObservedNetwork:
+    """Return the task as observers name it."""
+    plan = task.students[0].plan
+    plan_id = TEACHER_ID if plan.is_empty else plan.plan_id
+    return ObservedNetwork(label=task.name, folder=task.folder, plan_id=None if task.shares_weights else plan_id)

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from deepreduce.data import Standardisation
-from deepreduce.errors import CheckpointError, UserError
+from deepreduce.errors import CheckpointError, PlanError, UserError
 from deepreduce.models import ModelSpec, build_model
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
+from deepreduce.sites import actions_in
+from deepreduce.store.names import MASKS, METRICS, PLAN, WEIGHTS
 from deepreduce.transforms import apply_plan
 from deepreduce.utils.files import read_json, read_tensors
 
@@ -27,7 +29,8 @@ def describe_network(
     label: str,
     standardisation: Standardisation | None = None,
 ) -> dict[str, Any]:
-    """What `load_reduced` needs beside the weights, and the sites that are left, as plain values for plan.json."""
+    """Return plain values for plan.json: what `load_reduced` needs beside weights and masks, and the sites left."""
+    actions = actions_in(reduced)
     return {
         "label": label,
         "plan_id": plan.plan_id,
@@ -39,7 +42,11 @@ def describe_network(
         "standardisation": (
             {"mean": list(standardisation.mean), "std": list(standardisation.std)} if standardisation else None
         ),
-        "sites": [{"name": s.name, "stage": s.stage, "relu_count": s.relu_count} for s in reduced.sites],
+        "sites": [
+            {"name": s.name, "stage": s.stage, "relu_count": s.relu_count}
+            | ({"action": actions[s.name].text(s)} if s.name in actions else {})
+            for s in reduced.sites
+        ],
     }
 
 
@@ -61,12 +68,12 @@ class SavedNetwork:
         """Raises `UserError` where the folder holds no saved network, `CheckpointError` for a corrupt plan.json."""
         path = Path(folder)
         _check_trained(path)
-        if not (path / "plan.json").is_file() or not (path / "model.safetensors").is_file():
+        if not (path / PLAN).is_file() or not (path / WEIGHTS).is_file():
             raise UserError(
                 f"{path} holds no saved network (plan.json and model.safetensors); give a folder such as"
                 " RUN/candidates/HASH or RUN/teacher"
             )
-        saved = read_json(path / "plan.json")
+        saved = read_json(path / PLAN)
         try:
             channels, height, width = (int(n) for n in saved["input_shape"])
             return cls(
@@ -74,13 +81,13 @@ class SavedNetwork:
                 spec=ModelSpec.from_json(saved["model"]) if saved["model"] is not None else None,
                 model_name=str(saved["model_name"]),
                 input_shape=(channels, height, width),
-                plan=ReductionPlan.from_json(saved["plan"]),
+                plan=_with_masks(path, ReductionPlan.from_json(saved["plan"])),
                 label=str(saved["label"]),
                 standardisation=_standardisation(saved.get("standardisation")),
                 stages=saved.get("stages"),
             )
         except (KeyError, TypeError, ValueError, UserError) as error:
-            raise CheckpointError(f"{path / 'plan.json'} does not describe a network: {error}") from error
+            raise CheckpointError(f"{path / PLAN} does not describe a network: {error}") from error
 
     def original(self, model: nn.Module | None = None) -> Network:
         """The network the plan applies to: built from its spec, or `model` where the user made it in Python."""
@@ -96,18 +103,38 @@ class SavedNetwork:
 
     def load(self, model: nn.Module | None = None) -> Network:
         """The reduced network with its trained weights, in evaluation mode."""
-        weights, _ = read_tensors(self.path / "model.safetensors")
+        weights, _ = read_tensors(self.path / WEIGHTS)
         reduced = apply_plan(self.original(model), self.plan)
         load_weights(reduced.module, weights, source=self.path)
         reduced.module.eval()
         return reduced
 
 
+def read_plan(folder: str | Path) -> ReductionPlan:
+    """Return the plan of a network of a run, with its masks. Raises `CheckpointError` for a corrupt file."""
+    path = Path(folder)
+    try:
+        return _with_masks(path, ReductionPlan.from_json(read_json(path / PLAN)["plan"]))
+    except (KeyError, TypeError, PlanError) as error:
+        raise CheckpointError(f"{path / PLAN} holds no plan: {error}") from error
+
+
+def _with_masks(path: Path, plan: ReductionPlan) -> ReductionPlan:
+    """Return the plan with the masks that it names by digest. Raises `CheckpointError` where those are not there."""
+    if plan.is_complete:
+        return plan
+    tensors, _ = read_tensors(path / MASKS)
+    try:
+        return ReductionPlan.from_json(plan.to_json(), tensors=tensors)
+    except PlanError as error:
+        raise CheckpointError(f"{path / MASKS} does not hold the masks of {PLAN}: {error}") from error
+
+
 def _check_trained(path: Path) -> None:
     """Raise `UserError` for a network of a run that has no weights, since its training failed or was not worth it."""
-    if (path / "model.safetensors").is_file() or not (path / "metrics.json").is_file():
+    if (path / WEIGHTS).is_file() or not (path / METRICS).is_file():
         return
-    metrics = read_json(path / "metrics.json")
+    metrics = read_json(path / METRICS)
     if isinstance(metrics, dict) and metrics.get("failure"):
         raise UserError(f"{path} holds no weights: {metrics['failure']}")
 

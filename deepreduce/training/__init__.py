@@ -1,38 +1,48 @@
-"""One training loop for teacher and students, distillation, and evaluation."""
+"""One training loop for teacher and students, distillation, callbacks and evaluation."""
 
+from deepreduce.training.augmentation import AugmentationSchedule
 from deepreduce.training.batchnorm import recompute_statistics
+from deepreduce.training.callbacks import CallbackFactory, PreparedStudent, TrainingCallback, TrainingState
 from deepreduce.training.distillation import Distillation, distillation_loss
 from deepreduce.training.evaluate import Predictions, churn, predict
-from deepreduce.training.logits_cache import LogitsCache, Teacher
-from deepreduce.training.loop import (
-    AugmentationSchedule,
+from deepreduce.training.events import (
+    EpochEnded,
     EpochRecord,
-    Monitor,
     Progress,
     Snapshot,
+    Started,
+    Stepped,
     Stopped,
-    Trained,
-    train,
+    TrainingEvent,
 )
+from deepreduce.training.logits_cache import LogitsCache, Teacher
+from deepreduce.training.loop import TrainingSummary, train
 from deepreduce.training.recipe import PRECISIONS, Precision, Recipe, choose_precision, learning_rate_at
 from deepreduce.training.weight_sharing import SharedWeights
 
 __all__ = [
     "PRECISIONS",
     "AugmentationSchedule",
+    "CallbackFactory",
     "Distillation",
+    "EpochEnded",
     "EpochRecord",
     "LogitsCache",
-    "Monitor",
     "Precision",
     "Predictions",
+    "PreparedStudent",
     "Progress",
     "Recipe",
     "SharedWeights",
     "Snapshot",
+    "Started",
+    "Stepped",
     "Stopped",
     "Teacher",
-    "Trained",
+    "TrainingCallback",
+    "TrainingEvent",
+    "TrainingState",
+    "TrainingSummary",
     "choose_precision",
     "churn",
     "distillation_loss",

@@ -1,10 +1,10 @@
-"""How this machine trains a network fastest: arithmetic, layout, threads, networks side by side. Found by trying.
+"""Find how this machine trains a network fastest: arithmetic, memory layout, threads, students in parallel.
 
-No rule holds everywhere: bfloat16 pays where the hardware multiplies it and the weights are few, channels-last
-depends on the widths, and threads of one convolution wait for each other by spinning, so that beside other programs
-two can be many times slower than one (docs/training.md). So a few real training steps decide. They are taken in
-turns, so that other load meets all variants alike. Every choice changes the last bits of what is computed; so it is
-kept, and the same network trains in the same way on the same machine.
+No rule holds everywhere: bfloat16 pays off where the hardware multiplies it and the weights are few, channels-last
+depends on the widths, and threads of one convolution wait for each other by spinning, so that next to other programs
+two threads can be many times slower than one (docs/training.md). So a few real training steps decide. The variants
+take turns, so that other load slows all of them alike. Every choice changes the last bits of what is computed; it is
+cached, so that the same network always trains in the same way on the same machine.
 """
 
 from __future__ import annotations
@@ -15,26 +15,30 @@ import os
 import platform
 import statistics
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from deepreduce.errors import DeepReduceError
-from deepreduce.training import Precision
+from deepreduce.network import Network
+from deepreduce.training.recipe import Precision, choose_precision
+from deepreduce.training.timing import TimedStep
+from deepreduce.utils.cache_folder import cache_folder
 from deepreduce.utils.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
 _HOPELESS, _SLOW = 2.5, 1.3
-"""Variants slower than that many times the fastest leave the trial: after one step each, and after three."""
-_WORTHWHILE = 1.15
-"""All threads must be that much faster than one: they leave nothing to other programs, and suffer from them."""
-_BESIDE_WORTHWHILE = 1.05
-"""So much more must several networks side by side train together than one: they take more memory."""
-_STEPS_BESIDE = 4
+"""Variants slower than this many times the fastest one leave the trial: after one step; after three and six."""
+_THREADS_GAIN = 1.15
+"""All threads must be this much faster than one: they leave nothing to other programs, and suffer from them."""
+_WORKERS_GAIN = 1.05
+"""Workers must train this many times more images than one process: they take more memory."""
+_STEPS_IN_PARALLEL = 4
 
 V = TypeVar("V")
 Seconds = Callable[[], float]
@@ -51,30 +55,141 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionPlan:
-    """How a run trains: the teacher with so many threads, students that many side by side (with one thread each)."""
+    """How a run trains: threads of the teacher's training, and `workers` that train students with one thread each.
+
+    With one worker, students are trained one after the other, with the teacher's threads.
+    """
 
     precision: Precision
     threads: int
-    side_by_side: int = 1
+    workers: int = 1
 
     @property
     def student_threads(self) -> int:
-        """Of each student's training."""
-        return 1 if self.side_by_side > 1 else self.threads
+        """Threads of each student's training."""
+        return 1 if self.workers > 1 else self.threads
 
-    def told(self) -> str:
-        """In words."""
+    def describe(self) -> str:
+        """Return the plan in words."""
         arithmetic = "bfloat16" if self.precision.bf16 else "float32"
         layout = "channels last" if self.precision.channels_last else "channels first"
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        beside = f", {self.side_by_side} students side by side" if self.side_by_side > 1 else ""
-        return f"{arithmetic}, {layout}, {threads}{beside}"
+        workers = f", {self.workers} students in parallel" if self.workers > 1 else ""
+        return f"{arithmetic}, {layout}, {threads}{workers}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"precision": asdict(self.precision), "threads": self.threads, "side_by_side": self.workers}
+
+    @classmethod
+    def from_json(cls, value: Any) -> ExecutionPlan:
+        """Return the plan of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` for another value."""
+        counts = value["threads"], value["side_by_side"]
+        flags = value["precision"]["bf16"], value["precision"]["channels_last"]
+        if not all(type(n) is int and n >= 1 for n in counts) or not all(type(flag) is bool for flag in flags):
+            raise ValueError(f"{value!r} is no execution plan")
+        precision = Precision(bf16=flags[0], channels_last=flags[1])
+        return cls(precision=precision, threads=counts[0], workers=counts[1])
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Compute with `count` CPU threads inside the context."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def choose_execution(
+    network: Network,
+    *,
+    device: torch.device,
+    batch_size: int,
+    precision: str = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+    recorded: ExecutionPlan | None = None,
+) -> ExecutionPlan:
+    """Return how to train `network` and its reductions on `device`.
+
+    `threads` and `workers` are as given; all else is as `recorded` (how the run began), or as a trial of some steps
+    finds fastest. `precision` is one of `PRECISIONS`.
+    """
+    plan = recorded or _tried_execution(
+        network, device=device, batch_size=batch_size, precision=precision, threads=threads, workers=workers
+    )
+    return replace(plan, threads=threads or plan.threads, workers=workers or plan.workers)
+
+
+def _tried_execution(
+    network: Network,
+    *,
+    device: torch.device,
+    batch_size: int,
+    precision: str,
+    threads: int | None,
+    workers: int | None,
+) -> ExecutionPlan:
+    """Return the plan that a trial of this network found before, or finds now."""
+    available = torch.get_num_threads()
+    if device.type != "cpu":
+        return ExecutionPlan(precision=choose_precision(precision, network, device=device), threads=available)
+    precisions = [Precision(bf16=bf16, channels_last=last) for bf16 in (False, True) for last in (False, True)]
+    if precision != "auto":
+        precisions = [choose_precision(precision, network, device=device)]
+    counts = [threads] if threads else sorted({1, available})
+    variants = [Variant(precision=each, threads=count) for each in precisions for count in counts]
+    workers_tried = [workers] if workers else sorted({1, available})
+
+    def step_of(precision: Precision) -> Seconds:
+        return TimedStep(network, batch_size=batch_size, precision=precision, device=device)
+
+    def trial() -> ExecutionPlan:
+        with using_threads(available), torch.random.fork_rng(devices=[]):
+            plan = try_variants(variants, step_of, workers=workers_tried)
+        log.info("a trial of some steps found fastest: %s", plan.describe())
+        return plan
+
+    shapes = [(name, tuple(p.shape)) for name, p in network.module.named_parameters()]
+    return cached_plan(f"{shapes} {network.input_shape} {batch_size} {variants} {workers_tried}", trial)
+
+
+def try_variants(
+    variants: Sequence[Variant], step_of: Callable[[Precision], Seconds], *, workers: Sequence[int]
+) -> ExecutionPlan:
+    """Return the fastest of the variants, with the fastest of the numbers of workers.
+
+    `step_of` makes a new network at each call: one for each precision, and one for each worker. The number of torch's
+    threads is changed.
+    """
+    steps = {precision: step_of(precision) for precision in dict.fromkeys(v.precision for v in variants)}
+
+    def seconds_of_step(variant: Variant) -> float:
+        torch.set_num_threads(variant.threads)
+        return steps[variant.precision]()
+
+    seconds = fastest(variants, seconds_of_step)
+    best = best_variant(seconds)
+    chosen = workers[0]
+    if len(workers) > 1:
+        each = seconds_of_step(best) if len(seconds) == 1 else seconds[best]
+        rates = {1: 1 / each}
+        for count in (c for c in workers if c > 1):
+            together = [step_of(best.precision) for _ in range(count)]
+            seconds_in_parallel(together)  # the first steps allocate
+            rates[count] = count / seconds_in_parallel(together)
+        most = max(rates, key=lambda count: rates[count])
+        chosen = most if rates[most] > _WORKERS_GAIN * rates[1] else 1
+    return ExecutionPlan(precision=best.precision, threads=best.threads, workers=chosen)
 
 
 def fastest(variants: Sequence[V], seconds_of_step: Callable[[V], float]) -> dict[V, float]:
-    """Seconds of a step for each of the variants that are not much slower than the fastest, tried in turns.
+    """Return the median seconds of a step of each variant that is not much slower than the fastest.
 
-    The first step of each is not counted: it allocates.
+    The variants take turns. Each variant's first step is not counted: it allocates.
     """
     if len(variants) == 1:
         return {variants[0]: 0.0}
@@ -90,69 +205,38 @@ def fastest(variants: Sequence[V], seconds_of_step: Callable[[V], float]) -> dic
 
 
 def best_variant(seconds: Mapping[Variant, float]) -> Variant:
-    """The fastest one; more threads than one only where they are clearly faster."""
+    """Return the fastest variant; one with more threads than the fewest only if it is clearly faster."""
     fewest = min(variant.threads for variant in seconds)
     lone = {variant: value for variant, value in seconds.items() if variant.threads == fewest}
     best = min(seconds, key=lambda variant: seconds[variant])
     best_lone = min(lone, key=lambda variant: lone[variant])
-    return best if seconds[best_lone] > _WORTHWHILE * seconds[best] else best_lone
+    return best if seconds[best_lone] > _THREADS_GAIN * seconds[best] else best_lone
 
 
-def seconds_beside(steps: Sequence[Seconds]) -> float:
-    """Seconds that it takes to train one step of each, all at the same time, each with one thread."""
+def seconds_in_parallel(steps: Sequence[Seconds]) -> float:
+    """Return the median seconds of a step when all `steps` are taken at the same time, each with one thread."""
 
     def take(step: Seconds) -> None:
         torch.set_num_threads(1)  # of this thread's own computations
-        for _ in range(_STEPS_BESIDE):
+        for _ in range(_STEPS_IN_PARALLEL):
             taken.append(step())
 
     taken: list[float] = []
-    workers = [threading.Thread(target=take, args=(step,)) for step in steps]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    threads = [threading.Thread(target=take, args=(step,)) for step in steps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return statistics.median(taken)
 
 
-def arrange(
-    variants: Sequence[Variant], step_of: Callable[[Precision], Seconds], *, side_by_side: Sequence[int]
-) -> ExecutionPlan:
-    """The fastest of the variants, and of the numbers of students side by side.
+def cached_plan(what: str, choose: Callable[[], ExecutionPlan], *, file: Path | None = None) -> ExecutionPlan:
+    """Return the plan that was chosen before for `what`, with this torch on this machine, else `choose()`.
 
-    `step_of` makes a network of its own every time; it is called for each precision, and for each network beside
-    another. The number of torch's threads is changed.
+    `file` is by default arrangements.json in the user's cache; one that can't be read or written costs another trial,
+    nothing else.
     """
-    steps = {precision: step_of(precision) for precision in dict.fromkeys(v.precision for v in variants)}
-
-    def seconds_of_step(variant: Variant) -> float:
-        torch.set_num_threads(variant.threads)
-        return steps[variant.precision]()
-
-    seconds = fastest(variants, seconds_of_step)
-    best = best_variant(seconds)
-    chosen = side_by_side[0]
-    if len(side_by_side) > 1:
-        each = seconds_of_step(best) if len(seconds) == 1 else seconds[best]
-        rates = {1: 1 / each}
-        for count in (c for c in side_by_side if c > 1):
-            together = [step_of(best.precision) for _ in range(count)]
-            seconds_beside(together)  # the first steps allocate
-            rates[count] = count / seconds_beside(together)
-        most = max(rates, key=lambda count: rates[count])
-        chosen = most if rates[most] > _BESIDE_WORTHWHILE * rates[1] else 1
-    return ExecutionPlan(precision=best.precision, threads=best.threads, side_by_side=chosen)
-
-
-def remembered_arrangement(
-    what: str, choose: Callable[[], ExecutionPlan], *, file: Path | None = None
-) -> ExecutionPlan:
-    """The arrangement chosen before for `what` on this machine with this torch, else `choose()`, remembered.
-
-    `file` is by default deepreduce/arrangements.json in the user's cache; one that can't be read or written costs
-    another trial, nothing else.
-    """
-    place = file or _cache() / "arrangements.json"
+    place = file or cache_folder() / "arrangements.json"
     machine = [what, platform.node(), platform.processor(), str(os.cpu_count()), torch.__version__]
     key = hashlib.blake2b("\0".join(machine).encode(), digest_size=8).hexdigest()
     known: dict[str, Any] = {}
@@ -160,27 +244,13 @@ def remembered_arrangement(
         found = read_json(place) if place.exists() else {}
         known = dict(found)
         if key in known:
-            return arrangement_from_json(known[key])
+            return ExecutionPlan.from_json(known[key])
     except (DeepReduceError, AttributeError, KeyError, TypeError, ValueError, OSError):
         log.debug("%s can't be read; trying again", place)
     chosen = choose()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_json(place, known | {key: asdict(chosen)})
+        write_json(place, known | {key: chosen.to_json()})
     except (DeepReduceError, OSError) as error:
         log.debug("%s can't be written: %s", place, error)
     return chosen
-
-
-def arrangement_from_json(value: Any) -> ExecutionPlan:
-    """What `dataclasses.asdict` made of an arrangement. Raises `KeyError`, `TypeError` or `ValueError` otherwise."""
-    counts = value["threads"], value["side_by_side"]
-    flags = value["precision"]["bf16"], value["precision"]["channels_last"]
-    if not all(type(n) is int and n >= 1 for n in counts) or not all(type(flag) is bool for flag in flags):
-        raise ValueError(f"{value!r} is no arrangement")
-    precision = Precision(bf16=flags[0], channels_last=flags[1])
-    return ExecutionPlan(precision=precision, threads=counts[0], side_by_side=counts[1])
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepreduce"

@@ -1,4 +1,4 @@
-"""Batch-norm statistics that belong to the weights."""
+"""Recompute batch-norm statistics for the weights that a training ended with."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ def recompute_statistics(
     precision: Precision,
     device: torch.device,
 ) -> None:
-    """Replace the running mean and variance of every batch-norm by plain averages over some augmented batches.
+    """Replace the running mean and variance of every batch-norm by plain averages over `batches` augmented batches.
 
-    While it trains, a network keeps averages that decay, over weights that change; after a short training they are
-    of other weights than those it ends with. The mode of `module` is left as it was, and so are norms that keep no
-    statistics.
+    A training keeps decaying averages while the weights change, so after a short training they belong to earlier
+    weights. `module` keeps its mode; norms without statistics stay as they are.
     """
     norms = [m for m in module.modules() if isinstance(m, _NORMS) and m.track_running_stats]
     if not norms:
@@ -39,7 +38,7 @@ def recompute_statistics(
     try:
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # the average of all batches
+            norm.momentum = None  # plain average over all batches
             norm.train()
         stream = data.train.train_batches(batch_size=batch_size, seed=seed, epoch=0, device=device)
         for images, _, _ in itertools.islice(stream, batches):

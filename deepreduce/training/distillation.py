@@ -1,4 +1,4 @@
-"""What a network is trained to do: match labels, and match its teacher."""
+"""The loss of knowledge distillation: match the labels, and match the teacher."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """Hinton's knowledge distillation (arXiv 1503.02531): temperature, and the weight of the teacher's part."""
+    """Knowledge distillation (Hinton et al., arXiv 1503.02531): temperature, and weight of the teacher's term."""
 
     temperature: float = 4.0
     weight: float = 0.9
@@ -24,9 +24,10 @@ def distillation_loss(
     distillation: Distillation,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """weight * T^2 * KL(teacher || student at temperature T) + (1 - weight) * cross-entropy; a mean, ().
+    """Return `weight * T^2 * KL(teacher || student, both at temperature T) + (1 - weight) * cross-entropy`.
 
-    Logits are (batch, classes), labels (batch,). T^2 keeps the gradients' size independent of T.
+    Logits are (batch, classes), labels (batch,); the loss is a scalar, the mean over the batch. T^2 makes the size of
+    the gradients independent of T.
     """
     temperature = distillation.temperature
     soft = F.kl_div(

@@ -1,4 +1,4 @@
-"""What a trained network answers, in float32: the arithmetic in which its saved weights will be used."""
+"""Evaluate a trained network in float32, the arithmetic in which its saved weights will be used."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from deepreduce.errors import UserError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """Predicted and true class of every image of a split, in its order: (images,) int64 each, on the CPU."""
+    """Predicted and true classes of the images of a split, in the split's order: (images,) int64 each, on the CPU."""
 
     predicted: Tensor
     labels: Tensor
 
     @property
     def accuracy(self) -> float:
-        """Share of images whose class is right."""
+        """Share of images whose predicted class is right."""
         return float((self.predicted == self.labels).double().mean())
 
 
 @torch.inference_mode()
 def predict(module: nn.Module, split: Split, *, batch_size: int, device: str | torch.device = "cpu") -> Predictions:
-    """The most likely class for every image of `split`; the network is left in the mode it was in."""
+    """Predict the class of every image of `split`; `module` keeps its training or evaluation mode."""
     was_training = module.training
     module.eval()
     predicted, labels = [], []
@@ -40,7 +40,10 @@ def predict(module: nn.Module, split: Split, *, batch_size: int, device: str | t
 
 
 def churn(a: Predictions, b: Predictions) -> float:
-    """Share of images on which two networks disagree. Raises `UserError` for predictions of different splits."""
+    """Return the share of images for which two networks predict different classes.
+
+    Raises `UserError` for predictions of different splits.
+    """
     if not torch.equal(a.labels, b.labels):
         raise UserError("churn compares predictions for the same images; these are of different splits")
     return float((a.predicted != b.predicted).double().mean())

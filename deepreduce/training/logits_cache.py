@@ -1,11 +1,12 @@
-"""What a teacher says of the images that students are shown: asked once for every view, and remembered.
+"""A teacher's logits of augmented images, computed once and cached in a file.
 
-All students of a run see the same augmented views, since those follow from a seed, the epoch and the step alone. So
-the teacher's logits of a view are computed for the first student and read by all others, in other processes too.
+All students of a run see the same augmented images, which follow from the schedule's seed, the epoch and the step. So
+the logits of a batch are computed for the first student, and read by all others, in other processes too.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import zlib
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 
 from deepreduce.training.recipe import Precision
 
-_LARGEST = 6e4
-"""Within float16's range."""
+log = logging.getLogger(__name__)
+
+_LARGEST = 6e4  # within float16's range
 
 _CHUNK = 2**24
 _CHECKSUM = np.dtype("<u4")
@@ -29,12 +31,12 @@ _CHECKSUM = np.dtype("<u4")
 class LogitsCache:
     """Logits of the batches of some epochs, float16, in a file that all processes of a run map into memory.
 
-    The operating system keeps the file in memory while there is room. A batch is there once its checksum is, so a
-    file that was left by a killed process is as good as any.
+    The operating system keeps the file in memory while there is room. A batch counts as cached once its checksum is
+    right, so the file of a killed process can be used.
     """
 
     def __init__(self, path: Path, *, epochs: int, steps: int, batch_size: int, num_classes: int) -> None:
-        """Open the file, or make it. Raises `OSError` where the disk has no room for it."""
+        """Open the file, or create it. Raises `OSError` if the disk has no room for it."""
         self._arguments = (path, epochs, steps, batch_size, num_classes)
         self._steps, self._epochs = steps, epochs
         self._shape = (batch_size, num_classes)
@@ -48,24 +50,24 @@ class LogitsCache:
                 _allocate(descriptor, size)
             self._map = mmap.mmap(descriptor, size)
         except OSError:
-            path.unlink(missing_ok=True)  # the room that it took is wanted by others
+            path.unlink(missing_ok=True)  # other files need the room that it took
             raise
         finally:
             os.close(descriptor)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # another process maps the same file
+        # unpickled in another process, it maps the same file
         path, epochs, steps, batch_size, num_classes = self._arguments
         sizes = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "num_classes": num_classes}
         return partial(type(self), path, **sizes), ()
 
     @staticmethod
     def size(*, epochs: int, steps: int, batch_size: int, num_classes: int) -> int:
-        """Bytes of the file."""
+        """Return the bytes of the file."""
         return epochs * steps * (_CHECKSUM.itemsize + batch_size * num_classes * 2)
 
     def read(self, *, epoch: int, step: int) -> Tensor | None:
-        """Logits (batch, classes) float16, on the CPU; None where they are not there."""
+        """Return the logits (batch, classes) of a batch, float16, on the CPU; None if they are not cached."""
         if not self._holds(epoch, step):
             return None
         block = self._block(epoch, step)
@@ -75,7 +77,7 @@ class LogitsCache:
         return torch.frombuffer(bytearray(content), dtype=torch.float16).view(self._shape)
 
     def write(self, logits: Tensor, *, epoch: int, step: int) -> None:
-        """Remember the logits (batch, classes) float16 of one batch; an epoch too many is not."""
+        """Cache the logits (batch, classes), float16, of one batch; ignore epochs that the file has no room for."""
         if not self._holds(epoch, step) or tuple(logits.shape) != self._shape:
             return
         content = logits.cpu().contiguous().numpy().tobytes()
@@ -93,8 +95,26 @@ class LogitsCache:
         return np.frombuffer(self._map, dtype=_CHECKSUM, count=self._epochs * self._steps)
 
 
+def open_logits_cache(
+    path: Path, *, epochs: int, steps: int, batch_size: int, num_classes: int, max_bytes: float
+) -> LogitsCache | None:
+    """Open the cache of that many epochs, or of as many as `max_bytes` hold.
+
+    Returns None where they hold none, and with a warning where the disk has no room or the file can't be written.
+    """
+    sizes = {"steps": steps, "batch_size": batch_size, "num_classes": num_classes}
+    allowed = int(max_bytes // LogitsCache.size(epochs=1, **sizes))
+    if not allowed:
+        return None
+    try:
+        return LogitsCache(path, epochs=min(epochs, allowed), **sizes)
+    except OSError as error:
+        log.warning("the teacher's logits are not cached: %s", error.strerror or error)
+        return None
+
+
 def _allocate(descriptor: int, size: int) -> None:
-    """Zeros that are on the disk: a file with holes would end the process when the disk is full, not raise."""
+    """Write zeros: with a file that has holes, a full disk would end the process instead of raising."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
         return
@@ -103,28 +123,27 @@ def _allocate(descriptor: int, size: int) -> None:
 
 
 def _checksum(content: bytes) -> int:
-    return zlib.crc32(content) or 1  # 0 says that nothing is there
+    return zlib.crc32(content) or 1  # 0 marks an empty place
 
 
 class Teacher:
-    """A teacher's logits of the views that students are trained on.
+    """A trained network whose logits students learn from.
 
-    `teacher` (images -> logits) is in evaluation mode on the device of the images. With `remembered`, a view that
-    was asked for before is not computed again; without, or past its epochs, it is. Either way the logits are rounded
-    to float16, so that remembering changes no result.
+    `module` (images -> logits) is in evaluation mode, on the device of the images. A `cache` spares computing the
+    logits of a batch again; they are rounded to float16 with and without it, so that it changes no result.
     """
 
-    def __init__(self, teacher: nn.Module, *, precision: Precision, remembered: LogitsCache | None = None) -> None:
-        self._teacher, self._bf16, self._remembered = teacher, precision.bf16, remembered
+    def __init__(self, module: nn.Module, *, precision: Precision, cache: LogitsCache | None = None) -> None:
+        self._module, self._bf16, self._cache = module, precision.bf16, cache
 
     def logits(self, images: Tensor, *, epoch: int, step: int) -> Tensor:
-        """(batch, classes) float32 for the augmented images (batch, C, H, W) of that step."""
-        known = self._remembered.read(epoch=epoch, step=step) if self._remembered else None
-        if known is not None:
-            return known.to(images.device, non_blocking=True).float()
+        """Return logits (batch, classes), float32, for the augmented images (batch, C, H, W) of that step."""
+        cached = self._cache.read(epoch=epoch, step=step) if self._cache else None
+        if cached is not None:
+            return cached.to(images.device, non_blocking=True).float()
         with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=self._bf16):
-            logits = self._teacher(images).float().clamp(-_LARGEST, _LARGEST).half()  # (batch, classes)
-        if self._remembered:
-            self._remembered.write(logits, epoch=epoch, step=step)
-        answers: Tensor = logits.float()
-        return answers
+            rounded = self._module(images).float().clamp(-_LARGEST, _LARGEST).half()  # (batch, classes)
+        if self._cache:
+            self._cache.write(rounded, epoch=epoch, step=step)
+        logits: Tensor = rounded.float()
+        return logits

@@ -1,4 +1,4 @@
-"""How a network is trained: the recipe's numbers, its learning rate over time, its arithmetic."""
+"""How a network is trained: hyperparameters, learning rate schedule, arithmetic."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from deepreduce.network.network import Network
 
 PRECISIONS = ("auto", "fp32", "bf16")
-"""`auto` is bfloat16 autocast where it is known to be faster, else float32."""
+"""`auto` is bfloat16 autocast if it is expected to be faster, else float32."""
 
 _BF16_MACS_PER_PARAMETER = 2
-"""Below this, converting the weights costs more than bfloat16 arithmetic gains (docs/training.md)."""
+"""With fewer, converting the weights costs more than bfloat16 arithmetic gains (docs/training.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """SGD with Nesterov momentum, linear warm-up and cosine decay to zero.
 
-    `epochs` and `warmup_epochs` may be fractions of an epoch; `weight_decay` spares norms and biases; `clip_norm`
-    bounds the norm of the whole gradient (None: no bound).
+    `epochs` and `warmup_epochs` may be fractions. `weight_decay` is not applied to norms and biases. `clip_norm`
+    bounds the norm of the whole gradient (None: no bound). Every `validate_every`-th epoch is validated.
     """
 
     epochs: float
@@ -35,27 +35,27 @@ class Recipe:
     validate_every: int = 1
 
     def num_steps(self, steps_per_epoch: int) -> int:
-        """Steps of the whole training: at least one, unless it has no epochs."""
+        """Return the steps of the whole training: at least one, unless `epochs` is 0."""
         return max(round(self.epochs * steps_per_epoch), 1) if self.epochs else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """The arithmetic of training: autocast to bfloat16 or not, and the memory layout of feature maps."""
+    """Arithmetic of a training: autocast to bfloat16 or not, and the memory layout of feature maps."""
 
     bf16: bool
     channels_last: bool
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Layout of images and convolution weights."""
+        """Memory layout of images and convolution weights."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
 def choose_precision(name: str, network: Network, *, device: torch.device) -> Precision:
-    """The arithmetic for training `network` and its reductions: by hardware and shape, never by a stopwatch.
+    """Choose the arithmetic for `network` and its reductions from the hardware and the network's shape.
 
-    So the same command on the same machine always computes the same numbers.
+    `name` is one of `PRECISIONS`. Nothing is timed, so a machine always makes the same choice.
     """
     assert name in PRECISIONS
     if device.type == "cuda":
@@ -69,13 +69,13 @@ def choose_precision(name: str, network: Network, *, device: torch.device) -> Pr
 
 
 def _multiplies_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware: AMX, or AVX-512 with BF16."""
+    """Return whether the CPU multiplies bfloat16 in hardware: AMX, or AVX-512 with BF16."""
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # older torch lacks the second
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)
 
 
 def learning_rate_at(step: int, *, recipe: Recipe, steps_per_epoch: int) -> float:
-    """The learning rate of the step with that number, counted from 0 over all epochs."""
+    """Return the learning rate of step `step`, counted from 0 over all epochs."""
     total = recipe.num_steps(steps_per_epoch)
     warmup = min(round(recipe.warmup_epochs * steps_per_epoch), total - 1)
     if step < warmup:

@@ -1,4 +1,4 @@
-"""How long a run will take: a few real training steps, scaled by multiply-accumulates."""
+"""Estimate how long a run takes: time a few real training steps, and scale by multiply-accumulates (MACs)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import torch.nn.functional as F
 from deepreduce.network import ComputeCost, Network
 from deepreduce.training import Precision
 
-BACKWARD = 2  # a backward pass computes about twice what the forward pass does
-ANSWER = 1 / (1 + BACKWARD)
-"""What an answer to an image costs, in training steps of it."""
+BACKWARD = 2  # a backward pass computes about twice as much as a forward pass
+FORWARD_SHARE = 1 / (1 + BACKWARD)
+"""Cost of a forward pass as a share of a training step's."""
 
-JUDGED_BATCH = 256
-"""Images that are validated or tested at a time."""
+EVALUATION_BATCH = 256
+"""Batch size of validation and test."""
 
 _TIMED_STEPS = 3
-_MACS_PER_STEP = 1e10  # enough to see the machine's speed, not enough to wait for
+_MACS_PER_STEP = 1e10  # enough to measure the machine's speed, little enough to be quick
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Training one network, in batches of `batch_size`, with a validation after every epoch and one test."""
+    """Training one network of this compute cost, with a validation after every epoch and one test."""
 
-    load: ComputeCost
+    compute_cost: ComputeCost
     batch_size: int
     epochs: float
     train_images: int
@@ -37,22 +37,25 @@ class Work:
 
     @property
     def total(self) -> float:
-        """Multiply-accumulates of all passes."""
-        step, judged = (1 + BACKWARD) * self.load.per_image(self.batch_size), self.load.per_image(JUDGED_BATCH)
-        return self.epochs * (self.train_images * step + self.val_images * judged) + self.test_images * judged
+        """MACs of all passes."""
+        trained = (1 + BACKWARD) * self.compute_cost.per_image(self.batch_size)
+        evaluated = self.compute_cost.per_image(EVALUATION_BATCH)
+        return (
+            self.epochs * (self.train_images * trained + self.val_images * evaluated) + self.test_images * evaluated
+        )
 
 
 def seconds_per_mac(network: Network, *, batch_size: int, precision: Precision, device: torch.device) -> float:
-    """Measured by training a copy of `network` for some steps on noise; `network` must have real weights."""
+    """Time some training steps of a copy of `network`, which must have real weights, on images of noise."""
     step = TimedStep(network, batch_size=batch_size, precision=precision, device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws too
         times = [step() for _ in range(1 + _TIMED_STEPS)]  # the first step also allocates
-    macs = step.batch * (1 + BACKWARD) * network.load.per_image(step.batch)
+    macs = step.batch * (1 + BACKWARD) * network.compute_cost.per_image(step.batch)
     return statistics.median(times[1:]) / max(macs, 1)
 
 
 class TimedStep:
-    """Takes a training step of `batch` noisy images with a copy of a network, and returns its seconds."""
+    """A copy of a network; each call takes a training step on `batch` images of noise and returns its seconds."""
 
     def __init__(self, network: Network, *, batch_size: int, precision: Precision, device: torch.device) -> None:
         form = precision.memory_format

@@ -1,4 +1,4 @@
-"""Networks that share their weights, so that a step for one of them is a step for all."""
+"""Networks that share weights, so that a training step of one of them trains all."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 class SharedWeights(nn.Module):
     """Networks of one architecture whose convolutions and linear layers share weights.
 
-    Batch-norms stay each network's own, since with other ReLUs the same weights give activations of another scale (as
-    in slimmable networks, arXiv 1812.08928), and so does the last linear layer, the classifier. Weights of the same
-    name are one tensor afterwards, the first network's. Each of `members` is the network it was, and is called as
-    such; the family itself answers nothing.
+    Each network keeps its own batch-norms, since with other ReLUs the same weights give activations of another scale
+    (as in slimmable networks, arXiv 1812.08928), and its own classifier, the last linear layer. All other weights of
+    the same name and shape become one tensor, the first network's. `members` are the networks; call one of them, not
+    this module.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -22,7 +22,9 @@ class SharedWeights(nn.Module):
         linear = [f"{name}.weight" for name, m in members[0].named_modules() if isinstance(m, nn.Linear)]
         shared = {
             name: parameter
-            for name, parameter in members[0].named_parameters(remove_duplicate=False)  # a network may tie some
+            for name, parameter in members[0].named_parameters(
+                remove_duplicate=False
+            )  # with the names of tied weights
             if parameter.dim() > 1 and name not in linear[-1:]
         }
         for member in members[1:]:
@@ -33,5 +35,5 @@ class SharedWeights(nn.Module):
                     setattr(member.get_submodule(owner), leaf, first)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Nothing: a step calls one of `members`."""
-        raise NotImplementedError("call one of the family's members")
+        """Raise `NotImplementedError`: a training step calls one of `members`."""
+        raise NotImplementedError("SharedWeights holds networks and is none; call one of its members")

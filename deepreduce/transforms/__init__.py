@@ -1,6 +1,6 @@
 """Network in, new network out: apply a plan, or make the plans that cull, thin and reshape; pad once and collapse."""
 
-from deepreduce.transforms.anneal import AnnealedNetwork, fading
+from deepreduce.transforms.anneal import AnnealedNetwork, anneal
 from deepreduce.transforms.apply import apply_plan, normalise_plan
 from deepreduce.transforms.collapse.collapse import Collapsed, RegionReport, collapse
 from deepreduce.transforms.collapse.pad_once import pad_once
@@ -12,12 +12,12 @@ __all__ = [
     "AnnealedNetwork",
     "Collapsed",
     "RegionReport",
+    "anneal",
     "apply_plan",
     "can_warm_start",
     "collapse",
     "cull",
     "cull_plan",
-    "fading",
     "normalise_plan",
     "pad_once",
     "reshape",

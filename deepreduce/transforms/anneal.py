@@ -1,74 +1,62 @@
 """ReLUs that go gradually: a network that turns into a reduced one while it is trained.
 
 A ReLU that disappears at once shocks the layers behind it, which were trained on its output (SNL, arXiv 2202.02340,
-reports networks at chance after it). Here its slope for negative inputs rises from 0 to 1 instead.
+reports networks at chance after it). How it goes instead is up to the site's action (`SiteAction.annealed`): the
+slope for negative inputs rises from 0 to 1, of all elements or of those that a mask removes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import fx
 
 from deepreduce.network.inplace import is_inplace
 from deepreduce.network.network import SITE, Network
 from deepreduce.plan import ReductionPlan
-from deepreduce.transforms.apply import apply_plan
-
-
-class Fading(nn.Module):
-    """A ReLU on its way out: negative inputs are multiplied by `slope`, 0 for a ReLU and 1 for the identity."""
-
-    slope = 0.0
-
-    def __init__(self, *, copies: bool) -> None:
-        """`copies`: what follows may overwrite its output, so that must be a tensor of its own even at slope 1."""
-        super().__init__()
-        self._copies = copies
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x, of any shape, with its negative elements scaled."""
-        return x if self.slope >= 1 and not self._copies else F.leaky_relu(x, self.slope)
+from deepreduce.sites import KEEP, Annealing, SiteCall, actions_in
+from deepreduce.transforms.apply import apply_plan, normalise_plan, sites_to_rewrite
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnnealedNetwork:
-    """`module` has the weights of the reduced network under the same names; its `relus` are still there."""
+    """`module` has the weights of the reduced network under the same names; in `layers` the plan's actions begin."""
 
     module: fx.GraphModule
-    relus: tuple[Fading, ...]
+    layers: tuple[Annealing, ...]
 
-    def fade(self, share: float) -> None:
-        """Let so much of every ReLU be gone: from 0 to 1, where the network is the reduced one."""
-        for relu in self.relus:
-            relu.slope = min(max(share, 0.0), 1.0)
+    def advance(self, share: float) -> None:
+        """Let every action be carried out to a share from 0 to 1, where the module is the reduced network."""
+        for layer in self.layers:
+            layer.share = min(max(share, 0.0), 1.0)
 
 
-def fading(network: Network, plan: ReductionPlan, *, seed: int = 0) -> AnnealedNetwork | None:
-    """The network reduced by `plan`, but for the ReLUs that the plan drops, which are there to fade.
+def anneal(network: Network, plan: ReductionPlan, *, seed: int = 0) -> AnnealedNetwork | None:
+    """Return the network reduced by `plan`, but for its actions at ReLU sites, which wait to be carried out.
 
-    None where none can fade: the plan drops none, or pads linear regions once, which there are only without ReLUs,
-    or a ReLU overwrites what others read besides.
+    None where there is no gradual way: the plan has no action, or one that can't be gradual; it pads linear regions
+    once, which there are only without ReLUs; or a ReLU overwrites what others read as well.
     """
-    doomed = set(plan.linearized)
-    if not doomed or plan.pad_once:
+    if plan.pad_once:
         return None
-    sites = tuple((name, action) for name, action in plan.sites if name not in doomed)
-    module = apply_plan(network, replace(plan, sites=sites), seed=seed).module
-    nodes = [node for node in module.graph.nodes if SITE in node.meta and node.meta[SITE][0] in doomed]
+    plan = normalise_plan(network, plan)
+    actions, sites, present = dict(plan.sites), sites_to_rewrite(network, plan), actions_in(network)
+    if not actions or any(present.get(name, KEEP).units() is None for name in actions):
+        return None
+    module = apply_plan(network, replace(plan, sites=()), seed=seed).module
+    nodes = [node for node in module.graph.nodes if SITE in node.meta and node.meta[SITE][0] in actions]
     if any(is_inplace(node, module) and len(node.all_input_nodes[0].users) > 1 for node in nodes):
         return None
-    overwriting = any(is_inplace(node, module) for node in module.graph.nodes if node not in nodes)
-    relus = []
-    for number, node in enumerate(nodes):
-        relus.append(Fading(copies=overwriting))
-        name = f"_fading{number}"
-        module.add_submodule(name, relus[-1])
-        with module.graph.inserting_before(node):
-            faded = module.graph.call_module(name, (node.all_input_nodes[0],))
-        node.replace_all_uses_with(faded)
-        module.graph.erase_node(node)
+    copies = any(is_inplace(node, module) for node in module.graph.nodes if node not in nodes)
+    layers = []
+    for node in nodes:
+        call = SiteCall(module=module, node=node, site=sites[node.meta[SITE][0]], copies=copies)
+        before = present.get(call.site.name, KEEP)
+        layer = actions[call.site.name].annealed(call.site, before=before, copies=copies)
+        if layer is None:
+            return None
+        call.replace_by(layer)
+        layers.append(layer)
     module.delete_all_unused_submodules()
     module.recompile()
-    return AnnealedNetwork(module=module, relus=tuple(relus))
+    return AnnealedNetwork(module=module, layers=tuple(layers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -13,33 +13,36 @@ from torch.nn import functional as F
 
 from deepreduce.errors import ModelError, PlanError, unknown_name
 from deepreduce.models import ModelSpec, build_model
-from deepreduce.network.inplace import is_inplace
-from deepreduce.network.network import SITE, Network
-from deepreduce.network.trace import describe, observe, trace_network
+from deepreduce.network.network import Network, ReluSite
+from deepreduce.network.trace import describe, observe, trace_network, without_weights
 from deepreduce.plan import ReductionPlan
+from deepreduce.sites import IDENTITY, KEEP, SiteAction, actions_in, rewrite_sites
 from deepreduce.transforms.collapse.pad_once import pad_once, regions_to_pad
-from deepreduce.transforms.width.cut import narrowed, simplest_alpha
+from deepreduce.transforms.width.cut import narrow, simplest_alpha
 
 # layers that have no stride to set; a convolution behind one is not the first to meet the image
 _FUNCTIONAL_LAYERS = {torch.conv2d, F.linear, torch.matmul}
 
 
 def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Network:
-    """A new network, reduced by `plan`; `network` stays as it is, and so does the global random state.
+    """Return a new network, reduced by `plan`; `network` stays as it is, and so does the global random state.
 
     Weights of the same name and shape are inherited; where alpha has made a tensor smaller, its leading
     entries are; the rest is initialised from `seed`. Site and stage names stay those of the original, and a
     stage that has lost all its ReLUs stays listed with a count of 0. Edits add up: a network that is reduced
-    already can be reduced further. Works on the meta device too, where it costs counts but no weights.
+    already can be reduced further; masks can only shrink. Works on the meta device too, where there are counts but
+    no weights.
 
     Alpha builds a network of the zoo anew; from any other it takes the least important channels of each layer,
-    and `notes` of the result tell which layers it could not scale (`deepreduce.transforms.width.cut`).
+    and `notes` of the result tell which layers it could not scale (`deepreduce.transforms.width.cut`). Masks are for
+    the channels and pixels that are left then.
 
     `pad_once` comes last: it pads the linear regions of what all else has made
     (`deepreduce.transforms.collapse.pad_once`).
 
-    Raises `PlanError` where the plan names a site that the network has not, asks for a size it can't have,
-    changes nothing, sets the depth of a network that is not of the zoo, or the size of one that is padded once.
+    Raises `PlanError` where the plan names a site that the network does not have, asks for a size it can't have,
+    changes nothing, holds a mask of another shape than its site, sets the depth of a network that is not of the zoo,
+    or the size of one that is padded once or masked.
     """
     _check_traced(network)
     asked, plan = plan, normalise_plan(network, plan)
@@ -50,10 +53,10 @@ def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Netwo
 
 
 def _without_padding_once(network: Network, plan: ReductionPlan, *, seed: int) -> Network:
-    """The network reduced by a plan in normal form, its padding as it was."""
+    """Return the network reduced by a plan in normal form, with its padding as it was."""
     notes = network.notes
     if not is_zoo(network) and plan.alpha != 1:
-        module, unscaled = narrowed(network, plan.alpha)
+        module, unscaled = narrow(network, plan.alpha)
         notes = tuple(dict.fromkeys((*notes, *unscaled)))
     elif plan.alpha != 1 or plan.depth is not None:
         module = _rebuilt(network, plan, seed=seed)
@@ -61,7 +64,7 @@ def _without_padding_once(network: Network, plan: ReductionPlan, *, seed: int) -
         module = copy.deepcopy(network.module)
     if plan.rho != 1:
         _scale_resolution(module, plan.rho)
-    _linearize(module, plan.linearized)
+    rewrite_sites(module, dict(plan.sites), sites_to_rewrite(network, plan))
     spec = _scaled_spec(network, plan) if is_zoo(network) else network.spec
     try:
         observed = observe(module, network.input_shape, name=network.name)
@@ -79,11 +82,12 @@ def _without_padding_once(network: Network, plan: ReductionPlan, *, seed: int) -
 
 
 def normalise_plan(network: Network, plan: ReductionPlan) -> ReductionPlan:
-    """The plan that means the same for this network in the fewest words.
+    """Return the plan that means the same for this network in the fewest words.
 
     A depth that the network has already is left out, and so are what a plan says about sites of blocks that
     its depth drops, and padding once where it would pad nothing; alpha and rho are the ratios of whole channels and
-    strides that they come to. Raises `PlanError` as `apply_plan` does.
+    strides that they come to; a mask that keeps everything is left out, one that keeps nothing is the identity, and
+    one of whole channels a channel mask. Raises `PlanError` as `apply_plan` does.
     """
     plan = _normal_size(network, plan)
     if network.is_padded_once and (plan.alpha, plan.rho, plan.depth) != (1, 1, None):
@@ -91,9 +95,47 @@ def normalise_plan(network: Network, plan: ReductionPlan) -> ReductionPlan:
             f"{network.name} is padded once, which fixes its size; give alpha, rho and depth in the same plan as"
             " pad_once, for the network that is not padded yet"
         )
+    _check_shapes_stay(network, plan)
+    plan = replace(plan, sites=_normal_actions(network, plan))
     if plan.pad_once and not regions_to_pad(_without_padding_once(network, plan, seed=0)):
         return replace(plan, pad_once=False)
     return plan
+
+
+def _check_shapes_stay(network: Network, plan: ReductionPlan) -> None:
+    """Raise `PlanError` where an action that stands in the network already would no longer fit its site."""
+    changed = [name for name in ("alpha", "rho") if getattr(plan, name) != 1]
+    for site, action in actions_in(network).items():
+        for name in changed:
+            if name in action.fixes:
+                raise PlanError(
+                    f"{network.name}: {name} would change the shape of site {site!r}, to which {action!r} was fitted;"
+                    f" give {name} and the masks in one plan, for the network that has neither yet"
+                )
+
+
+def _normal_actions(network: Network, plan: ReductionPlan) -> tuple[tuple[str, SiteAction], ...]:
+    """Return the plan's actions in their simplest form, without those that stand in the network already."""
+    sites, present = sites_to_rewrite(network, plan), actions_in(network)
+    normal = []
+    for name, given in plan.sites:
+        before, action = present.get(name, KEEP), given.normalised(sites[name])
+        if not action.within(before):
+            raise PlanError(
+                f"{network.name}: site {name!r} is {before!r} already, and {given!r} would bring ReLUs back that are"
+                " gone; masks can only shrink"
+            )
+        if action != before:
+            normal.append((name, action))
+    return tuple(normal)
+
+
+def sites_to_rewrite(network: Network, plan: ReductionPlan) -> dict[str, ReluSite]:
+    """Return the sites by name, with the shapes that alpha, rho and depth leave; identities look at none."""
+    is_reshaped = (plan.alpha, plan.rho, plan.depth) != (1, 1, None)
+    if is_reshaped and len(plan.linearized) < len(plan.sites):
+        network = _without_padding_once(without_weights(network), replace(plan, sites=()), seed=0)
+    return {site.name: site for site in network.sites}
 
 
 def _normal_size(network: Network, plan: ReductionPlan) -> ReductionPlan:
@@ -123,7 +165,7 @@ def _normal_size(network: Network, plan: ReductionPlan) -> ReductionPlan:
 
 
 def is_zoo(network: Network) -> bool:
-    """True where another width or depth means to build the network anew."""
+    """Return True where another width or depth means to build the network again."""
     return network.spec is not None and network.spec.is_zoo
 
 
@@ -144,14 +186,15 @@ def _scaled_spec(network: Network, plan: ReductionPlan) -> ModelSpec:
 
 
 def _rebuilt(network: Network, plan: ReductionPlan, *, seed: int) -> fx.GraphModule:
-    """The network built anew at another width or depth, with earlier edits and fitting weights carried over."""
+    """Return the network built again at another width or depth, with earlier edits and the weights that fit."""
     parameter = next(network.module.parameters())
     spec = _scaled_spec(network, plan)
     fresh = build_model(spec, seed=seed, device=parameter.device).to(parameter.dtype)
     traced = trace_network(fresh, network.input_shape, spec=spec)
     module = traced.module
-    present = {site.name for site in network.sites}
-    _linearize(module, [site.name for site in traced.sites if site.name not in present])
+    sites = {site.name: site for site in traced.sites}
+    gone = dict.fromkeys(sites.keys() - {site.name for site in network.sites}, IDENTITY)
+    rewrite_sites(module, {**actions_in(network), **gone}, sites)
     _carry_strides(module, network.module)
     _inherit(module, network.module)
     module.train(network.module.training)
@@ -159,7 +202,7 @@ def _rebuilt(network: Network, plan: ReductionPlan, *, seed: int) -> fx.GraphMod
 
 
 def _carry_strides(module: nn.Module, source: nn.Module) -> None:
-    """An earlier rho lives in the strides of convolutions."""
+    """Copy the strides of convolutions, in which an earlier rho lives."""
     strides = {name: m.stride for name, m in source.named_modules() if isinstance(m, nn.Conv2d)}
     for name, m in module.named_modules():
         if isinstance(m, nn.Conv2d):
@@ -176,25 +219,6 @@ def _inherit(module: nn.Module, source: nn.Module) -> None:
         if all(new <= old for new, old in zip(value.shape, inherited.shape, strict=True)):
             leading: Tensor = inherited[tuple(slice(0, n) for n in value.shape)] if value.dim() else inherited
             value.copy_(leading)
-
-
-def _linearize(module: fx.GraphModule, names: Iterable[str]) -> None:
-    """Replace the ReLU of every named site by the identity: its graph node goes, its input takes its place."""
-    doomed = set(names)
-    if not doomed:
-        return
-    overwriting = any(is_inplace(node, module) for node in module.graph.nodes)
-    for node in list(module.graph.nodes):
-        if SITE in node.meta and node.meta[SITE][0] in doomed:
-            identity = node.all_input_nodes[0]
-            if overwriting and not is_inplace(node, module):
-                # its output was a tensor of its own, which what follows may overwrite
-                with module.graph.inserting_before(node):
-                    identity = module.graph.call_function(torch.clone, (identity,))
-            node.replace_all_uses_with(identity)
-            module.graph.erase_node(node)
-    module.delete_all_unused_submodules()
-    module.recompile()
 
 
 def _stride_factor(rho: float) -> int:

@@ -12,18 +12,20 @@ from torch import Tensor
 from deepreduce.errors import PlanError
 from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
+from deepreduce.sites import KEEP
 from deepreduce.transforms.apply import apply_plan
-from deepreduce.transforms.width.cut import narrowed
+from deepreduce.transforms.width.cut import narrow
 
 
 def can_warm_start(plan: ReductionPlan, parent: ReductionPlan) -> bool:
-    """True where every ReLU, channel and block of `plan` is in `parent` too, so that its weights all have a source.
+    """Return whether every ReLU, channel and block of `plan` is in `parent` too: its weights then all have a source.
 
-    Channels count as contained at the same alpha, or where the parent has all of the original's.
+    Channels count as contained at the same alpha, or where the parent has all of the original's; ReLUs of a masked
+    site where the plan's mask keeps no unit that the parent's does not keep.
     """
-    removed, kept = dict(plan.sites), dict(parent.sites)
+    actions = dict(plan.sites)
     return (
-        all(removed.get(name) == action for name, action in kept.items())
+        all(actions.get(name, KEEP).within(before) for name, before in parent.sites)
         and plan.rho <= parent.rho
         and (parent.alpha == 1 or parent.alpha == plan.alpha)
         and (parent.depth is None or parent.depth == plan.depth)
@@ -39,7 +41,7 @@ def warm_start(
     weights: Mapping[str, Tensor],
     seed: int = 0,
 ) -> Network:
-    """The original reduced by `plan`, with the weights of its reduction by `parent`.
+    """Return the original reduced by `plan`, with the weights of its reduction by `parent`.
 
     Where the parent has all channels and the plan fewer, the most important ones are inherited (see
     `deepreduce.transforms.width.cut`). What the parent has no weights for is initialised from `seed`. Raises
@@ -77,7 +79,7 @@ def _choose_channels(reduced: Network, source: Network, alpha: float) -> None:
     Where a layer has other channels than the cut gives it, what `apply_plan` inherited stays: so all layers agree on
     which channels they mean, or none does.
     """
-    chosen = narrowed(source, alpha)[0].state_dict()
+    chosen = narrow(source, alpha)[0].state_dict()
     own = reduced.module.state_dict()
     if all(name in chosen and chosen[name].shape == value.shape for name, value in own.items()):
         reduced.module.load_state_dict({name: chosen[name] for name in own})

@@ -1,1 +1,1 @@
-"""Small tools that every package may use and that use no package but errors."""
+"""Small tools for every package; they import no module of deepreduce except `errors`."""

@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all, and tensors in safetensors with JSON beside them.
+"""Write files that appear whole or not at all, and tensors with JSON values in safetensors files.
 
-Nothing is pickled or unpickled here or anywhere else in deepreduce.
+No file is ever pickled or unpickled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from deepreduce.errors import CheckpointError, RunError, RunFolderError
 
 TEMPORARY = ".part"
-"""Suffix of a file that is still being written; one that is left over belongs to a killed process."""
+"""Suffix of a file that is being written; a leftover one is from a killed process."""
 
 _METADATA = "deepreduce"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,7 +30,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an `OSError` into one line: `RunError` for a full disk, `RunFolderError` for anything else."""
+    """Turn an `OSError` in the block into a one-line `RunError` for a full disk, else into a `RunFolderError`."""
     try:
         yield
     except OSError as error:
@@ -43,24 +43,27 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole: aside, flushed to disk, renamed. Errors are those of `writing`."""
-    aside = path.with_name(path.name + TEMPORARY)
+    """Write a file whole or not at all: into a temporary file, flushed to disk, then renamed.
+
+    Raises the errors of `writing`.
+    """
+    temporary = path.with_name(path.name + TEMPORARY)
     with writing(path):
         try:
-            with open(aside, "wb") as file:
+            with open(temporary, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(aside, path)
-        except BaseException:  # Ctrl-C leaves nothing behind either
+            os.replace(temporary, path)
+        except BaseException:  # also on Ctrl-C
             with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system lets a folder be opened."""
+    """Flush a rename in the folder to disk, on systems that can open a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -70,17 +73,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` for text in UTF-8."""
+    """Write text in UTF-8 as `write_bytes` does."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` for plain values, indented, keys in the order given."""
+    """Write plain values as indented JSON, keys in the order given, as `write_bytes` does."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises `CheckpointError` that names the file where it can't be read."""
+    """Read the value of a JSON file. Raises `CheckpointError`, with the path, if it can't be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -88,8 +91,8 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Tensors and plain values in one safetensors file, with a checksum of them all."""
-    # copies, because safetensors refuses names that share memory, as tied weights do
+    """Write tensors and plain values to one safetensors file, with a checksum of both, as `write_bytes` does."""
+    # copies, because safetensors refuses tensors that share memory, as tied weights do
     plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     described = {"crc32": _checksum(plain, metadata), "values": metadata}
     content = json.dumps(described, allow_nan=False)
@@ -97,7 +100,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_tensors` wrote, on the CPU. Raises `CheckpointError` naming the file for any other content."""
+    """Read the tensors, on the CPU, and the plain values of `write_tensors`.
+
+    Raises `CheckpointError`, with the path, for a file that is unreadable, corrupt or not of `write_tensors`.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             content = (file.metadata() or {}).get(_METADATA)

@@ -1,4 +1,4 @@
-"""Pieces of HTML for notebooks: plain values in, escaped, readable on light and on dark ground."""
+"""Build pieces of HTML for notebooks from plain values, escaped, and readable on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LINE = "border-bottom:1px solid rgba(128,128,128,0.4)"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: Collection[str] = ()) -> str:
-    """A table; the columns headed by one of `texts` are aligned left, all others hold numbers."""
+    """Return a table; columns whose head is one of `texts` are aligned left, all others right, as numbers."""
     styles = [
         f"text-align:{'left' if head in texts else 'right'};padding:2px 10px;font-variant-numeric:tabular-nums"
         for head in heads
@@ -28,17 +28,17 @@ def _row(tag: str, cells: Sequence[str], styles: Sequence[str]) -> str:
 
 
 def paragraph(text: str, *, strong: bool = False) -> str:
-    """A line of text."""
+    """Return a line of text, in bold if `strong`."""
     return f'<div style="margin:4px 0{";font-weight:600" if strong else ""}">{html.escape(text)}</div>'
 
 
-def folded(summary: str, content: str) -> str:
-    """HTML that opens with a click on its summary."""
+def details(summary: str, content: str) -> str:
+    """Return HTML content that a click on its summary opens; `content` is inserted as it is."""
     return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
 
 
 def png_image(content: bytes, *, description: str) -> str:
-    """A PNG file inline."""
+    """Return a PNG file as an inline image."""
     data = base64.b64encode(content).decode()
     return (
         f'<img src="data:image/png;base64,{data}" alt="{html.escape(description)}"'

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: finish the step, save, stop."""
+"""Turn Ctrl-C and SIGTERM into a request to finish the step, save and stop."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While entered, the first signal is only noted (calling the object tells); a second one interrupts at once.
+    """A context in which the first signal only sets a flag, and a second one raises `KeyboardInterrupt`.
 
-    Outside the main thread, where signals can't be handled, nothing is ever noted.
+    Calling the object returns the flag. Outside the main thread, where signals can't be handled, the flag stays
+    unset.
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._requested = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
-        return self._asked
+        return self._requested
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -34,7 +35,7 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._requested:
             raise KeyboardInterrupt
-        self._asked = True
+        self._requested = True

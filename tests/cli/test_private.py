@@ -21,9 +21,10 @@ from deepreduce.cost.link import LINKS
 from deepreduce.private.parties import processes
 from deepreduce.private.parties.processes import choose_ports
 from deepreduce.private.result import price_of_run
-from deepreduce.run.outputs import private_file
-from tests.helpers.private_networks import all_end, needs_engine, parties_left, saved_network
+from deepreduce.store.names import private_run
+from tests.helpers.private_networks import needs_engine, parties_left, saved_network
 from tests.helpers.private_servers import scripted_server, server_info
+from tests.helpers.processes import all_end
 from tests.helpers.runs import command, plain_environment
 
 pytestmark = needs_engine
@@ -47,7 +48,7 @@ def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_pat
     assert found["link"] == "lan" and found["links"]["lan"]["computed"] and not found["links"]["loopback"]["computed"]
     assert len((tmp_path / "layers.csv").read_text().splitlines()) == 1 + len(found["layers"])
     # and it is kept with the network, for the plots and tables of its run
-    assert json.loads(private_file(folder, "semi2k").read_text())["layers"] == found["layers"]
+    assert json.loads((folder / private_run("semi2k")).read_text())["layers"] == found["layers"]
     price = price_of_run(found, LINKS["lan"])
     assert price.latency == pytest.approx(found["links"]["lan"]["seconds"], rel=0.02)
 

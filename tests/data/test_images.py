@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepreduce.data import DataFacts, ImageArrays, RawData
-from deepreduce.data.images import balanced, labels_from_array
+from deepreduce.data.images import draw_balanced, labels_from_array
 from deepreduce.errors import DataError
 from deepreduce.utils.seed import derived_generator
 from tests.helpers.images import cyclic_labels, random_images, striped
@@ -96,7 +96,7 @@ def test_whole_numbers_of_any_type_are_labels(dtype: str) -> None:
 def test_a_balanced_draw_gives_every_class_its_share(labels: list[int], share: float, seed: int) -> None:
     given_labels = torch.tensor(labels)
     count = round(share * len(labels))
-    drawn = balanced(given_labels, count, generator=derived_generator(seed))
+    drawn = draw_balanced(given_labels, count, generator=derived_generator(seed))
     assert drawn.tolist() == sorted(set(drawn.tolist()))
     assert len(drawn) == count
     for label in set(labels):
@@ -108,7 +108,7 @@ def test_a_balanced_draw_gives_every_class_its_share(labels: list[int], share: f
 
 def test_another_seed_draws_other_images() -> None:
     labels = cyclic_labels(90)
-    one, same, other = (balanced(labels, 30, generator=derived_generator(seed)) for seed in (0, 0, 1))
+    one, same, other = (draw_balanced(labels, 30, generator=derived_generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 

@@ -31,7 +31,7 @@ def test_an_unknown_data_set_is_refused_with_all_known_ones(name: str) -> None:
 @pytest.mark.parametrize("kind", ["npz", "imagefolder", "tinyimagenet"])
 def test_a_data_set_of_files_needs_its_place(kind: str) -> None:
     for name in (kind, f"{kind}:"):
-        with pytest.raises(DataError, match=f"lacks its place; give {kind}:"):
+        with pytest.raises(DataError, match=f"lacks its path; give {kind}:"):
             load_source(name)
 
 
@@ -254,13 +254,13 @@ def test_cifar_is_read_channels_first_from_where_torchvision_keeps_it(cifar: Pat
 def test_a_corrupt_cifar_file_is_not_unpickled(cifar: Path) -> None:
     file = next((cifar / "cifar-10-batches-py").glob("data_batch_1"))
     file.write_bytes(file.read_bytes() + b"x")
-    with pytest.raises(DataError, match=r"or not whole; name its folder with data\.root"):
+    with pytest.raises(DataError, match=r"or incomplete; name its folder with data\.root"):
         load_source("cifar10", root=str(cifar))
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_missing_cifar_says_where_it_was_looked_for_and_how_to_fetch_it(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=rf"{name} is not in {tmp_path}.* data.root, .* data.download=true"):
+    with pytest.raises(DataError, match=rf"{name} is missing from {tmp_path}.* data.root, .* data.download=true"):
         load_source(name, root=str(tmp_path))
     assert not list(tmp_path.iterdir())
 
@@ -357,7 +357,7 @@ def test_a_folder_of_images_of_any_size_and_mode_becomes_squares(tmp_path: Path,
 def test_a_class_that_only_the_test_part_has_is_refused(tmp_path: Path) -> None:
     image_folder(tmp_path)
     save_image(tmp_path / "test" / "fox" / "0.png")
-    with pytest.raises(DataError, match=r"has the class 'fox', which .*train has not"):
+    with pytest.raises(DataError, match=r"has the class 'fox', which .*train does not have"):
         load_source(f"imagefolder:{tmp_path}")
 
 

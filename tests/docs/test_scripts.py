@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deepreduce.cli.main import run_command
-from deepreduce.config.schema import load_config
+from deepreduce.config.load import load_config
 from tests.helpers import REPOSITORY
 
 ROOT = REPOSITORY

@@ -27,19 +27,20 @@ from deepreduce.execution.processes import ExecutorError, ProcessExecutor
 from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask, WarmStart
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.training import (
     AugmentationSchedule,
     Distillation,
-    EpochRecord,
+    EpochEnded,
     LogitsCache,
-    Monitor,
-    Progress,
+    Stepped,
     Stopped,
     Teacher,
+    TrainingEvent,
 )
 from deepreduce.utils.files import TEMPORARY
 from tests.helpers import REPOSITORY
+from tests.helpers.callbacks import AverageWeights
 from tests.helpers.images import CPU, striped
 from tests.helpers.training import FP32, RECIPE, tiny
 
@@ -66,7 +67,7 @@ def workshop(original: Network, data: ImageData, folder: Path, **options: Any) -
         "checkpoint_seconds": math.inf,
         "stop": lambda: False,
         "views": AugmentationSchedule(seed=3, epochs=2),
-        "lesson": Teacher(tiny(seed=9).eval().requires_grad_(False), precision=FP32, remembered=remembered),
+        "lesson": Teacher(tiny(seed=9).eval().requires_grad_(False), precision=FP32, cache=remembered),
     }
     return CandidateTrainer(original=original, data=data, **(values | options))
 
@@ -88,8 +89,15 @@ def jobs_in(folder: Path, original: Network, *, count: int = 3, **options: Any) 
 LONG = replace(RECIPE, epochs=2000)
 
 
-def silent(job: TrainTask) -> Monitor:
-    return Monitor()
+OnEvent = Callable[[TrainingEvent], None]
+
+
+def ignore(event: TrainingEvent) -> None:
+    pass
+
+
+def silent(job: TrainTask) -> OnEvent:
+    return ignore
 
 
 def plain(outcomes: dict[str, TrainResult]) -> dict[str, TrainResult]:
@@ -103,7 +111,7 @@ def run_all(
     folder: Path,
     *,
     size: int = 2,
-    told: Callable[[TrainTask], Monitor] = silent,
+    told: Callable[[TrainTask], OnEvent] = silent,
 ) -> dict[str, TrainResult]:
     with ProcessExecutor(shop, size=size, scratch=folder) as crew:
         return {job.name: outcome for job, outcome in crew.run(jobs, told)}
@@ -136,7 +144,7 @@ def test_networks_side_by_side_are_bit_equal_to_those_trained_one_after_the_othe
 ) -> None:
     shops = [workshop(original, data, tmp_path / name) for name in ("one", "two")]
     alone, beside = (jobs_in(tmp_path / name, original) for name in ("one", "two"))
-    expected = {job.name: shops[0].run(job, Monitor()) for job in alone}
+    expected = {job.name: shops[0].run(job, ignore) for job in alone}
     found = run_all(shops[1], beside, tmp_path / "two")
     assert plain(found) == plain(expected) and len(found) == 3
     for one, other in zip(alone, beside, strict=True):
@@ -169,14 +177,36 @@ def test_families_are_trained_side_by_side_as_they_would_be_one_after_the_other(
 
     shops = [workshop(original, data, tmp_path / name) for name in ("one", "two")]
     alone, beside = families(tmp_path / "one"), families(tmp_path / "two")
-    expected = {shared.name: plain(shops[0].run_shared(shared, Monitor())) for shared in alone}
+    expected = {shared.name: plain(shops[0].run_shared(shared, ignore)) for shared in alone}
     with ProcessExecutor(shops[1], size=2, scratch=tmp_path) as crew:
-        found = {shared.name: plain(outcomes) for shared, outcomes in crew.run(beside, lambda shared: Monitor())}
+        found = {shared.name: plain(outcomes) for shared, outcomes in crew.run(beside, lambda shared: ignore)}
     assert found == expected
     for one, other in zip(alone, beside, strict=True):
         for mine, theirs in zip(one.jobs, other.jobs, strict=True):
             weights, others = mine.folder.weights(), theirs.folder.weights()
             assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_the_users_callbacks_travel_and_change_what_is_trained_as_they_would_here(
+    original: Network, data: ImageData, tmp_path: Path
+) -> None:
+    shops = [workshop(original, data, tmp_path / name, callbacks=(AverageWeights(),)) for name in ("one", "two")]
+    alone, beside = (jobs_in(tmp_path / name, original, count=2) for name in ("one", "two"))
+    expected = {job.name: shops[0].run(job, ignore) for job in alone}
+    assert plain(run_all(shops[1], beside, tmp_path / "two")) == plain(expected)
+    for one, other in zip(alone, beside, strict=True):
+        weights, others = one.folder.weights(), other.folder.weights()
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_callbacks_that_can_not_travel_are_told_before_anything_is_trained(
+    original: Network, data: ImageData, tmp_path: Path
+) -> None:
+    class Local(AverageWeights):
+        pass
+
+    with pytest.raises(ExecutorError, match="Local"):
+        run_all(workshop(original, data, tmp_path, callbacks=(Local(),)), [], tmp_path)
 
 
 @pytest.mark.slow
@@ -191,19 +221,18 @@ def test_fewer_jobs_than_processes_will_do(original: Network, data: ImageData, t
 def test_who_watches_is_told_of_every_network_what_it_would_be_told_otherwise(
     original: Network, data: ImageData, tmp_path: Path
 ) -> None:
-    def watching() -> tuple[dict[str, list[Any]], Callable[[TrainTask], Monitor]]:
+    def watching() -> tuple[dict[str, list[Any]], Callable[[TrainTask], OnEvent]]:
         news: dict[str, list[Any]] = {}
 
-        def told(job: TrainTask) -> Monitor:
+        def told(job: TrainTask) -> OnEvent:
             mine = news.setdefault(job.name, [])
 
-            def step(progress: Progress) -> None:
-                mine.append(progress)
+            def hear(event: TrainingEvent) -> None:
+                if isinstance(event, EpochEnded):
+                    event = EpochEnded(record=replace(event.record, seconds=0.0))
+                mine.append(event)
 
-            def epoch(record: EpochRecord) -> None:
-                mine.append(replace(record, seconds=0.0))
-
-            return Monitor(on_start=lambda epochs: mine.append(list(epochs)), on_step=step, on_epoch=epoch)
+            return hear
 
         return news, told
 
@@ -227,13 +256,17 @@ def test_a_stop_saves_every_network_and_going_on_ends_like_one_that_was_not_stop
     long = replace(RECIPE, epochs=40)
     alone = workshop(original, data, tmp_path / "one")
     expected = {
-        job.name: alone.run(job, Monitor())
+        job.name: alone.run(job, ignore)
         for job in jobs_in(tmp_path / "one", original, count=2, recipe=long)
     }  # fmt: skip
     steps: dict[str, int] = {}
 
-    def told(job: TrainTask) -> Monitor:
-        return Monitor(on_step=lambda progress: steps.update({job.name: progress.epoch}))
+    def told(job: TrainTask) -> OnEvent:
+        def hear(event: TrainingEvent) -> None:
+            if isinstance(event, Stepped):
+                steps[job.name] = event.progress.epoch
+
+        return hear
 
     jobs = jobs_in(tmp_path / "two", original, count=2, recipe=long)
     shop = workshop(original, data, tmp_path / "two", stop=lambda: len(steps) == 2)
@@ -265,14 +298,14 @@ def test_a_process_that_is_killed_is_an_error_of_the_run_within_seconds(
     jobs = jobs_in(tmp_path, original, count=2, recipe=LONG)
     begin = 0.0
 
-    def told(job: TrainTask) -> Monitor:
-        def step(progress: Progress) -> None:
+    def told(job: TrainTask) -> OnEvent:
+        def hear(event: TrainingEvent) -> None:
             nonlocal begin
-            if not begin:
+            if isinstance(event, Stepped) and not begin:
                 begin = time.monotonic()
                 os.kill(crew._members[0].process.pid, signal.SIGKILL)
 
-        return Monitor(on_step=step)
+        return hear
 
     with ProcessExecutor(workshop(original, data, tmp_path), size=2, scratch=tmp_path) as crew:
         with pytest.raises(
@@ -421,13 +454,14 @@ def test_ctrl_c_in_a_terminal_reaches_the_other_processes_only_through_the_one_t
     jobs = jobs_in(tmp_path, original, count=2)
     interrupted_too: list[str] = []
 
-    def told(job: TrainTask) -> Monitor:
-        def step(progress: Progress) -> None:
-            interrupted_too.append(job.name)
-            for member in crew._members:
-                member.process.send_signal(signal.SIGINT)
+    def told(job: TrainTask) -> OnEvent:
+        def hear(event: TrainingEvent) -> None:
+            if isinstance(event, Stepped):
+                interrupted_too.append(job.name)
+                for member in crew._members:
+                    member.process.send_signal(signal.SIGINT)
 
-        return Monitor(on_step=step)
+        return hear
 
     with ProcessExecutor(workshop(original, data, tmp_path), size=2, scratch=tmp_path) as crew:
         assert all(outcome.failure is None for _, outcome in crew.run(jobs, told))
@@ -442,26 +476,27 @@ import json, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from deepreduce.execution.processes import Crew
+from deepreduce.execution.processes import ProcessExecutor
 from deepreduce.network import trace_network
 from tests.helpers.images import striped
 from tests.execution.test_processes import LONG, jobs_in, workshop
 from tests.helpers.training import tiny
-from deepreduce.training import Monitor
+from deepreduce.training import Stepped
 
 folder = Path(sys.argv[1])
 original = trace_network(tiny(), (3, 8, 8), name="tiny")
 started = set()
 
 def told(job):
-    def step(progress):
-        started.add(job.name)
+    def hear(event):
+        if isinstance(event, Stepped):
+            started.add(job.name)
         if len(started) == 2:
             print(json.dumps([m.process.pid for m in crew._members]), flush=True)
             started.add("told")
-    return Monitor(on_step=step)
+    return hear
 
-with Crew(workshop(original, striped(), folder), size=2, scratch=folder) as crew:
+with ProcessExecutor(workshop(original, striped(), folder), size=2, scratch=folder) as crew:
     for _ in crew.run(jobs_in(folder, original, count=2, recipe=LONG), told):
         pass
 """

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,24 @@ from deepreduce import load_reduced
 from deepreduce.data import ImageData
 from deepreduce.errors import CheckpointError, RunError, UserError
 from deepreduce.execution import trainer as subject
+from deepreduce.execution.anneal import Anneal
 from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainResult, TrainTask, WarmStart
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.training import (
     AugmentationSchedule,
     Distillation,
-    EpochRecord,
-    Monitor,
+    EpochEnded,
     Precision,
-    Progress,
+    Started,
     Stopped,
     Teacher,
+    TrainingEvent,
     predict,
 )
 from deepreduce.transforms import apply_plan, warm_start
+from tests.helpers.callbacks import AverageWeights
 from tests.helpers.images import CPU, striped
 from tests.helpers.training import FP32, RECIPE, tiny
 
@@ -90,7 +92,8 @@ def job(original: Network, folder: Path, **options: Any) -> TrainTask:
     return TrainTask(**(values | options))
 
 
-silent = Monitor()
+def silent(event: TrainingEvent) -> None:
+    pass
 
 
 def plain(outcome: TrainResult) -> TrainResult:
@@ -132,7 +135,7 @@ def test_a_probe_is_not_tested(original: Network, data: ImageData, tmp_path: Pat
     outcome = workshop(original, data).run(job(original, tmp_path, test=False), silent)
     assert outcome.val_accuracy is not None
     assert outcome.test_accuracy is None and outcome.measurement() is None
-    assert "test" not in outcome.told()
+    assert "test" not in outcome.summary()
 
 
 def test_the_teacher_has_no_churn(original: Network, data: ImageData, tmp_path: Path) -> None:
@@ -154,10 +157,13 @@ def test_a_network_that_goes_on_tells_first_which_epochs_are_behind_it(
 ) -> None:
     told: list[list[int]] = []
 
-    def start(epochs: Sequence[EpochRecord]) -> None:
-        told.append([record.epoch for record in epochs])
+    def monitor(event: TrainingEvent) -> None:
+        match event:
+            case Started():
+                told.append([record.epoch for record in event.epochs])
+            case EpochEnded():
+                told.append([event.record.epoch])
 
-    monitor = Monitor(on_start=start, on_epoch=lambda record: told.append([record.epoch]))
     wanted = job(original, tmp_path)
     steps = data.train.num_steps(RECIPE.batch_size)
     with pytest.raises(Stopped):
@@ -290,13 +296,13 @@ def test_a_network_whose_loss_is_never_finite_is_kept_as_failed_and_not_tried_ag
     wanted = job(original, tmp_path, recipe=recipe)
     outcome = workshop(original, data).run(wanted, silent)
     assert outcome.failure is not None and "not finite" in outcome.failure
-    assert outcome.told().startswith("failed: ")
+    assert outcome.summary().startswith("failed: ")
     assert outcome.measurement() is None
     assert outcome.relu_count == apply_plan(original, wanted.plan).relu_count
     assert not (tmp_path / "model.safetensors").exists()
 
-    told: list[Progress] = []
-    assert workshop(original, data).run(wanted, Monitor(on_step=told.append)) == outcome
+    told: list[TrainingEvent] = []
+    assert workshop(original, data).run(wanted, told.append) == outcome
     assert not told
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         workshop(original, data).load(wanted)
@@ -423,31 +429,28 @@ def test_statistics_are_computed_anew_only_where_wanted(original: Network, data:
 # -- ReLUs that go gradually ----------------------------------------------------------------------------------
 
 
-def test_eased_out_relus_leave_the_network_that_the_plan_names(
-    original: Network, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_annealed_relus_leave_the_network_that_the_plan_names(
+    original: Network, data: ImageData, tmp_path: Path
 ) -> None:
-    shares: list[float] = []
-    fade = subject.AnnealedNetwork.fade
-
-    def noted(self: subject.AnnealedNetwork, share: float) -> None:
-        shares.append(share)
-        fade(self, share)
-
-    monkeypatch.setattr(subject.AnnealedNetwork, "fade", noted)
-    eased, sudden = job(original, tmp_path / "eased", ease=0.5), job(original, tmp_path / "sudden")
-    outcomes = [workshop(original, data).run(each, silent) for each in (eased, sudden)]
-    # eight steps: half of the way is over after four
-    assert shares == [0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
-    one, other = eased.folder.weights(), sudden.folder.weights()
+    annealed, sudden = (
+        job(original, tmp_path / "annealed", callbacks=(Anneal(0.5),)),
+        job(original, tmp_path / "sudden"),
+    )
+    outcomes = [workshop(original, data).run(each, silent) for each in (annealed, sudden)]
+    one, other = annealed.folder.weights(), sudden.folder.weights()
     assert one.keys() == other.keys() and not torch.equal(one["conv.weight"], other["conv.weight"])
-    module = load_reduced(eased.folder.path, model=tiny())
+    module = load_reduced(annealed.folder.path, model=tiny())
     assert outcomes[0].val_accuracy == predict(module, data.val, batch_size=256).accuracy
     assert outcomes[0].relu_count == outcomes[1].relu_count
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6])
-def test_easing_goes_on_where_it_was_stopped(original: Network, data: ImageData, tmp_path: Path, steps: int) -> None:
-    undisturbed, stopped = (job(original, tmp_path / name, ease=0.7) for name in ("undisturbed", "stopped"))
+def test_annealing_resumes_where_it_was_stopped(
+    original: Network, data: ImageData, tmp_path: Path, steps: int
+) -> None:
+    undisturbed, stopped = (
+        job(original, tmp_path / name, callbacks=(Anneal(0.7),)) for name in ("undisturbed", "stopped")
+    )
     expected = workshop(original, data).run(undisturbed, silent)
     with pytest.raises(Stopped):
         workshop(original, data, stop=stopping_after(steps)).run(stopped, silent)
@@ -457,7 +460,8 @@ def test_easing_goes_on_where_it_was_stopped(original: Network, data: ImageData,
 
 
 def test_networks_that_share_weights_are_eased_together(original: Network, data: ImageData, tmp_path: Path) -> None:
-    eased, sudden = (shared_job(original, tmp_path / name, ease=ease) for name, ease in (("a", 0.5), ("b", 0.0)))
+    callbacks = {"eased": (Anneal(0.5),), "sudden": ()}
+    eased, sudden = (shared_job(original, tmp_path / name, callbacks=each) for name, each in callbacks.items())
     for shared in (eased, sudden):
         workshop(original, data).run_shared(shared, silent)
     first, second = weights_of(eased)
@@ -465,6 +469,53 @@ def test_networks_that_share_weights_are_eased_together(original: Network, data:
     assert not torch.equal(first["conv.weight"], weights_of(sudden)[0]["conv.weight"])
     for own in eased.jobs:
         load_reduced(own.folder.path, model=tiny())
+
+
+# -- the user's callbacks -------------------------------------------------------------------------------------
+
+
+def test_the_users_callbacks_take_part_in_the_training_of_students_not_of_the_teacher(
+    original: Network, data: ImageData, tmp_path: Path
+) -> None:
+    shops = [workshop(original, data, callbacks=callbacks) for callbacks in ((), (AverageWeights(),))]
+    found: list[list[torch.Tensor]] = []
+    for number, shop in enumerate(shops):
+        single, shared = (
+            job(original, tmp_path / f"single{number}"),
+            shared_job(original, tmp_path / f"shared{number}"),
+        )
+        teacher = job(original, tmp_path / f"teacher{number}")
+        shop.run(single, silent)
+        shop.run_shared(shared, silent)
+        alone(shop).run(teacher, silent)
+        folders = [single.folder, *(own.folder for own in shared.jobs), teacher.folder]
+        found.append([folder.weights()["fc.weight"] for folder in folders])
+    assert [torch.equal(one, other) for one, other in zip(*found, strict=True)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_stopped_networks_with_callbacks_end_like_those_that_were_not(
+    original: Network, data: ImageData, tmp_path: Path, steps: int
+) -> None:
+    options: dict[str, Any] = {"callbacks": (AverageWeights(),)}
+    tasks = [shared_job(original, tmp_path / name, callbacks=(Anneal(0.7),)) for name in ("undisturbed", "stopped")]
+    expected = workshop(original, data, **options).run_shared(tasks[0], silent)
+    with pytest.raises(Stopped):
+        workshop(original, data, stop=stopping_after(steps), **options).run_shared(tasks[1], silent)
+    assert plain_shared(workshop(original, data, **options).run_shared(tasks[1], silent)) == plain_shared(expected)
+    for one, other in zip(*(weights_of(task) for task in tasks), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_training_that_was_stopped_with_other_callbacks_begins_again(
+    original: Network, data: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed, stopped = job(original, tmp_path / "undisturbed"), job(original, tmp_path / "stopped")
+    expected = workshop(original, data).run(undisturbed, silent)
+    with pytest.raises(Stopped):
+        workshop(original, data, stop=stopping_after(5), callbacks=(AverageWeights(),)).run(stopped, silent)
+    assert plain(workshop(original, data).run(stopped, silent)) == plain(expected)
+    assert "its callbacks were ['Average'], now []; training cull S1 again from the start" in caplog.text
 
 
 # -- networks that are trained together -----------------------------------------------------------------------
@@ -535,8 +586,8 @@ def test_networks_that_are_done_are_not_trained_together_again(
     shared = shared_job(original, tmp_path)
     outcomes = workshop(original, data).run_shared(shared, silent)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.*")}
-    told: list[Progress] = []
-    again = workshop(original, data).run_shared(shared_job(original, tmp_path), Monitor(on_step=told.append))
+    told: list[TrainingEvent] = []
+    again = workshop(original, data).run_shared(shared_job(original, tmp_path), told.append)
     assert again == outcomes and not told
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.*")} == before
 
@@ -597,9 +648,9 @@ def test_a_loss_that_is_never_finite_fails_all_of_them_and_they_are_not_tried_ag
     outcomes = workshop(original, data).run_shared(shared_job(original, tmp_path, recipe=recipe), silent)
     assert len(outcomes) == 2
     assert all("not finite" in (outcome.failure or "") for outcome in outcomes.values())
-    told: list[Progress] = []
+    told: list[TrainingEvent] = []
     again = shared_job(original, tmp_path, recipe=recipe)
-    assert workshop(original, data).run_shared(again, Monitor(on_step=told.append)) == outcomes and not told
+    assert workshop(original, data).run_shared(again, told.append) == outcomes and not told
 
 
 @pytest.mark.parametrize("after", range(15))

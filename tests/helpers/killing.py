@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from deepreduce.config.schema import load_config
-from deepreduce.run import optimize as pipeline
+from deepreduce.api import optimize
+from deepreduce.config.load import load_config
 
 
 def start(config: Path, folder: Path) -> int:
@@ -29,7 +29,7 @@ def start(config: Path, folder: Path) -> int:
         return child
     code = 1
     try:
-        pipeline.run(load_config(config), out=folder)
+        optimize(config=load_config(config), out=folder)
         code = 0
     finally:
         os._exit(code)

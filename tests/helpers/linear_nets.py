@@ -1,16 +1,23 @@
-"""Networks with a linear region of layers drawn by hypothesis, between two ReLUs."""
+"""Networks with linear regions: layers drawn by hypothesis, a sequence of given ones, ResNet-18."""
 
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import torch
+from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepreduce.cost.layers import Layer
+from deepreduce.errors import ModelError
+from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
+from deepreduce.plan import ReductionPlan
+from deepreduce.transforms import collapse
 
 
 class Residual(nn.Module):
@@ -168,3 +175,66 @@ def images(network: Network, count: int = 2) -> Tensor:
 def logits(network: Network) -> Tensor:
     with torch.no_grad():
         return copy.deepcopy(network.as_module()).eval()(images(network))
+
+
+drawing = settings(
+    max_examples=int(os.environ.get("EXAMPLES", "25")), deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)  # fmt: skip
+
+
+Drawn = list[tuple[str, dict[str, Any] | None]]
+
+
+def fewest_layers(layer: Layer) -> float:
+    """Every layer is free, so that as few as possible are best."""
+    return 0.0
+
+
+def drawn_network(drawn: Drawn, size: int) -> Network:
+    try:
+        network = built(drawn, size)
+    except ModelError:  # nothing is left of a feature map
+        assume(False)
+        raise
+    assume(not network.starved_layers)
+    return network
+
+
+def error(a: Network, b: Network) -> float:
+    return float((logits(a) - logits(b)).abs().max())
+
+
+def padded(plan: ReductionPlan) -> ReductionPlan:
+    return plan.merge(ReductionPlan(pad_once=True))
+
+
+def resnet18(*, device: str = "cpu", width: int = 64) -> Network:
+    spec = resolve_spec("resnet18", width=width)
+    module = build_model(spec, device=device)
+    return trace_network(module if device == "meta" else randomised(module), (3, 32, 32), spec=spec)
+
+
+class Sequence(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.ReLU(), *layers, nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).mean((2, 3))
+
+
+def sequence(*layers: nn.Module) -> Network:
+    return trace_network(randomised(Sequence(*layers)), (3, 8, 8))
+
+
+def only(network: Network, cost: Any = fewest_layers) -> Any:
+    (report,) = collapse(network, cost=cost).regions
+    return report
+
+
+def linear_nodes(network: Network) -> list[str]:
+    """What stands between the two ReLUs of a `sequence`, weights left out."""
+    nodes = [node.name for node in network.module.graph.nodes if node.op != "get_attr"]
+    places = [index for index, name in enumerate(nodes) if name in {site.node for site in network.sites}]
+    return nodes[places[0] + 1 : places[1]]

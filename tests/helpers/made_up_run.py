@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deepreduce.config.schema import OptimizeConfig, dump_config, load_config
-from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
+from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
+from deepreduce.config.load import dump_config, load_config
+from deepreduce.config.schema import OptimizeConfig
+from deepreduce.plan import ReductionPlan
 from deepreduce.run.outputs import write_tables
-from deepreduce.store.run_folder import RunCosts
+from deepreduce.store.records import RunCosts
 from deepreduce.utils.files import write_json, write_text
 from tests.helpers.report_examples import random_price
 

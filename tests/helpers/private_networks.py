@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.private.spu.install import check_installed
 from deepreduce.store.checkpoint import describe_network
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.transforms import apply_plan, cull_plan
 from tests.helpers.plain_engine import calibrated
 
@@ -66,19 +65,3 @@ def parties_left(parent: int | None = None) -> list[str]:
     """Party processes that are alive, children of `parent` or (None) of anybody."""
     words = ["pgrep", "-f", "deepreduce.private.parties.party", *(["-P", str(parent)] if parent is not None else [])]
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and not a zombie."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def all_end(pids: list[int], *, seconds: float) -> bool:
-    """Whether the processes end within that time."""
-    deadline = time.monotonic() + seconds
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(alive(pid) for pid in pids)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
 from deepreduce.cost.price import KINDS, CostEstimate, Share
-from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 
 
 def candidate(

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from deepreduce.observers.progress import NoWatcher
+from deepreduce.observers import ObservedNetwork, RunObserver
 
 TINY: dict[str, Any] = {
     "model": {"name": "resnet20", "width": 4, "blocks": [1, 1, 1]},
@@ -71,13 +71,15 @@ def without_seconds(csv_text: str) -> list[list[str]]:
     return [row[:column] + row[column + 1 :] for row in rows]
 
 
-class StopsIn(NoWatcher):
-    """A watcher that asks the process to stop, as Ctrl-C does, when the network of that number begins."""
+class StopsIn(RunObserver):
+    """Asks the process to stop, as Ctrl-C does, when the network of that number begins."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
+    def network_started(
+        self, network: ObservedNetwork, *, number: int, count: int, work: float, total: float, **_: Any
+    ) -> None:
         assert 1 <= number <= count and 0 < work < total
         if number == self.number:
             os.kill(os.getpid(), signal.SIGINT)

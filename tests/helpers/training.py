@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepreduce.data import ImageData
-from deepreduce.training import Monitor, Precision, Recipe, Snapshot, Trained, train
+from deepreduce.training import Precision, Recipe, Snapshot, TrainingSummary, train
 from tests.helpers.images import CPU
 
 FP32 = Precision(bf16=False, channels_last=False)
@@ -36,30 +36,31 @@ def tiny(seed: int = 0, **options: Any) -> Tiny:
         return Tiny(**options)
 
 
-def fit(module: nn.Module, data: ImageData, recipe: Recipe = RECIPE, **options: Any) -> Trained:
-    """`train` with what most tests don't care about."""
+def fit(module: nn.Module, data: ImageData, recipe: Recipe = RECIPE, **options: Any) -> TrainingSummary:
+    """Call `train` with what most tests don't care about."""
     return train(module, data, recipe, **({"seed": 0, "precision": FP32, "device": CPU} | options))
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    """Bit for bit, running statistics included."""
+    """Return whether two modules are bit-equal, running statistics included."""
     a, b = one.state_dict(), other.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def told(trained: Trained) -> list[tuple[Any, ...]]:
-    """The history without what a clock measured."""
+def curve(trained: TrainingSummary) -> list[tuple[Any, ...]]:
+    """Return the history without what a clock measured."""
     return [(r.epoch, r.learning_rate, r.train_loss, r.val_accuracy) for r in trained.history]
 
 
 class StopAfter:
-    """Asks a training to stop after so many steps, and keeps the snapshot that it saved."""
+    """Ask a training to stop after `steps` steps, and keep its snapshot: `fit(..., **stopper.options())`."""
 
     def __init__(self, steps: int) -> None:
         self.left, self.snapshot = steps, Snapshot(tensors={}, values={})
 
-    def monitor(self) -> Monitor:
-        return Monitor(save=self._keep, stop=self._stop)
+    def options(self) -> dict[str, Any]:
+        """Return keyword arguments of `train`."""
+        return {"save": self._keep, "stop": self._stop}
 
     def _stop(self) -> bool:
         self.left -= 1

@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deepreduce.errors import ModelError, PlanError
-from deepreduce.methods import CRITICALITY_FORMS, DeepReduceMethod, criticality, propose
 from deepreduce.methods.deepreduce import (
+    CRITICALITY_FORMS,
+    DeepReduceOptions,
     check_cull_order,
+    criticality,
     criticality_error,
     live_stages,
-    measured_cull_order,
+    measured_criticality,
     probes,
+    propose,
     provisional_cull_order,
 )
 from deepreduce.models import ZOO, build_model, resolve_spec
@@ -37,32 +40,26 @@ def test_there_is_one_probe_per_stage_and_it_has_that_stages_relus_only(name: st
     network = network_of(name, blocks=[1] * len(ZOO[name].blocks))
     counts = network.stage_relu_counts
     found = probes(network)
-    assert [probe.stage for probe in found] == list(counts)
-    for probe in found:
-        reduced = apply_plan(network, probe.proposal.plan)
-        assert reduced.stage_relu_counts == dict.fromkeys(counts, 0) | {probe.stage: counts[probe.stage]}
-        assert probe.proposal.relu_count == counts[probe.stage]
-        assert probe.proposal.macs == network.macs
+    assert list(found) == list(counts)
+    for stage, probe in found.items():
+        reduced = apply_plan(network, probe.plan)
+        assert reduced.stage_relu_counts == dict.fromkeys(counts, 0) | {stage: counts[stage]}
+        assert probe.relu_count == counts[stage]
+        assert probe.macs == network.macs
 
 
 def test_a_network_of_one_stage_has_nothing_to_probe() -> None:
     network = TOYS["method"].network()
-    assert probes(network) == []
-    assert measured_cull_order(network, pytest.fail, form="ratio", exponent=0.07) == ((), {})
+    assert probes(network) == {}
 
 
 def test_stages_are_culled_in_the_order_of_their_measured_criticality() -> None:
-    network, scored = network_of("resnet18"), []
+    network = network_of("resnet18")
     accuracies = {"S1": 0.3, "S2": 0.5, "S3": 0.7, "S4": 0.4}
-
-    def score(stage: str) -> float:
-        scored.append(stage)
-        return accuracies[stage]
-
-    order, worth = measured_cull_order(network, score, form="ratio", exponent=0.0)
-    assert order == ("S1", "S4", "S2")  # the paper's on CIFAR-100: S3 is the most critical and stays
-    assert worth == accuracies  # an exponent of 0 leaves the accuracy alone
-    assert scored == ["S1", "S2", "S3", "S4"]
+    measured = measured_criticality(network, accuracies, form="ratio", exponent=0.0)
+    assert measured.cull_order == ("S1", "S4", "S2")  # the paper's on CIFAR-100: S3 is the most critical and stays
+    assert measured.criticality == accuracies  # an exponent of 0 leaves the accuracy alone
+    assert measured.val_accuracy == accuracies
 
 
 def test_the_ratio_form_weighs_accuracy_by_the_share_of_relus() -> None:
@@ -88,7 +85,8 @@ def test_more_accuracy_from_no_more_relus_is_worth_no_less(
 
 def test_of_equally_critical_stages_the_one_with_more_relus_goes_first() -> None:
     network = network_of("resnet18")
-    order, _ = measured_cull_order(network, lambda stage: 0.5, form="ratio", exponent=0.0)
+    equal = dict.fromkeys(network.stages, 0.5)
+    order = measured_criticality(network, equal, form="ratio", exponent=0.0).cull_order
     assert order == ("S1", "S2", "S3")
     assert provisional_cull_order(network) == order
 
@@ -98,12 +96,12 @@ def test_of_stages_that_can_not_be_told_apart_the_one_with_more_relus_goes_first
     network = network_of("resnet18")
     accuracies = {"S1": 0.56, "S2": 0.5, "S3": 0.64, "S4": 0.7}
     for images, expected in ((100, ("S1", "S2", "S3")), (10_000, ("S2", "S1", "S3")), (None, ("S2", "S1", "S3"))):
-        order, worth = measured_cull_order(network, accuracies.__getitem__, form="ratio", exponent=0.0, images=images)
-        assert order == expected and worth == accuracies
+        measured = measured_criticality(network, accuracies, form="ratio", exponent=0.0, images=images)
+        assert measured.cull_order == expected and measured.criticality == accuracies
     # and what is certain needs no images: of a stage with accuracy 0 or 1 nothing is in doubt
     certain = {"S1": 1.0, "S2": 0.0, "S3": 1.0, "S4": 1.0}
-    order, _ = measured_cull_order(network, certain.__getitem__, form="ratio", exponent=0.0, images=10)
-    assert order == ("S2", "S1", "S3")
+    measured = measured_criticality(network, certain, form="ratio", exponent=0.0, images=10)
+    assert measured.cull_order == ("S2", "S1", "S3")
 
 
 @pytest.mark.parametrize(("form", "scale"), [("ratio", (0.25) ** -0.5), ("difference", 100**-0.5)])
@@ -115,11 +113,11 @@ def test_the_error_of_a_criticality_is_that_of_its_accuracy_times_its_weight(for
 
 def test_probes_may_be_narrow() -> None:
     network = network_of("resnet18", blocks=[1, 1, 1, 1])
-    for probe in probes(network, alpha=0.25):
-        reduced = apply_plan(network, probe.proposal.plan)
+    for stage, probe in probes(network, alpha=0.25).items():
+        reduced = apply_plan(network, probe.plan)
         counts = reduced.stage_relu_counts
-        assert counts == {s: n // 4 if s == probe.stage else 0 for s, n in network.stage_relu_counts.items()}
-        assert probe.proposal.label == f"only {probe.stage}, alpha 0.25"
+        assert counts == {s: n // 4 if s == stage else 0 for s, n in network.stage_relu_counts.items()}
+        assert probe.label == f"only {stage}, alpha 0.25"
     with pytest.raises((PlanError, ModelError)):
         probes(network, alpha=1e-6)
 
@@ -153,15 +151,15 @@ def test_an_order_of_wrong_stages_is_refused(order: list[str], message: str) -> 
 # -- proposals ----------------------------------------------------------------------------------------------
 
 METHODS = (
-    DeepReduceMethod(),
-    DeepReduceMethod(thin_keep="both"),
-    DeepReduceMethod(thin_keep="last", alphas=(1.0,), rhos=(1.0,)),
-    DeepReduceMethod(alphas=(1.0, 0.5, 0.25), rhos=(0.5,)),
+    DeepReduceOptions(),
+    DeepReduceOptions(thin_keep="both"),
+    DeepReduceOptions(thin_keep="last", alphas=(1.0,), rhos=(1.0,)),
+    DeepReduceOptions(alphas=(1.0, 0.5, 0.25), rhos=(0.5,)),
 )
 
 
 @pytest.mark.parametrize(
-    ("name", "method"),
+    ("name", "options"),
     [
         *(("resnet20", method) for method in METHODS),
         ("wrn22_8", METHODS[2]),
@@ -169,14 +167,14 @@ METHODS = (
         ("mobilenet_v2", METHODS[1]),
     ],
 )
-def test_the_number_of_networks_is_linear_in_the_number_of_stages(name: str, method: DeepReduceMethod) -> None:
+def test_the_number_of_networks_is_linear_in_the_number_of_stages(name: str, options: DeepReduceOptions) -> None:
     blocks = [1] * len(ZOO[name].blocks) if name != "vgg16_bn" else None
     network = network_of(name, size=64 if name == "vgg16_bn" else 32, blocks=blocks)
     levels = len(live_stages(network)) - 1
-    reshapes = sum((alpha, rho) != (1, 1) for alpha in method.alphas for rho in method.rhos)
-    ways = 2 if method.thin_keep == "both" else 1
+    reshapes = sum((alpha, rho) != (1, 1) for alpha in options.alphas for rho in options.rhos)
+    ways = 2 if options.thin_keep == "both" else 1
     asked = levels * (1 + ways * (1 + reshapes))
-    proposals = propose(network, provisional_cull_order(network), method)
+    proposals = propose(network, provisional_cull_order(network), options)
     # of one ReLU, or of three in a chain, the first and the last alternation are the same
     assert levels * (1 + reshapes) <= len(proposals.networks) <= asked
     if name in ("resnet20", "wrn22_8"):
@@ -185,7 +183,7 @@ def test_the_number_of_networks_is_linear_in_the_number_of_stages(name: str, met
 
 def test_proposals_are_exact_distinct_in_normal_form_and_most_relus_first() -> None:
     network = network_of("resnet20", blocks=[2, 2, 2])
-    proposals = propose(network, ("S1", "S2"), DeepReduceMethod(thin_keep="both", depths=((1, 1, 1), (2, 2, 2))))
+    proposals = propose(network, ("S1", "S2"), DeepReduceOptions(thin_keep="both", depths=((1, 1, 1), (2, 2, 2))))
     counts = [proposal.relu_count for proposal in proposals.networks]
     assert counts == sorted(counts, reverse=True)
     assert len({proposal.plan_id for proposal in proposals.networks}) == len(counts)
@@ -199,14 +197,14 @@ def test_proposals_are_exact_distinct_in_normal_form_and_most_relus_first() -> N
 
 def test_each_culling_contains_the_next() -> None:
     network = network_of("resnet18")
-    culled = {p.label: set(p.plan.linearized) for p in propose(network, ("S2", "S1"), DeepReduceMethod()).networks}
+    culled = {p.label: set(p.plan.linearized) for p in propose(network, ("S2", "S1"), DeepReduceOptions()).networks}
     assert culled["cull S2"] < culled["cull S2 S1"]
     assert culled["cull S2"] < culled["cull S2, thin"]
 
 
 def test_a_network_of_one_stage_is_thinned_and_reshaped_only() -> None:
     network = TOYS["functional"].network()
-    proposals = propose(network, (), DeepReduceMethod())
+    proposals = propose(network, (), DeepReduceOptions())
     assert [(p.label, p.relu_count) for p in proposals.networks] == [
         ("all stages, thin", 2 * 4 * 8 * 8),
         ("all stages, thin, alpha 0.5", 2 * 2 * 8 * 8),
@@ -217,7 +215,7 @@ def test_a_network_of_one_stage_is_thinned_and_reshaped_only() -> None:
 
 
 def test_what_alpha_can_not_scale_is_told() -> None:
-    proposals = propose(trace_network(Doubled(), (3, 8, 8)), (), DeepReduceMethod(rhos=(1.0,)))
+    proposals = propose(trace_network(Doubled(), (3, 8, 8)), (), DeepReduceOptions(rhos=(1.0,)))
     (note,) = proposals.notes
     assert "not scaled: first (3 channels), because they meet the image or a constant" in note
 
@@ -235,17 +233,17 @@ class Doubled(nn.Module):
 
 def test_a_network_that_nothing_reduces_is_refused_with_the_reasons() -> None:
     with pytest.raises(PlanError, match="nothing to cull, thin or reshape"):
-        propose(TOYS["in-place, shared"].network(), (), DeepReduceMethod(alphas=(1.0,), rhos=(1.0,)))
+        propose(TOYS["in-place, shared"].network(), (), DeepReduceOptions(alphas=(1.0,), rhos=(1.0,)))
 
 
 def test_what_has_as_many_relus_as_the_full_network_is_left_out() -> None:
     network = cull(network_of("resnet18"), ["S1"])
-    assert all(p.relu_count < network.relu_count for p in propose(network, ("S2",), DeepReduceMethod()).networks)
+    assert all(p.relu_count < network.relu_count for p in propose(network, ("S2",), DeepReduceOptions()).networks)
 
 
 def test_a_network_whose_strides_exceed_its_maps_is_left_out_with_the_reason() -> None:
     network = network_of("resnet18", size=8)  # maps of 8, 4, 2, 1; half of that leaves nothing for S4
-    proposals = propose(network, ("S1", "S2"), DeepReduceMethod())
+    proposals = propose(network, ("S1", "S2"), DeepReduceOptions())
     assert all(proposal.plan.rho == 1 for proposal in proposals.networks)
     assert len(proposals.networks) == 2 * 3  # culled, thinned, alpha
     (reason,) = proposals.left_out
@@ -254,7 +252,7 @@ def test_a_network_whose_strides_exceed_its_maps_is_left_out_with_the_reason() -
 
 
 def test_a_resolution_that_pooling_can_not_take_is_left_out_with_the_reason() -> None:
-    proposals = propose(network_of("vgg16_bn"), ("S1",), DeepReduceMethod())
+    proposals = propose(network_of("vgg16_bn"), ("S1",), DeepReduceOptions())
     assert [p.plan.rho for p in proposals.networks] == [1.0] * 3
     assert proposals.left_out
     assert all("rho 0.5 does not fit vgg16_bn" in reason for reason in proposals.left_out)
@@ -262,7 +260,7 @@ def test_a_resolution_that_pooling_can_not_take_is_left_out_with_the_reason() ->
 
 def test_stages_that_thinning_can_not_thin_are_still_culled_and_reshaped() -> None:
     network = TOYS["strided"].network()  # one ReLU per stage
-    proposals = propose(network, ("S1", "S2"), DeepReduceMethod(alphas=(1.0,), rhos=(1.0, 0.5)))
+    proposals = propose(network, ("S1", "S2"), DeepReduceOptions(alphas=(1.0,), rhos=(1.0, 0.5)))
     assert {p.label for p in proposals.networks} >= {"cull S1", "cull S1 S2"}
     assert not any("thin" in p.label for p in proposals.networks)
     assert any("drops no ReLU" in reason and "cull S1, thin" in reason for reason in proposals.left_out)
@@ -270,9 +268,9 @@ def test_stages_that_thinning_can_not_thin_are_still_culled_and_reshaped() -> No
 
 def test_depths_go_with_the_smallest_alpha_and_rho() -> None:
     network = network_of("resnet18")
-    method = DeepReduceMethod(alphas=(1.0, 0.5, 0.25), rhos=(1.0, 0.5), depths=((2, 1, 1, 1), (1, 1, 1, 1)))
-    shallow = [p for p in propose(network, ("S1",), method).networks if p.plan.depth is not None]
-    assert {p.plan.depth for p in shallow} == set(method.depths)
+    options = DeepReduceOptions(alphas=(1.0, 0.5, 0.25), rhos=(1.0, 0.5), depths=((2, 1, 1, 1), (1, 1, 1, 1)))
+    shallow = [p for p in propose(network, ("S1",), options).networks if p.plan.depth is not None]
+    assert {p.plan.depth for p in shallow} == set(options.depths or ())
     assert {(p.plan.alpha, p.plan.rho) for p in shallow} == {(0.25, 0.5)}
     # a culled stage has no ReLUs at any depth; of the others each keeps one of one block
     assert {p.relu_count for p in shallow} == {128 // 4 * 8**2 + 256 // 4 * 4**2 + 512 // 4 * 2**2}
@@ -281,6 +279,6 @@ def test_depths_go_with_the_smallest_alpha_and_rho() -> None:
 def test_proposing_changes_nothing_of_the_network() -> None:
     network = TOYS["chain"].network()
     code, sites = network.module.code, network.sites
-    propose(network, ("S1",), DeepReduceMethod())
+    propose(network, ("S1",), DeepReduceOptions())
     assert (network.module.code, network.sites) == (code, sites)
     assert cull_plan(network, ["S1"]).linearized  # its sites are all still there

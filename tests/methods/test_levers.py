@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import pytest
@@ -15,8 +15,10 @@ from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, Objective
 from deepreduce.cost.preset import Preset, prices_of
 from deepreduce.cost.price import CostEstimate
 from deepreduce.errors import PlanError
-from deepreduce.methods import DeepReduceMethod, LeverSearch, Pricing, Proposal, Proposals, propose_by_levers
-from deepreduce.methods.levers import stage_costs
+from deepreduce.methods.base import SearchContext
+from deepreduce.methods.deepreduce import stage_costs
+from deepreduce.methods.levers import LeversOptions, propose_by_levers
+from deepreduce.methods.proposal import Pricing, Proposal, Proposals
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.network.cost_layers import layers_of
@@ -24,7 +26,6 @@ from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, collapse, cull_plan, reshape_plan, thin_plan
 
 ORDER = ("S1",)
-METHOD = DeepReduceMethod(alphas=(1.0, 0.5), rhos=(1.0, 0.5))
 
 
 def network() -> Network:
@@ -41,9 +42,26 @@ def costing(**seconds: float) -> Preset:
 def found_under(
     preset: Preset, *, gain: float = 0.05, most: int = 1000, name: str = "latency", **limits: float
 ) -> Proposals:
+    options = LeversOptions(alphas=(1.0, 0.5), rhos=(1.0, 0.5), gain=gain, networks=most)
+    return propose_by_levers(network(), ORDER, options, context(preset, name=name, **limits))
+
+
+def context(preset: Preset, *, name: str = "latency", **limits: float) -> SearchContext:
     objective = Objective(name=name, preset=preset.name)
-    search = LeverSearch(objective=objective, price=pricing(preset), gain=gain, most=most)
-    return propose_by_levers(network(), ORDER, METHOD, search, limits=Limits(objective=objective, **limits))
+    price = pricing(preset)
+    return SearchContext(
+        budget=NoTrials(), val_images=100, objective=objective, limits=Limits(objective=objective, **limits),
+        price=price, objective_price=price,
+    )  # fmt: skip
+
+
+class NoTrials:
+    """A budget for searches that need no training."""
+
+    def epoch_costs(self, networks: Sequence[Proposal]) -> list[float]:
+        raise AssertionError("nothing is to be trained")
+
+    trial_epochs = pays_in_full = epoch_costs
 
 
 def pricing(preset: Preset) -> Pricing:
@@ -196,10 +214,10 @@ def test_levers_that_save_too_little_are_not_pulled() -> None:
 def test_a_lever_that_changes_nothing_takes_no_network_away() -> None:
     """A depth that the network has already: the same networks as without it."""
     preset = costing(comparisons=1e-6)
-    search = LeverSearch(objective=Objective(name="latency", preset=preset.name), price=pricing(preset), most=1000)
-    method = DeepReduceMethod(alphas=(1.0,), rhos=(1.0, 0.5), depths=())
-    same = DeepReduceMethod(alphas=(1.0,), rhos=(1.0, 0.5), depths=((2, 2, 2),))
-    plain, repeated = (propose_by_levers(network(), ORDER, m, search) for m in (method, same))
+    none, same = (
+        LeversOptions(alphas=(1.0,), rhos=(1.0, 0.5), depths=depths, networks=1000) for depths in ((), ((2, 2, 2),))
+    )
+    plain, repeated = (propose_by_levers(network(), ORDER, options, context(preset)) for options in (none, same))
     assert {p.plan_id for p in repeated.networks} == {p.plan_id for p in plain.networks} != set()
 
 

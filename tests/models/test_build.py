@@ -9,46 +9,8 @@ import torch
 from torch import nn
 
 from deepreduce.errors import ModelError
-from deepreduce.models import ZOO, ModelSpec, build_model, default_input_size, resolve_spec
+from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import trace_network
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_a_zoo_network_takes_other_channels_classes_width_and_depth(name: str) -> None:
-    entry = ZOO[name]
-    spec = resolve_spec(name, num_classes=7, in_channels=1, width=2, blocks=[1] * len(entry.blocks))
-    network = trace_network(build_model(spec), (1, 32, 32), spec=spec)
-    assert network.output_shape == (7,)
-    assert network.stages == tuple(f"S{number}" for number in range(1, entry.num_stages + 1))
-    assert network.blocks == spec.blocks
-    assert not network.unsupported or name == "vgg16_bn"  # which has its max-pools
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_a_zoo_network_has_its_published_width_and_depth(name: str) -> None:
-    spec = resolve_spec(name)
-    assert (spec.width, spec.blocks, spec.num_classes, spec.in_channels) == (
-        ZOO[name].width, ZOO[name].blocks, 10, 3
-    )  # fmt: skip
-    assert default_input_size(spec) == 32
-    assert all(parameter.is_meta for parameter in build_model(spec, device="meta").parameters())
-
-
-def test_parameters_are_those_of_the_literature() -> None:
-    def parameters(name: str, num_classes: int) -> int:
-        model = build_model(resolve_spec(name, num_classes=num_classes), device="meta")
-        return sum(p.numel() for p in model.parameters())
-
-    # convolutions 3x3, batch-norms of two, a projection where a stage widens, a linear layer with bias
-    expected = 3 * 64 * 9 + 2 * 64
-    in_channels = 64
-    for channels in (64, 128, 256, 512):
-        for block in range(2):
-            source = in_channels if block == 0 else channels
-            expected += 9 * source * channels + 9 * channels**2 + 4 * channels
-            expected += source * channels + 2 * channels if source != channels else 0
-        in_channels = channels
-    assert parameters("resnet18", 100) == expected + 512 * 100 + 100
 
 
 def test_weights_come_from_the_seed_and_leave_the_random_state_alone() -> None:
@@ -59,28 +21,6 @@ def test_weights_come_from_the_seed_and_leave_the_random_state_alone() -> None:
     weights, same, different = (m.state_dict() for m in (first, second, other))
     assert all(torch.equal(weights[key], same[key]) for key in weights)
     assert not torch.equal(weights["stem.conv.weight"], different["stem.conv.weight"])
-
-
-def test_a_spec_survives_json() -> None:
-    for spec in (resolve_spec("resnet18", num_classes=3), resolve_spec("torchvision:resnet50")):
-        assert ModelSpec.from_json(spec.to_json()) == spec
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ([], "a model's spec is a JSON object, not list"),
-        ({"name": "resnet18"}, "lacks 'num_classes'"),
-        ({"name": "resnet18", "num_classes": 2, "blocks": 5}, "blocks 5; it needs a list"),
-        ({"name": "resnet18", "num_classes": "2"}, "positive whole numbers"),
-        ({"name": 18, "num_classes": 2}, "a name in text"),
-        ({"name": "resnet18", "num_classes": 2, "blocks": [2, -1]}, "positive whole numbers"),
-        ({"name": "resnet18", "num_classes": 2, "witdh": 3}, "unknown key of a model's spec 'witdh'; .*'width'"),
-    ],
-)
-def test_json_that_is_no_spec_is_refused(value: object, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        ModelSpec.from_json(value)
 
 
 @pytest.mark.parametrize(

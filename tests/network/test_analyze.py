@@ -89,10 +89,10 @@ def test_a_notebook_takes_no_name_for_markup() -> None:
 
 
 def test_amounts_are_printed_with_three_digits_in_the_unit_they_round_to() -> None:
-    from deepreduce.network.analyze import _pretty
+    from deepreduce.network.analyze import _short_number
 
     amounts = (0, 999, 1_000, 999_499, 999_500, 1_234_000, 999_999_999, 5 * 10**12)
-    assert [_pretty(n) for n in amounts] == ["0", "999", "1 K", "999 K", "1 M", "1.23 M", "1 G", "5 T"]
+    assert [_short_number(n) for n in amounts] == ["0", "999", "1 K", "999 K", "1 M", "1.23 M", "1 G", "5 T"]
 
 
 def test_resnet152_at_224_takes_seconds_and_no_weights() -> None:

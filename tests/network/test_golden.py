@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deepreduce.methods import DeepReduceMethod, propose
+from deepreduce.methods.deepreduce import DeepReduceOptions, propose
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, analyze_network, trace_network
 from deepreduce.plan import ReductionPlan
@@ -106,7 +106,7 @@ def test_the_papers_settings_propose_every_released_network(
     dataset: str, cull_order: tuple[str, ...], depths: tuple[tuple[int, ...], ...]
 ) -> None:
     network = original("resnet18", GOLDEN["full"][dataset]["input"])
-    method = DeepReduceMethod(alphas=(1.0, 0.5), rhos=(1.0, 0.5), depths=depths)
+    method = DeepReduceOptions(alphas=(1.0, 0.5), rhos=(1.0, 0.5), depths=depths)
     proposals = propose(network, cull_order, method)
     listed = {proposal.plan: proposal.relu_count for proposal in proposals.networks}
     released = [row for row in GOLDEN["reduced"] if row["dataset"] == dataset]

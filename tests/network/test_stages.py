@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from deepreduce import OptimizeConfig, load_reduced
 from deepreduce.config.inputs import original_network
-from deepreduce.config.schema import dump_config, load_config
+from deepreduce.config.load import dump_config, load_config
 from deepreduce.data import DataFacts
 from deepreduce.errors import ConfigError, ModelError
+from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.store.checkpoint import SavedNetwork, describe_network
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.transforms import cull, cull_plan, reshape
 from tests.helpers.zoo import FULL, HALF, TOYS, Basic, Blocks
 
@@ -41,7 +44,7 @@ def test_patterns_make_the_stages_in_network_order() -> None:
         ({"S1": ["relu", "block.*"]}, "'block.*' of S1 matches no ReLU site"),
         (
             {"S1": ["relu", "blocks.0.*"], "S2": ["blocks.*"]},
-            r"'blocks.0.relu1' is claimed by S1 \('blocks.0.\*'\) and S2 \('blocks.\*'\), and 1 other sites so;",
+            r"'blocks.0.relu1' is claimed by S1 \('blocks.0.\*'\) and S2 \('blocks.\*'\) \(1 more are claimed twice",
         ),
         (
             {"S1": ["blocks.*"]},
@@ -92,3 +95,37 @@ def test_a_saved_network_has_its_stages_when_loaded(tmp_path: Path) -> None:
 def test_stages_are_inferred_where_none_are_given() -> None:
     assert TOYS["basic"].network().stage_patterns is None
     assert OptimizeConfig().model.stages is None
+
+
+def test_blocks_are_the_modules_in_which_branches_meet() -> None:
+    for name, relus_per_block in (("basic", 2), ("bottleneck", 3), ("inverted", 2), ("pre-activation", 2)):
+        blocks = [site.block for site in TOYS[name].network().sites]
+        assert blocks[0] is None  # the stem
+        assert blocks[1:] == [f"blocks.{index}" for index in range(4) for _ in range(relus_per_block)]
+    assert {site.block for site in TOYS["chain"].network().sites} == {None}
+
+
+class Gated(nn.Module):
+    """A chain that multiplies by a weight: no branches meet in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = F.relu(x * self.scale)
+        return x
+
+
+def test_a_product_with_a_weight_is_no_join_of_branches() -> None:
+    network = trace_network(nn.Sequential(Gated(), nn.Flatten()), (3, 4, 4))
+    assert [site.block for site in network.sites] == [None, None, None]
+
+
+def test_a_squeezed_map_beside_larger_ones_starts_no_stage() -> None:
+    spec = resolve_spec("torchvision:mobilenet_v3_small")
+    network = trace_network(build_model(spec, device="meta"), (3, 224, 224), spec=spec)
+    gates = [site for site in network.sites if site.shape[1:] == (1, 1)]
+    assert gates
+    assert {site.stage for site in network.sites} == {"S1", "S2", "S3"}

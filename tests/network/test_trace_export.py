@@ -46,7 +46,7 @@ def test_a_network_that_branches_on_shapes_is_analyzed_through_torch_export(devi
     assert network.macs == executed_macs(module, (3, 8, 8), device=device)
     assert network.output_shape == (zoo.CLASSES,)
     text = analyze_network(network).to_text()
-    assert "Followed by torch.export; it can't be reduced, for Shaped can't be traced at" in text
+    assert "Analyzed through torch.export; can't be reduced, because Shaped can't be traced at" in text
     assert "test_trace_export.py" in text and "if x.shape[2] > 4" in text
 
 
@@ -116,6 +116,6 @@ def test_a_network_of_several_heads_is_analyzed_and_culled_but_not_optimized(for
     assert network.relu_count == 4 * zoo.FULL and network.output_shape is None
     assert dict(network.outputs) == dict(zip(names, [(zoo.CLASSES,), (4, 8, 8)], strict=True))
     assert cull(network, ["S1"]).outputs == network.outputs
-    assert f"It has 2 outputs ({names[0]} (3,), {names[1]} (4, 8, 8))" in analyze_network(network).to_text()
+    assert f"has 2 outputs ({names[0]} (3,), {names[1]} (4, 8, 8))" in analyze_network(network).to_text()
     with pytest.raises(ModelError, match=r"has 2 outputs \(.*\); wrap it in a module that returns the one"):
         original_network(ModelConfig(name="mine"), FACTS, seed=0, given=Heads(form))

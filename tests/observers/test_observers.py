@@ -1,354 +1,356 @@
-"""Logs for TensorBoard and MLflow: what they hold is what the run folder holds, each epoch once."""
+"""The contract of all observers, a user's own included: what they hear of a run, and that they change none."""
 
 from __future__ import annotations
 
-import csv
 import importlib.util
+import io
 import logging
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
+import random
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import deepreduce
-from deepreduce.cli.main import run_command
-from deepreduce.config.schema import OptimizeConfig
-from deepreduce.cost.objective import Objective
-from deepreduce.errors import ConfigError, RunInterrupted, UserError
-from deepreduce.execution.trainer import TrainResult
-from deepreduce.observers import ObservedNetwork, RunLoggers, open_loggers
-from deepreduce.observers import base as subject
-from deepreduce.run import optimize as pipeline
-from deepreduce.training import EpochRecord
-from tests.helpers.runs import NUM_CANDIDATES, NUM_PROBES, TINY, StopsIn
+from deepreduce.errors import RunInterrupted, UserError
+from deepreduce.observers import ObservedNetwork, Observers, RunObserver, make_observers
+from deepreduce.observers.progress import ProgressBar, ProgressLog
+from deepreduce.training import Progress
+from tests.helpers import REPOSITORY
+from tests.helpers.curves import (
+    agree,
+    histories,
+    mlflow_curve,
+    mlflow_entries,
+    tensorboard_curve,
+    tensorboard_events,
+)
+from tests.helpers.observers import (
+    DRAFT,
+    FAILED,
+    NETWORK,
+    OTHER,
+    QUICK,
+    TEACHER,
+    TOGETHER,
+    Recorder,
+    at,
+    end,
+    epoch,
+    epochs,
+    finish,
+    start,
+)
+from tests.helpers.runs import NUM_CANDIDATES, NUM_PROBES, TINY, StopsIn, without_seconds
 
 # other people's packages warn about themselves
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-QUICK: dict[str, Any] = {
-    **TINY,
-    "data": {**TINY["data"], "train_limit": 100},
-    "training": {**TINY["training"], "epochs": 1},
-    "method": {**TINY["method"], "alphas": [1.0]},
-    "fast": {"margin": 1.0, "price": 20.0, "probe_share": 0.05},
-}
-"""Three short probes, and two levels of culling, each as it is and thinned, trained alone for the one epoch."""
 
-NETWORK = ObservedNetwork(label="cull S1", plan_id="0123abcd", folder="candidates/0123abcd")
-OUTCOME = TrainResult(val_accuracy=0.75, test_accuracy=0.5, churn=0.25, train_seconds=2.0, relu_count=64, macs=128)
+def named(name: str) -> Callable[[], RunObserver]:
+    def make() -> RunObserver:
+        pytest.importorskip(name)
+        return make_observers([name])[0]
+
+    return make
 
 
-def epoch(number: int, *, val_accuracy: float | None = 0.5) -> EpochRecord:
-    return EpochRecord(
-        epoch=number, learning_rate=0.1 / number, train_loss=1 / number, val_accuracy=val_accuracy, seconds=number
-    )
+MLFLOW = pytest.param(named("mlflow"), id="mlflow", marks=pytest.mark.slow)
+OBSERVERS = [
+    pytest.param(RunObserver, id="none"),
+    pytest.param(Recorder, id="own"),
+    pytest.param(lambda: ProgressBar(io.StringIO()), id="bar"),
+    pytest.param(lambda: ProgressLog(every=0), id="lines"),
+    pytest.param(named("tensorboard"), id="tensorboard"),
+    MLFLOW,
+    pytest.param(lambda: Observers([Recorder(), ProgressLog()]), id="several"),
+]
+any_observer = pytest.mark.parametrize("make", OBSERVERS)
+
+# -- made-up runs: whatever may come, no observer fails --------------------------------------------------------
 
 
-class Listener:
-    """Remembers what it was told; `broken` is the name of a call that fails."""
-
-    def __init__(self, broken: str | None = None) -> None:
-        self.told: list[str] = []
-        self.epochs: list[int] = []
-        self._broken = broken
-
-    def begin(self, network: ObservedNetwork, epochs: Sequence[EpochRecord]) -> None:
-        self._hear(f"begin {network.folder}")
-        self.epochs += [record.epoch for record in epochs]
-
-    def epoch(self, record: EpochRecord) -> None:
-        self._hear("epoch")
-        self.epochs.append(record.epoch)
-
-    def end(self, outcome: TrainResult) -> None:
-        self._hear("end")
-
-    def finish(self, candidates: Sequence[deepreduce.Candidate], objective: Objective) -> None:
-        self._hear("finish")
-
-    def close(self) -> None:
-        self._hear("close")
-
-    def _hear(self, what: str) -> None:
-        if what == self._broken:
-            raise OSError("no space left")
-        self.told.append(what)
-
-
-# -- any logger -----------------------------------------------------------------------------------------------
-
-
-def test_the_config_knows_the_loggers_that_there_are() -> None:
-    named = get_args(get_args(OptimizeConfig.model_fields["log"].annotation)[0])
-    assert set(named) == set(subject._PACKAGES)
-    with pytest.raises(ConfigError, match="'tensorboard' or 'mlflow'"):
-        deepreduce.load_config(settings=["log=wandb"])
-    assert deepreduce.load_config(settings=["log=tensorboard,mlflow"]).log == ("tensorboard", "mlflow")
-
-
-@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboard"), ("mlflow", "sqlalchemy")])
-def test_a_missing_package_is_named_with_its_extra_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+@any_observer
+def test_an_observer_takes_networks_alone_together_in_parallel_failed_and_done_before(
+    tmp_path: Path, make: Callable[[], RunObserver], caplog: pytest.LogCaptureFixture
 ) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == package else find(wanted))
-    with pytest.raises(UserError, match=rf"{name} needs .*{package}.*pip install 'deepreduce\[{name}\]'"):
-        deepreduce.optimize(out=tmp_path / "run", log=[name], **TINY)
+    observer = make()
+    observer.run_started(tmp_path)
+    start(observer, TEACHER, number=1, epochs=epochs(1, 2))
+    end(observer, TEACHER, was_done=True)
+    start(observer, TOGETHER, number=2)
+    observer.step_ended(TOGETHER, at(1))
+    observer.epoch_ended(TOGETHER, epoch(1, val_accuracy=None))
+    end(observer, TOGETHER, [DRAFT, FAILED])
+    start(observer, NETWORK, number=3)
+    start(observer, OTHER, number=4, epochs=epochs(1))
+    for number in (1, 2):
+        observer.step_ended(NETWORK, at(number))
+        observer.epoch_ended(NETWORK, epoch(number))
+        observer.step_ended(OTHER, at(number + 1, resumed=1))
+        observer.epoch_ended(OTHER, epoch(number + 1))
+    end(observer, OTHER, [FAILED])
+    end(observer, NETWORK)
+    finish(observer)
+    observer.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@any_observer
+def test_an_observer_can_be_closed_before_a_run_before_a_network_and_within_one(
+    tmp_path: Path, make: Callable[[], RunObserver], caplog: pytest.LogCaptureFixture
+) -> None:
+    make().close()
+    for within in (False, True):
+        observer = make()
+        observer.run_started(tmp_path)
+        if within:
+            start(observer, NETWORK)
+            observer.epoch_ended(NETWORK, epoch(1))
+        observer.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+Losses = Mapping[str, list[tuple[int, float]]]
+
+
+def recorded(folder: Path, observer: RunObserver) -> Losses:
+    assert isinstance(observer, Recorder) and not observer.errors
+    return {name: [(number, 1 / number) for number in numbers] for name, numbers in observer.epochs().items()}
+
+
+def in_tensorboard(folder: Path, observer: RunObserver) -> Losses:
+    root = folder / "tensorboard"
+    networks = [path.parent for path in root.rglob("events*") if path.parent.name != "frontier"]
+    assert len(networks) == len(set(networks))  # one file each
+    return {
+        path.relative_to(root).as_posix(): tensorboard_curve(tensorboard_events(path), "train_loss")
+        for path in networks
+    }
+
+
+def in_mlflow(folder: Path, observer: RunObserver) -> Losses:
+    entries = mlflow_entries(folder).items()
+    return {name: mlflow_curve(folder, entry, "train_loss") for name, entry in entries if name != "."}
+
+
+@pytest.mark.parametrize(
+    ("make", "losses", "seed"),
+    [
+        # of seeds that kill processes in the middle of networks
+        *((Recorder, recorded, seed) for seed in (3, 5, 9, 11)),
+        *((named("tensorboard"), in_tensorboard, seed) for seed in (3, 5, 9, 11)),
+        pytest.param(named("mlflow"), in_mlflow, 11, marks=pytest.mark.slow),
+    ],
+)
+def test_each_epoch_is_kept_once_whatever_is_trained_in_parallel_killed_and_resumed(
+    tmp_path: Path, make: Callable[[], RunObserver], losses: Callable[[Path, RunObserver], Losses], seed: int
+) -> None:
+    chance, length = random.Random(seed), 4
+    networks = [ObservedNetwork(label="cull S1", folder=f"candidates/{i:08x}", plan_id=f"{i:08x}") for i in range(5)]
+    trained, saved, ended = dict.fromkeys(networks, 0), dict.fromkeys(networks, 0), set[ObservedNetwork]()
+    processes = 0
+    while len(ended) < len(networks):
+        observer, running, waiting = make(), list[ObservedNetwork](), list(networks)
+        processes += 1
+        observer.run_started(tmp_path)
+        while waiting or running:
+            while waiting and (len(running) < 2 or waiting[0] in ended):
+                network = waiting.pop(0)
+                number = len(networks) - len(waiting)
+                trained[network] = saved[network]
+                start(observer, network, number=number, epochs=epochs(*range(1, saved[network] + 1)))
+                if network in ended:
+                    end(observer, network, was_done=True)
+                else:
+                    running.append(network)
+            if not running:
+                break
+            network = chance.choice(running)
+            if trained[network] < length:
+                trained[network] += 1
+                observer.epoch_ended(network, epoch(trained[network]))
+            else:
+                end(observer, network)
+                running.remove(network)
+                ended.add(network)
+                saved[network] = length
+            if chance.random() < 0.3:
+                saved[network] = trained[network]  # a snapshot
+            if chance.random() < 0.1 and processes < 4:
+                if chance.random() < 0.5:  # stopped, not killed: everything is saved
+                    saved |= trained
+                    observer.close()
+                break
+    observer.close()
+    expected = [(number, 1 / number) for number in range(1, length + 1)]
+    found = losses(tmp_path, observer)
+    assert found.keys() == {network.folder for network in networks}
+    assert all(agree(curve, expected) for curve in found.values())
+
+
+# -- whole runs ------------------------------------------------------------------------------------------------
+
+
+def expected_epochs(folder: Path) -> dict[str, list[int]]:
+    return {name: [number for number, _ in curve] for name, curve in histories(folder).items()}
+
+
+@pytest.mark.parametrize("side_by_side", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_reports_every_network_in_order_whether_trained_now_or_before(
+    tmp_path: Path, side_by_side: int
+) -> None:
+    now, again = Recorder(), Recorder()
+    for recorder in (now, again):
+        deepreduce.optimize(out=tmp_path / "run", observers=[recorder], **{**QUICK, "side_by_side": side_by_side})
+        assert recorder.errors == []
+        assert recorder.calls[0] == "run_started" and recorder.calls[-2:] == ["run_finished", "close"]
+        assert recorder.epochs() == expected_epochs(tmp_path / "run")
+        assert len(recorder.networks) == 1 + NUM_PROBES + 4
+        assert {heard.was_done for heard in recorder.networks.values()} == {recorder is again}
+    assert all(network.plan_id is not None for network in now.networks)
+    assert next(iter(now.networks)) == TEACHER
+
+
+def test_an_interrupted_run_reports_what_is_behind_each_network_and_ends_complete(tmp_path: Path) -> None:
+    resumed = []
+    for number in (1, 2, 2 + NUM_PROBES):  # the teacher, a probe, drafts
+        recorder = Recorder()
+        with pytest.raises(RunInterrupted):
+            deepreduce.optimize(out=tmp_path / "run", observers=[recorder, StopsIn(number)], **TINY)
+        assert recorder.errors == [] and recorder.calls[-1] == "close" and "run_finished" not in recorder.calls
+        resumed += [heard for heard in recorder.networks.values() if heard.was_done is None]
+    recorder = Recorder()
+    deepreduce.optimize(out=tmp_path / "run", observers=[recorder], **TINY)
+    assert len(resumed) == 3 and recorder.errors == []
+    assert recorder.epochs() == expected_epochs(tmp_path / "run")
+    together = [heard for network, heard in recorder.networks.items() if network.plan_id is None]
+    assert sorted(heard.results for heard in together) == [2, 4]  # alpha 0.5, alpha 1
+
+
+class Draws(RunObserver):
+    """Uses up random numbers, as an observer that plots examples would."""
+
+    def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:
+        torch.rand(3), np.random.rand(3), random.random()
+
+
+@pytest.fixture(scope="module")
+def unobserved(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """The table of a run that nobody observes."""
+    return table(deepreduce.optimize(out=tmp_path_factory.mktemp("unobserved") / "run", **QUICK))
+
+
+def table(result: deepreduce.Result) -> list[list[str]]:
+    return without_seconds((result.folder / "candidates.csv").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("make", [pytest.param(RunObserver, id="others"), MLFLOW])
+def test_the_numbers_of_a_run_are_the_same_with_and_without_observers(
+    tmp_path: Path, unobserved: list[list[str]], make: Callable[[], RunObserver]
+) -> None:
+    observers = [make(), Recorder(), Draws(), ProgressBar(io.StringIO()), ProgressLog(every=0)]
+    log = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
+    assert table(deepreduce.optimize(out=tmp_path / "run", observers=observers, log=log, **QUICK)) == unobserved
+
+
+def test_observers_that_raise_anywhere_leave_the_run_and_the_others_as_they_were(
+    tmp_path: Path, unobserved: list[list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = [name for name in vars(RunObserver) if not name.startswith("_")]
+    broken, sound = [Recorder(broken=call) for call in calls], Recorder()
+    result = deepreduce.optimize(out=tmp_path / "run", observers=[*broken, sound], **QUICK)
+    assert table(result) == unobserved
+    assert sound.errors == [] and sound.epochs() == expected_epochs(result.folder)
+    assert caplog.text.count("Recorder failed and is left out from here on") == len(calls)
+    assert (result.folder / "log.txt").read_text().count("Recorder failed") == len(calls)
+    assert all(observer.calls[-1] == "close" for observer in broken)
+
+
+def test_an_observers_keyboard_interrupt_ends_the_run_which_the_same_call_resumes(
+    tmp_path: Path, unobserved: list[list[str]]
+) -> None:
+    interrupting, sound = Recorder("epoch_ended", KeyboardInterrupt()), Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        deepreduce.optimize(out=tmp_path / "run", observers=[interrupting, sound], **QUICK)
+    assert sound.calls == ["run_started", "network_started", "close"]
+    assert table(deepreduce.optimize(out=tmp_path / "run", **QUICK)) == unobserved
+
+
+@pytest.mark.parametrize("given", [Recorder, None])
+def test_what_is_no_observer_is_refused_before_anything_is_written(tmp_path: Path, given: Any) -> None:
+    with pytest.raises(UserError, match=r"observers\[0\]"):
+        deepreduce.optimize(out=tmp_path / "run", observers=[given], **QUICK)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_logger_that_fails_is_named_once_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    broken, sound = Listener(broken="epoch"), Listener()
-    with RunLoggers({"one": broken, "other": sound}) as loggers:
-        loggers.begin(NETWORK, [])
-        loggers.epoch(epoch(1))
-        loggers.epoch(epoch(2))
-        loggers.end(OUTCOME)
-    assert sound.told == ["begin candidates/0123abcd", "epoch", "epoch", "end", "close"]
-    assert broken.told == ["begin candidates/0123abcd"]
-    assert caplog.text.count("the log for one can't be written (no space left)") == 1
+def test_a_users_observers_hear_before_those_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
 
+    class Named(RunObserver):
+        def __init__(self, name: str) -> None:
+            self.name = name
 
-def test_a_logger_that_can_not_be_opened_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "tensorboard").write_text("a file where the folder should be")
-    with open_loggers(["tensorboard"], tmp_path) as loggers:
-        loggers.begin(NETWORK, [])
-    assert "the log for tensorboard can't be written" in caplog.text
+        def run_started(self, folder: Path) -> None:
+            heard.append(self.name)
+            if self.name == "theirs":
+                raise KeyboardInterrupt  # nothing more is wanted of the run
 
-
-def test_a_run_tells_of_every_network_whether_trained_now_or_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, again = Listener(), Listener()
-    for listener in (now, again):
-        monkeypatch.setattr(subject, "_open", lambda name, folder, listener=listener: listener)
-        deepreduce.optimize(out=tmp_path / "run", log=["tensorboard"], **QUICK)
-    assert now.epochs == again.epochs == [1] * (1 + NUM_PROBES + 4)
-    assert [what for what in now.told if what != "epoch"] == again.told
-    assert again.told[:2] == ["begin teacher", "end"] and again.told[-2:] == ["finish", "close"]
-    assert sum(what.startswith("begin candidates/") for what in again.told) == 4
+    monkeypatch.setattr("deepreduce.observers.registry._make", lambda name, known: Named(name))
+    with pytest.raises(KeyboardInterrupt):
+        deepreduce.optimize(out=tmp_path / "run", log=["theirs"], observers=[Named("own"), Named("next")], **QUICK)
+    assert heard == ["own", "next", "theirs"]
 
 
 @pytest.mark.slow
-def test_a_run_with_students_side_by_side_tells_of_one_network_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "losses", "side_by_side"), [("tensorboard", in_tensorboard, 2), ("mlflow", in_mlflow, 1)]
+)
+def test_loggers_show_an_interrupted_run_as_one_that_never_was(
+    tmp_path: Path, name: str, losses: Callable[[Path, RunObserver], Losses], side_by_side: int
 ) -> None:
-    listener = Listener()
-    monkeypatch.setattr(subject, "_open", lambda name, folder: listener)
-    deepreduce.optimize(out=tmp_path / "run", log=["tensorboard"], **{**QUICK, "side_by_side": 2})
-    assert listener.epochs == [1] * (1 + NUM_PROBES + 4)
-    kinds = [what.partition(" ")[0] for what in listener.told if what != "epoch"]
-    assert kinds == ["begin", "end"] * (1 + NUM_PROBES + 4) + ["finish", "close"]
-
-
-@pytest.mark.slow
-def test_a_run_without_log_imports_no_logger(tmp_path: Path) -> None:
-    code = (
-        "import sys; from deepreduce.observers import open_loggers; from pathlib import Path;"
-        "open_loggers([], Path('.')); assert not {'tensorboard', 'mlflow'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-
-
-def test_the_flag_may_be_given_for_each_logger(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[tuple[str, ...]] = []
-
-    def run(config: OptimizeConfig, **_: Any) -> None:
-        asked.append(config.log)
-        raise UserError("not now")
-
-    monkeypatch.setattr(pipeline, "run", run)
-    assert run_command(["optimize", "--log", "tensorboard", "--log", "mlflow"]) == 2
-    assert run_command(["optimize"]) == 2
-    assert asked == [("tensorboard", "mlflow"), ()]
-    assert run_command(["optimize", "--log", "wandb"]) == 2
-    assert "log[0] is 'wandb'" in capsys.readouterr().err
-
-
-# -- TensorBoard ----------------------------------------------------------------------------------------------
-
-
-def events(path: Path) -> Any:
-    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    accumulator = loading.EventAccumulator(str(path), purge_orphaned_data=False)
-    accumulator.Reload()
-    return accumulator
-
-
-def curve(accumulator: Any, name: str) -> list[tuple[int, float]]:
-    return [(event.step, event.value) for event in accumulator.Scalars(name)]
-
-
-def agree(found: list[tuple[int, float]], expected: list[tuple[int, float]]) -> bool:
-    """The same steps, each once and in order, with the same values as far as float32 holds them."""
-    steps, values = [step for step, _ in found], [value for _, value in found]
-    return steps == [step for step, _ in expected] and values == pytest.approx([value for _, value in expected])
-
-
-def tensorboard_logger(folder: Path) -> Any:
-    pytest.importorskip("tensorboard")
-    from deepreduce.observers.tensorboard import TensorBoardLogger
-
-    return TensorBoardLogger(folder)
-
-
-def test_tensorboard_holds_the_curves_and_what_was_measured(tmp_path: Path) -> None:
-    logger = tensorboard_logger(tmp_path)
-    logger.begin(NETWORK, [])
-    logger.epoch(epoch(1, val_accuracy=None))
-    logger.epoch(epoch(2))
-    found = events(tmp_path / "tensorboard" / NETWORK.folder)  # at every moment, not only at the end
-    assert curve(found, "train_loss") == [(1, 1.0), (2, 0.5)]
-    logger.end(OUTCOME)
-    found = events(tmp_path / "tensorboard" / NETWORK.folder)
-    assert curve(found, "val_accuracy") == [(2, 0.5)]
-    assert agree(curve(found, "learning_rate"), [(1, 0.1), (2, 0.05)])
-    assert curve(found, "measured/relu_count") == [(0, 64)]
-    assert curve(found, "measured/churn") == [(0, 0.25)]
-    assert found.SummaryMetadata("_hparams_/session_start_info").plugin_data.plugin_name == "hparams"
-
-
-def test_tensorboard_holds_each_epoch_once_after_a_resume_behind_the_last_one(tmp_path: Path) -> None:
-    killed = tensorboard_logger(tmp_path)
-    killed.begin(NETWORK, [])
-    killed.epoch(epoch(1))
-    killed.epoch(epoch(2))  # trained, and lost with the process: the last snapshot is older
-    resumed = tensorboard_logger(tmp_path)
-    resumed.begin(NETWORK, [epoch(1)])
-    resumed.epoch(epoch(2))
-    resumed.epoch(epoch(3))
-    resumed.end(OUTCOME)
-    killed.close()
-    found = events(tmp_path / "tensorboard" / NETWORK.folder)
-    assert [step for step, _ in curve(found, "train_loss")] == [1, 2, 3]
-    times = [event.wall_time for event in found.Scalars("train_loss")]
-    assert [late - times[0] for late in times] == pytest.approx([0, 1, 2])
-
-
-def test_tensorboard_says_why_a_network_failed(tmp_path: Path) -> None:
-    logger = tensorboard_logger(tmp_path)
-    logger.begin(NETWORK, [])
-    logger.end(TrainResult(relu_count=64, failure="the loss was not finite"))
-    found = events(tmp_path / "tensorboard" / NETWORK.folder)
-    assert b"not finite" in found.Tensors("failure/text_summary")[0].tensor_proto.string_val[0]
-
-
-# -- whole runs -----------------------------------------------------------------------------------------------
-
-
-def histories(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """The training losses of every network but drafts, by its folder in the run."""
-    found = {}
-    for path in (p for p in folder.glob("**/history.csv") if p.parent.parent.name != "drafts"):
-        with open(path, newline="", encoding="utf-8") as file:
-            found[path.parent.relative_to(folder).as_posix()] = [
-                (int(row["epoch"]), float(row["train_loss"])) for row in csv.DictReader(file)
-            ]
-    return found
-
-
-def interrupted_run(folder: Path, names: list[str]) -> deepreduce.Result:
-    """A run that is stopped three times, and told to log only after the first."""
-    for i, number in enumerate((1, 2, 2 + NUM_PROBES)):  # the teacher, a probe, drafts
+    pytest.importorskip(name)
+    options = {**TINY, "side_by_side": side_by_side}
+    # the teacher, a probe, drafts, as far as starting other processes is worth the time; no log at first
+    for i, number in enumerate((1, 2, 2 + NUM_PROBES)[::side_by_side]):
         with pytest.raises(RunInterrupted):
-            deepreduce.optimize(out=folder, watcher=StopsIn(number), log=names if i else [], **TINY)
-    return deepreduce.optimize(out=folder, log=names, **TINY)
-
-
-@pytest.mark.slow
-def test_tensorboard_shows_an_interrupted_run_as_one_that_never_was(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    result = interrupted_run(tmp_path / "run", ["tensorboard"])
-    expected = histories(result.folder)
-    assert len(expected) == 1 + NUM_PROBES + NUM_CANDIDATES
-    for network, losses in expected.items():
-        assert agree(curve(events(result.folder / "tensorboard" / network), "train_loss"), losses)
-    found = events(result.folder / "tensorboard" / "frontier")
-    front = [(n.relu_count, n.test_accuracy) for n in result.frontier]
-    assert agree(curve(found, "frontier/test_accuracy"), front)
-    shown = found.Tensors("frontier/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert all(n.plan_id in shown for n in result.frontier)
-
-
-def mlflow_entries(folder: Path) -> dict[str, Any]:
-    """What an MLflow client finds, by the network's folder in the run; '.' is the run itself."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("deepreduce")
-    entries = client.search_runs([experiment.experiment_id], max_results=1000)
-    return {entry.data.tags["deepreduce.folder"]: (client, entry) for entry in entries}
-
-
-@pytest.mark.slow
-def test_mlflow_shows_an_interrupted_run_as_one_that_never_was(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
-    result = interrupted_run(tmp_path / "run", ["mlflow"])
-    entries, expected = mlflow_entries(result.folder), histories(result.folder)
-    assert entries.keys() == {".", *expected}
-    parent = entries["."][1]
-    for network, losses in expected.items():
-        client, entry = entries[network]
-        curve = [(m.step, m.value) for m in client.get_metric_history(entry.info.run_id, "train_loss")]
-        assert sorted(curve) == losses
-        assert entry.info.status == "FINISHED"
-        assert entry.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            deepreduce.optimize(out=tmp_path, observers=[StopsIn(number)], log=[name] if i else [], **options)
+    result = deepreduce.optimize(out=tmp_path, log=[name], **options)
+    found, expected = losses(result.folder, RunObserver()), histories(result.folder)
+    assert found.keys() == expected.keys() and len(expected) == 1 + NUM_PROBES + NUM_CANDIDATES
+    assert all(agree(found[network], curve) for network, curve in expected.items())
+    if name == "tensorboard":
+        frontier = tensorboard_events(result.folder / "tensorboard" / "frontier")
+        front = [(n.relu_count, n.test_accuracy) for n in result.frontier]
+        assert agree(tensorboard_curve(frontier, "frontier/test_accuracy"), front)
+        return
+    entries = mlflow_entries(result.folder)
+    assert {entry.info.status for entry in entries.values()} == {"FINISHED"}
     for network in result.candidates:
-        _, entry = entries[network.candidate.folder]
+        entry = entries[network.candidate.folder]
         assert entry.info.run_name == network.label
         assert entry.data.params == {"relu_count": str(network.relu_count)}
         assert entry.data.metrics["measured/test_accuracy"] == pytest.approx(network.test_accuracy)
-        assert entry.data.metrics["measured/churn"] == pytest.approx(network.measurement.churn)
-    kept = Path(parent.info.artifact_uri) / "frontier.csv"
+    kept = Path(entries["."].info.artifact_uri) / "frontier.csv"
     assert kept.read_bytes() == (result.folder / "frontier.csv").read_bytes()
 
 
-@pytest.mark.slow
-def test_mlflow_leaves_a_finished_run_as_it_is_and_writes_nothing_where_it_was_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_the_documented_observer_works_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("mlflow")
-    caplog.set_level(logging.WARNING)
-    deepreduce.optimize(out=tmp_path / "run", log=["mlflow"], **QUICK)
-    before = {
-        name: (entry.info.end_time, entry.data.metrics)
-        for name, (_, entry) in mlflow_entries(tmp_path / "run").items()
-    }
-    shutil.move(tmp_path / "run", tmp_path / "moved")
-    deepreduce.optimize(out=tmp_path / "moved", log=["mlflow"], **QUICK)
-    after = mlflow_entries(tmp_path / "moved")
-    assert {name: entry.data.metrics for name, (_, entry) in after.items()} == {
-        name: metrics for name, (_, metrics) in before.items()
-    }
-    assert not (tmp_path / "run").exists()
-    assert "can't be written" not in caplog.text
+    text = (REPOSITORY / "docs" / "running.md").read_text(encoding="utf-8")
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "RunObserver" in c)
+    optimize = deepreduce.optimize
 
+    def quick(model: str, data: str, *, out: str, observers: Any) -> deepreduce.Result:
+        return optimize(out=tmp_path / out, observers=observers, **QUICK)
 
-@pytest.mark.slow
-def test_mlflow_calls_nobody_and_says_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
-    code = (
-        "import logging, threading; from pathlib import Path; logging.basicConfig(level=logging.INFO)\n"
-        "from deepreduce.observers.mlflow import MlflowLogger\n"
-        "MlflowLogger(Path('.')).close()\n"
-        "from mlflow.telemetry.client import get_telemetry_client\n"
-        "assert get_telemetry_client() is None\n"
-        "assert threading.active_count() == 1\n"
-        "assert logging.getLogger('mlflow').level != logging.WARNING"
-    )
-    # these say to MLflow that nobody is there whose use it could report
-    silent = ("PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
-    environment = {key: value for key, value in os.environ.items() if key not in silent}
-    told = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert told.returncode == 0, told.stderr
-    assert told.stderr == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
+    monkeypatch.setattr(deepreduce, "optimize", quick)
+    exec(compile(code, "running.md", "exec"), {})
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + NUM_PROBES + 4 and last == "5 networks, the full one included"
+    assert lines[0].startswith("teacher: val ") and all(" ReLUs, " in line for line in lines)

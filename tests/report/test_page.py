@@ -15,11 +15,13 @@ import pytest
 import torch
 
 import deepreduce
+from deepreduce.api import report_run
 from deepreduce.cli.main import run_command
+from deepreduce.cost.objective import COUNT_OF_RELUS
 from deepreduce.errors import CheckpointError, UserError
 from deepreduce.plan import ReductionPlan
 from deepreduce.report.tables import read_candidates_csv
-from deepreduce.run.page import page_contents, write_page
+from deepreduce.run.page import page_contents
 from tests.helpers.made_up_run import HOSTILE, write_run
 from tests.helpers.runs import NUM_CANDIDATES, TINY, TINY_RELUS
 
@@ -64,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> Parsed:
-    return Parsed(write_page(run).read_text(encoding="utf-8"))
+    return Parsed(report_run(run).read_text(encoding="utf-8"))
 
 
 def test_the_page_is_one_file_that_names_no_address(page: Parsed) -> None:
@@ -130,7 +132,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     stages = {f"S1{HOSTILE}": (64, 2), "S2 {{script}} & \u2028 \u00e9": (32, 2)}
     write_run(tmp_path / "run", model=HOSTILE, stages=stages, size=4)
     (tmp_path / "run" / "environment.json").write_text(json.dumps({"processor": HOSTILE, "command": ["x", HOSTILE]}))
-    text = write_page(tmp_path / "run").read_text(encoding="utf-8")
+    text = report_run(tmp_path / "run").read_text(encoding="utf-8")
     parsed = Parsed(text)
     assert [tag for tag, _ in parsed.elements].count("script") == 3
     assert "img" not in {tag for tag, _ in parsed.elements}
@@ -145,13 +147,13 @@ def test_values_that_json_has_not_are_left_out(tmp_path: Path) -> None:
     write_run(tmp_path / "run", size=1, epochs=3)
     history = tmp_path / "run" / "teacher" / "history.csv"
     history.write_text(history.read_text().splitlines()[0] + "\n1,0.1,nan,0.5,1.0\n2,0.1,inf,,1.0\n")
-    teacher = Parsed(write_page(tmp_path / "run").read_text(encoding="utf-8")).data()["networks"][0]
+    teacher = Parsed(report_run(tmp_path / "run").read_text(encoding="utf-8")).data()["networks"][0]
     assert teacher["history"] == {"epoch": [1, 2], "train_loss": [None, None], "val_accuracy": [0.5, None]}
 
 
 def test_a_run_that_goes_on_without_a_measured_order_has_a_page(tmp_path: Path) -> None:
     write_run(tmp_path / "run", complete=False, with_criticality=False)
-    contents = page_contents(tmp_path / "run").to_json()
+    contents = page_contents(tmp_path / "run", title="run", objective=COUNT_OF_RELUS).to_json()
     assert contents["complete"] is False and contents["criticality"] == []
 
 
@@ -164,7 +166,7 @@ def test_criticality_and_command_are_those_of_the_run(run: Path, page: Parsed) -
 
 
 def test_a_reduction_of_a_python_module_says_what_loading_takes(run: Path) -> None:
-    contents = page_contents(run)
+    contents = page_contents(run, title="run", objective=COUNT_OF_RELUS)
     files = {key: dataclasses.replace(value, needs_model=True) for key, value in contents.files.items()}
     made = dataclasses.replace(contents, files=files, environment={"command": ["train.py", "--fast"]}).to_json()
     assert "model=original" in made["networks"][0]["snippet"]
@@ -176,22 +178,22 @@ def test_a_network_whose_folder_is_corrupt_is_named(tmp_path: Path) -> None:
     plan = tmp_path / "run" / "candidates" / "plan00" / "plan.json"
     plan.write_text('{"sites": 3}')
     with pytest.raises(CheckpointError, match=r"plan00/plan.json does not describe a network"):
-        write_page(tmp_path / "run")
+        report_run(tmp_path / "run")
     plan.unlink()
     with pytest.raises(CheckpointError, match=r"plan00/plan.json can't be read"):
-        write_page(tmp_path / "run")
+        report_run(tmp_path / "run")
 
 
 def test_without_plotly_the_error_names_the_extra(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(UserError, match=r"pip install 'deepreduce\[report\]'"):
-        write_page(run)
+        report_run(run)
 
 
 def test_the_command_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
-    assert (tmp_path / "page.html").read_bytes() == write_page(run).read_bytes()
+    assert (tmp_path / "page.html").read_bytes() == report_run(run).read_bytes()
     assert run_command(["report", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
     assert run_command(["report", str(run), "--out", str(tmp_path / "nowhere" / "page.html")]) == 2
@@ -201,7 +203,7 @@ def test_the_command_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: 
 def test_the_page_of_a_real_run_loads_each_network_as_it_says(tmp_path: Path) -> None:
     """The runs of the other tests are made up; this one holds them to what optimize leaves."""
     result = deepreduce.optimize(out=tmp_path / "run", **TINY)
-    data = Parsed(write_page(result.folder).read_text(encoding="utf-8")).data()
+    data = Parsed(report_run(result.folder).read_text(encoding="utf-8")).data()
     assert data["complete"] and len(data["networks"]) == NUM_CANDIDATES + 1
     assert {w["stage"] for w in data["criticality"]} == set(TINY_RELUS)
     for network in data["networks"]:

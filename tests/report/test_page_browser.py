@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from deepreduce.plan import Candidate
+from deepreduce.api import report_run
+from deepreduce.candidate import Candidate
 from deepreduce.report.tables import read_candidates_csv
-from deepreduce.run.page import write_page
 from tests.helpers.made_up_run import HOSTILE, write_run
 
 pytestmark = pytest.mark.slow
@@ -140,7 +140,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page") / "run"
     write_run(folder)
-    write_page(folder)
+    report_run(folder)
     return folder
 
 
@@ -350,7 +350,7 @@ def costed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Candida
     folder = tmp_path_factory.mktemp("costed") / "run"
     # of no more networks are all labels different
     candidates = write_run(folder, size=5, seed=3, presets=["cheetah-lan", "measured-semi2k-loopback"])
-    write_page(folder)
+    report_run(folder)
     return folder, candidates
 
 
@@ -481,7 +481,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page: Browser, run: Path) -
 def test_hostile_names_are_shown_as_they_are(browser: Browser, tmp_path: Path) -> None:
     stages = {f"S1<b>{HOSTILE}": (64, 2), "S2 & \"quoted\" 'too' `${1}`": (32, 2)}
     write_run(tmp_path / "run", model=HOSTILE, stages=stages, size=4)
-    browser.open(write_page(tmp_path / "run", out=tmp_path / "<b>page #1?.html"))
+    browser.open(report_run(tmp_path / "run", out=tmp_path / "<b>page #1?.html"))
     assert browser.find("h1").text.startswith(HOSTILE)
     row = browser.find("#table tbody tr:nth-child(3)")
     row.find_element(By.TAG_NAME, "button").click()
@@ -500,7 +500,7 @@ def test_a_run_of_one_network_shows_it(browser: Browser, tmp_path: Path) -> None
     kept = [line for line in table if line.startswith(("plan_id", "teacher"))]
     assert len(kept) == 2 < len(everything)
     (tmp_path / "run" / "candidates.csv").write_text("\n".join(kept) + "\n")
-    browser.open(write_page(tmp_path / "run"))
+    browser.open(report_run(tmp_path / "run"))
     assert browser.points() == {"others": [], "frontier": [], "teacher": ["teacher"]}
     assert browser.find("#incomplete").is_displayed() and not browser.find("#criticality").is_displayed()
     assert not browser.find("#next").is_enabled() and not browser.find("#previous").is_enabled()

@@ -75,15 +75,15 @@ def test_columns_may_stand_in_any_order_among_others_and_lines_may_be_empty(tmp_
     [
         ("2022", "last year", "year is 'last year'"),
         ("49900", "49.9K", "relu_count is '49.9K'"),
-        ("49900", "49900.5", "relu_count is '49900.5'; it is a whole number"),
+        ("49900", "49900.5", "relu_count is '49900.5'; give a whole number"),
         ("49900", "-1", "relu_count is '-1'"),
-        ("73.75", "100.1", "accuracy_pct is '100.1'; it is a percentage, at most 100"),
+        ("73.75", "100.1", "accuracy_pct is '100.1'; give a percentage, at most 100"),
         ("73.75", "nan", "accuracy_pct is 'nan'"),
         ("73.75", "", "accuracy_pct is ''"),
         ("1.066", "fast", "latency_s is 'fast'"),
         ("SNL", "", "method is empty"),
         ("CIFAR-100", " ", "dataset is empty"),
-        (",Table 1", "", "7 cells; the header has 8"),
+        (",Table 1", "", "the row has 7 cells, the header 8"),
     ],
 )
 def test_a_cell_that_does_not_fit_is_named_with_file_and_line(tmp_path: Path, old: str, new: str, words: str) -> None:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
 from deepreduce.cost.objective import Objective
 from deepreduce.cost.price import CostEstimate, Share
 from deepreduce.errors import UserError
 from deepreduce.frontier import pareto_front
-from deepreduce.plan import TEACHER_ID, Candidate, Measurement, ReductionPlan
+from deepreduce.plan import ReductionPlan
 from deepreduce.report.tables import candidates_csv, frontier_csv, frontier_table, read_candidates_csv
 from tests.helpers.report_examples import candidate, failed, priced, random_price, random_run, teacher
 
@@ -189,14 +190,14 @@ def edited(column: str, value: str) -> str:
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
-        ("relu_count", "1_000", "relu_count is '1_000'; it is a whole number"),
+        ("relu_count", "1_000", "relu_count is '1_000'; give a whole number"),
         ("relu_count", "-1", "relu_count is '-1'"),
         ("relu_count", "", "relu_count is ''"),
         ("relus_S1", "1.5", "relus_S1 is '1.5'"),
-        ("val_accuracy", "76.2", "val_accuracy is '76.2'; it is a fraction in [0, 1], not a percentage"),
-        ("test_accuracy", "nan", "test_accuracy is 'nan'; it is a finite number"),
+        ("val_accuracy", "76.2", "val_accuracy is '76.2'; give a fraction in [0, 1], not a percentage"),
+        ("test_accuracy", "nan", "test_accuracy is 'nan'; give a finite number"),
         ("train_seconds", "soon", "train_seconds is 'soon'"),
-        ("status", "done", "status is 'done'; it is one of ok, failed, dropped"),
+        ("status", "done", "status is 'done'; give one of ok, failed, dropped"),
         ("plan", "{", "plan is not JSON"),
         ("plan", '{"alpha": 2}', "alpha is 2"),
         ("plan", "[]", "a plan is a JSON object"),
@@ -216,7 +217,7 @@ def test_a_cell_that_does_not_fit_is_named_with_its_line(column: str, value: str
     [
         ("", "line 1: the file is empty"),
         ("plan_id,relu_count\n", "line 1: the header lacks the columns val_accuracy, test_accuracy"),
-        (candidates_csv([], stages=[]) + "p,1\n", "line 2: 2 cells; the header has"),
+        (candidates_csv([], stages=[]) + "p,1\n", "line 2: the row has 2 cells, the header"),
         (candidates_csv([], stages=[]) + '"p', "line 2: unexpected end of data"),
     ],
 )

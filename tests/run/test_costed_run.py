@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import deepreduce
+from deepreduce.api import redraw
 from deepreduce.cli.main import MISTAKE, run_command
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
@@ -18,8 +19,9 @@ from deepreduce.cost.preset import preset_named, prices_of, save_calibration
 from deepreduce.errors import CheckpointError, UserError
 from deepreduce.private.lowering.program import KINDS, REVEAL
 from deepreduce.private.result import price_of_run
-from deepreduce.run.outputs import private_file, read_run, redraw
 from deepreduce.run.page import page_contents
+from deepreduce.run.read import read_run
+from deepreduce.store.names import private_run
 from deepreduce.utils.files import write_json
 from tests.helpers.runs import RICH, TINY
 
@@ -187,7 +189,7 @@ def measured(finished: deepreduce.Result, tmp_path: Path) -> deepreduce.Result:
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
     for network in [finished.teacher, finished.candidates[0]]:
-        write_json(private_file(folder / network.candidate.folder, "cheetah"), RUN)
+        write_json((folder / network.candidate.folder / private_run("cheetah")), RUN)
     return deepreduce.load_result(folder)
 
 
@@ -215,7 +217,7 @@ def test_the_frontier_is_drawn_by_another_cost_and_by_measurements(measured: dee
 
 
 def test_the_page_offers_every_cost_that_is_known(measured: deepreduce.Result) -> None:
-    data = page_contents(measured.folder).to_json()
+    data = page_contents(measured.folder, title="measured", objective=measured.objective).to_json()
     assert data["axis"] == "latency delphi-lan"
     keys = {axis["key"] for axis in data["axes"]}
     assert keys == {"relus"} | {
@@ -250,7 +252,7 @@ def test_a_run_without_costs_says_how_to_get_some(finished: deepreduce.Result, t
 
 
 def test_a_corrupt_measurement_is_named(measured: deepreduce.Result) -> None:
-    private_file(measured.folder / "teacher", "cheetah").write_text('{"layers": [{}]}')
+    (measured.folder / "teacher" / private_run("cheetah")).write_text('{"layers": [{}]}')
     with pytest.raises(CheckpointError, match=r"teacher.private-cheetah\.json: this is no result .*measure again"):
         read_run(measured.folder)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,19 @@ from deepreduce.errors import (
     RunInterrupted,
     UserError,
 )
-from deepreduce.execution import trainer as jobs
-from deepreduce.execution.processes import ExecutorError, ProcessExecutor
-from deepreduce.execution.trainer import CandidateTrainer, SharedWeightsTask, TrainTask
+from deepreduce.execution import trainer as subject
+from deepreduce.execution.task import TrainResult, TrainTask
+from deepreduce.execution.trainer import CandidateTrainer
 from deepreduce.frontier import pareto_front
+from deepreduce.methods import deepreduce as deepreduce_method
 from deepreduce.network import Network
-from deepreduce.observers.progress import NoWatcher
+from deepreduce.observers import ObservedNetwork, RunObserver
 from deepreduce.report.tables import read_candidates_csv
-from deepreduce.run import stages as conductor
-from deepreduce.run.outputs import read_run
 from deepreduce.run.page import page_contents
+from deepreduce.run.read import read_run
+from deepreduce.search import budget
 from deepreduce.search.headroom import FrontierState
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.training import AugmentationSchedule, Distillation, LogitsCache, Teacher, train
 from deepreduce.transforms import apply_plan
 from deepreduce.utils.seed import derived_seed
@@ -166,31 +170,34 @@ def test_a_finished_run_is_not_trained_again(finished: deepreduce.Result) -> Non
     assert [n.plan_id for n in again.candidates] == [n.plan_id for n in finished.candidates]
 
 
-class _Hears(NoWatcher):
+class _Listener(RunObserver):
     """Which networks were done before, and how many began."""
 
     def __init__(self) -> None:
         self.work = self.total = 0.0
+        self.numbers: list[int] = []
         self.done_before: dict[str, bool] = {}
 
-    def begin(self, name: str, *, number: int, count: int, work: float, total: float) -> None:
-        assert number == len(self.done_before) + 1
+    def network_started(
+        self, network: ObservedNetwork, *, number: int, count: int, work: float, total: float, **_: Any
+    ) -> None:
+        self.numbers.append(number)
         self.work, self.total, self.count = self.work + work, total, count
 
-    def end(self, name: str, *, result: str, was_done: bool) -> None:
-        assert result
-        self.done_before[name] = was_done
+    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+        self.done_before[network.folder] = was_done
 
 
-def test_who_watches_is_told_of_every_training_and_whether_it_was_done_before(
+def test_observers_hear_of_every_training_and_whether_it_was_done_before(
     finished: deepreduce.Result, tmp_path: Path
 ) -> None:
     for folder, was_done in ((tmp_path / "run", False), (finished.folder, True)):
-        watcher = _Hears()
-        deepreduce.optimize(out=folder, watcher=watcher, **TINY)
-        assert len(watcher.done_before) == watcher.count == 1 + NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
-        assert set(watcher.done_before.values()) == {was_done}
-        assert watcher.work == pytest.approx(watcher.total, rel=0.2)  # which networks there are was measured
+        listener = _Listener()
+        deepreduce.optimize(out=folder, observers=[listener], **TINY)
+        assert listener.numbers == list(range(1, listener.count + 1))
+        assert len(listener.done_before) == listener.count == 1 + NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
+        assert set(listener.done_before.values()) == {was_done}
+        assert listener.work == pytest.approx(listener.total, rel=0.2)  # which networks there are was measured
 
 
 def test_another_config_is_refused_and_nothing_in_the_folder_changes(finished: deepreduce.Result) -> None:
@@ -232,7 +239,7 @@ def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(
     options = {**TINY, "side_by_side": side_by_side}
     for number in STOPS[::side_by_side]:  # each start of another process takes seconds
         with pytest.raises(RunInterrupted, match="stopped; all is saved in") as caught:
-            deepreduce.optimize(out=tmp_path / "run", watcher=StopsIn(number), **options)
+            deepreduce.optimize(out=tmp_path / "run", observers=[StopsIn(number)], **options)
         assert caught.value.folder == tmp_path / "run"
         # the candidates' own trainings are so short that they may end before they are asked
         assert list((tmp_path / "run").rglob("training.safetensors")) or number > 1 + NUM_PROBES + NUM_FAMILIES
@@ -274,7 +281,7 @@ def test_the_networks_whose_draft_another_one_beats_are_dropped_and_no_others(tm
 
 
 def drop_first(relu_counts: Any, accuracies: Any, *, margin: float) -> dict[str, str]:
-    """Instead of `beaten`: the network of most ReLUs, by that of fewest."""
+    """Instead of `dominated`: the network of most ReLUs, by that of fewest."""
     order = sorted(relu_counts, key=lambda name: relu_counts[name])
     return {order[-1]: order[0]}
 
@@ -282,7 +289,7 @@ def drop_first(relu_counts: Any, accuracies: Any, *, margin: float) -> dict[str,
 def test_a_dropped_network_is_in_the_tables_and_can_be_loaded_as_its_draft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conductor, "beaten", drop_first)
+    monkeypatch.setattr(budget, "dominated", drop_first)
     result = deepreduce.optimize(out=tmp_path / "run", **TINY)
     (dropped,) = (n for n in result.candidates if n.candidate.is_dropped)
     assert dropped.relu_count == max(n.relu_count for n in result.candidates)
@@ -296,7 +303,7 @@ def test_a_dropped_network_is_in_the_tables_and_can_be_loaded_as_its_draft(
     assert again[dropped.plan_id] == dropped.candidate
     assert dropped.model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert not (result.folder / "candidates" / dropped.plan_id).exists()
-    page = page_contents(result.folder).to_json()
+    page = page_contents(result.folder, title="", objective=result.objective).to_json()
     assert [n["id"] for n in page["networks"] if n["is_dropped"]] == [dropped.plan_id]
 
 
@@ -329,7 +336,7 @@ def test_networks_alone_stop_and_go_on_as_drafts_do(
     options = {**RICH, "side_by_side": side_by_side}
     for number in (1, 3, 2 + NUM_PROBES, 4 + NUM_PROBES)[1::side_by_side]:
         with pytest.raises(RunInterrupted):
-            deepreduce.optimize(out=tmp_path / "run", watcher=StopsIn(number), **options)
+            deepreduce.optimize(out=tmp_path / "run", observers=[StopsIn(number)], **options)
         assert list((tmp_path / "run").rglob("training.safetensors"))
     result = deepreduce.optimize(out=tmp_path / "run", **options)
     assert cells(result) == cells(rich)
@@ -343,7 +350,7 @@ def test_a_network_that_could_not_be_better_is_left_untrained_and_says_so(
     gain = FrontierState.gain
 
     def none_for_the_largest(self: FrontierState, cost: float, epochs: float) -> float:
-        return -1.0 if cost >= most and self.rivals else gain(self, cost, epochs)
+        return -1.0 if cost >= most and self.incumbents else gain(self, cost, epochs)
 
     monkeypatch.setattr(FrontierState, "gain", none_for_the_largest)
     result = deepreduce.optimize(out=tmp_path / "run", **RICH)
@@ -364,12 +371,12 @@ def test_a_measured_order_that_can_not_keep_the_limit_gives_way_to_that_of_costs
 ) -> None:
     """S3 has so few ReLUs that thinned it keeps the limit, S1 has not."""
     limit = TINY_RELUS["S3"]
-    measured_order = conductor.measured_cull_order
+    measure = deepreduce_method.measured_criticality
 
     def keeping_s1(*arguments: Any, **options: Any) -> Any:
-        return ("S3", "S2"), measured_order(*arguments, **options)[1]
+        return replace(measure(*arguments, **options), cull_order=("S3", "S2"))
 
-    monkeypatch.setattr(conductor, "measured_cull_order", keeping_s1)
+    monkeypatch.setattr(deepreduce_method, "measured_criticality", keeping_s1)
     result = deepreduce.optimize(out=tmp_path / "run", max_relus=limit, **TINY)
     assert result.candidates and all(n.relu_count <= limit for n in result.candidates)
     assert f"no network has at most {limit} ReLUs" in caplog.text and "culling S1, S2 instead" in caplog.text
@@ -380,32 +387,30 @@ def test_all_training_of_students_together_costs_no_more_than_the_price(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted apart from the schedule: images that each network is trained on, times its multiplications."""
-    fit, spent, jobs_trained = CandidateTrainer._fit, [], 0
+    train, spent = CandidateTrainer.train, []
 
-    def counting(
-        self: CandidateTrainer, module: nn.Module, job: TrainTask | SharedWeightsTask, told: Any, **options: Any
-    ) -> Any:
-        nonlocal jobs_trained
-        steps = job.recipe.num_steps(self.data.train.num_steps(job.recipe.batch_size))
-        plans = [job.jobs[i].plan for i in job.turns] if isinstance(job, SharedWeightsTask) else [job.plan]
-        batch_size = job.recipe.batch_size
-        each = sum(apply_plan(self.original, plan).load.per_image(batch_size) for plan in plans) / len(plans)
-        if self.lesson is not None:
-            jobs_trained += 1
-            spent.append(steps * batch_size * each)
-        return fit(self, module, job, told, **options)
+    def counting(self: CandidateTrainer, task: TrainTask, on_event: Any) -> Any:
+        context, batch_size = self.context, task.recipe.batch_size
+        steps = task.recipe.num_steps(context.data.train.num_steps(batch_size))
+        turns = task.turns or (0,)
+        costs = [
+            apply_plan(context.original, task.students[i].plan).compute_cost.per_image(batch_size) for i in turns
+        ]
+        if context.teacher is not None:
+            spent.append(steps * batch_size * sum(costs) / len(costs))
+        return train(self, task, on_event)
 
-    monkeypatch.setattr(CandidateTrainer, "_fit", counting)
+    monkeypatch.setattr(CandidateTrainer, "train", counting)
     settings = ["training.epochs=6", "fast.price=0.8"]
     result = deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)
     assert len(measured(result)) == NUM_CANDIDATES
-    assert jobs_trained == NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
+    assert len(spent) == NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
     config = deepreduce.load_config(values=TINY)
     images = load_data(config.data, seed=0)
     network = original_network(config.model, images.facts, seed=0)
-    whole = 6 * images.facts.train_images * network.load.per_image(32)
+    whole = 6 * images.facts.train_images * network.compute_cost.per_image(32)
     # each training has whole steps, at least one
-    rounding = jobs_trained * 16 * network.load.per_image(16)
+    rounding = len(spent) * 16 * network.compute_cost.per_image(16)
     assert 0.3 * 0.8 * whole < sum(spent) < 0.8 * whole + rounding
 
 
@@ -445,18 +450,6 @@ def test_students_side_by_side_are_those_trained_one_after_the_other(
         assert (beside.folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
 
 
-def test_what_other_processes_can_not_import_is_trained_one_after_the_other(
-    finished: deepreduce.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refused(self: ProcessExecutor) -> ProcessExecutor:
-        raise ExecutorError("another process can't import its classes")
-
-    monkeypatch.setattr(ProcessExecutor, "__enter__", refused)
-    result = deepreduce.optimize(out=tmp_path / "run", **{**TINY, "side_by_side": 2})
-    assert "trained one after the other: another process can't import its classes" in caplog.text
-    assert cells(result) == cells(finished)
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -476,7 +469,7 @@ def failing(kind: str, real: Any, *, times: int = 1) -> Any:
     failed: list[Path] = []
 
     def train(*args: Any, **options: Any) -> Any:
-        path = options["monitor"].save.__self__.path
+        path = options["save"].__self__.path
         if path.parent.name == kind and len(failed) < times:
             failed.append(path)
             raise NonFiniteLossError("the loss was not finite in epoch 1, also after 2 retries")
@@ -488,7 +481,7 @@ def failing(kind: str, real: Any, *, times: int = 1) -> Any:
 def test_a_probe_that_would_be_a_candidate_and_explodes_is_one_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "train", failing("probes", jobs.train))
+    monkeypatch.setattr(subject, "train", failing("probes", subject.train))
     result = deepreduce.optimize(out=tmp_path / "run", **RICH)
     (failed,) = (n for n in result.candidates if n.candidate.measurement is None and not n.candidate.is_dropped)
     assert failed.folder.parent.name == "probes" and "not finite" in (failed.candidate.failure or "")
@@ -498,7 +491,7 @@ def test_a_probe_that_would_be_a_candidate_and_explodes_is_one_that_failed(
 def test_a_loss_that_explodes_fails_that_candidate_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "train", failing("candidates", jobs.train))
+    monkeypatch.setattr(subject, "train", failing("candidates", subject.train))
     result = deepreduce.optimize(out=tmp_path / "run", **TINY)
     (failed,) = (n for n in result.candidates if n.candidate.measurement is None)
     assert "not finite" in (failed.candidate.failure or "") and not failed.candidate.is_dropped
@@ -510,13 +503,15 @@ def test_a_loss_that_explodes_fails_that_candidate_and_the_run_goes_on(
 def test_drafts_whose_loss_explodes_fail_together_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "train", failing("drafts", jobs.train))
+    monkeypatch.setattr(subject, "train", failing("drafts", subject.train))
     result = deepreduce.optimize(out=tmp_path / "run", **TINY)
     failed = [n for n in result.candidates if n.candidate.measurement is None]
     assert {n.plan.alpha for n in failed} == {1.0} and {n.plan.alpha for n in measured(result)} == {0.5}
     assert all("not finite" in (n.candidate.failure or "") and not n.candidate.is_dropped for n in failed)
     # their folders are there to tell of them
-    page = {n["id"]: n for n in page_contents(result.folder).to_json()["networks"]}
+    page = {
+        n["id"]: n for n in page_contents(result.folder, title="", objective=result.objective).to_json()["networks"]
+    }
     for network in failed:
         assert (network.folder / "plan.json").is_file()
         assert sum(count for _, _, count in page[network.plan_id]["sites"]) == network.relu_count
@@ -525,7 +520,7 @@ def test_drafts_whose_loss_explodes_fail_together_and_the_others_go_on(
 def test_a_run_none_of_whose_students_can_be_trained_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "train", failing("candidates", jobs.train, times=99))
+    monkeypatch.setattr(subject, "train", failing("candidates", subject.train, times=99))
     with pytest.raises(RunError, match=r"no network could be trained: the loss was not finite .*; lower training"):
         deepreduce.optimize(out=tmp_path / "run", **TINY)
 
@@ -536,45 +531,44 @@ def test_a_run_none_of_whose_students_can_be_trained_is_an_error(
 def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, seen = CandidateTrainer.run, []
+    train, seen = CandidateTrainer.train, []
 
-    def watching(self: CandidateTrainer, job: TrainTask, told: Any) -> Any:
-        seen.append(job)
-        return run(self, job, told)
+    def watching(self: CandidateTrainer, task: TrainTask, on_event: Any) -> Any:
+        seen.append(task)
+        return train(self, task, on_event)
 
-    monkeypatch.setattr(CandidateTrainer, "run", watching)
+    monkeypatch.setattr(CandidateTrainer, "train", watching)
     result = deepreduce.optimize(out=tmp_path / "run", recipe="paper", **TINY)
     assert len(measured(result)) == NUM_CANDIDATES and not (result.folder / "drafts").exists()
     assert len(seen) == 1 + NUM_PROBES + NUM_CANDIDATES
     recipe = seen[0].recipe
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (6, 32, 0.1)
-    for job in seen:
-        assert job.start is None and job.statistics_batches == 0 and job.recipe == recipe
-        assert len(job.folder.history()) == 6
+    for task in seen:
+        (student,) = task.students
+        assert student.start is None and student.statistics_batches == 0 and task.recipe == recipe
+        assert len(NetworkFolder(path=result.folder / student.folder).history()) == 6
     # from scratch: what a student starts with is what the original does
     config = deepreduce.load_config(values=TINY)
     images = load_data(config.data, seed=0)
     original = original_network(config.model, images.facts, seed=model_seed(config))
-    student = next(job for job in seen if job.folder.path.parent.name == "candidates")
-    untrained = apply_plan(original, student.plan, seed=student.seed % 2**31).module.state_dict()
-    trained = student.folder.weights()
+    task = next(task for task in seen if task.folder.startswith("candidates/"))
+    untrained = apply_plan(original, task.students[0].plan, seed=task.seed % 2**31).module.state_dict()
+    trained = NetworkFolder(path=result.folder / task.folder).weights()
     assert untrained.keys() == trained.keys()
-    again = train_alone(original, student, images, result)
+    again = train_alone(original, task, images, result)
     assert all(torch.equal(trained[name], tensor) for name, tensor in again.items())
 
 
-def train_alone(
-    original: Network, student: TrainTask, images: ImageData, result: deepreduce.Result
-) -> dict[str, Any]:
+def train_alone(original: Network, task: TrainTask, images: ImageData, result: deepreduce.Result) -> dict[str, Any]:
     """The student by `train` alone, from the original's initial weights and the run's teacher."""
-    network = apply_plan(original, student.plan, seed=student.seed % 2**31)
+    network = apply_plan(original, task.students[0].plan, seed=task.seed % 2**31)
     teacher = deepreduce.load_reduced(result.teacher.folder).requires_grad_(False)
     config = deepreduce.load_config(values=TINY)
     distillation = Distillation(temperature=config.distill.temperature, weight=config.distill.weight)
     train(
-        network.module, images, student.recipe, seed=student.seed, precision=FP32, device=torch.device("cpu"),
-        lesson=Teacher(teacher, precision=FP32), distillation=distillation,
-        views=AugmentationSchedule(seed=derived_seed(0, "views"), epochs=6),
+        network.module, images, task.recipe, seed=task.seed, precision=FP32, device=torch.device("cpu"),
+        teacher=Teacher(teacher, precision=FP32), distillation=distillation,
+        schedule=AugmentationSchedule(seed=derived_seed(0, "views"), epochs=6),
     )  # fmt: skip
     return network.module.state_dict()
 
@@ -661,38 +655,6 @@ def test_a_learning_rate_that_no_network_survives_is_an_error_of_the_run(tmp_pat
 
 
 # -- dry runs -------------------------------------------------------------------------------------------------
-
-
-def test_a_dry_run_lists_exactly_what_a_run_trains(finished: deepreduce.Result) -> None:
-    order = json.loads((finished.folder / "criticality.json").read_text())["cull_order"]
-    config = deepreduce.load_config(values={**TINY, "method": {**TINY["method"], "cull_order": order}})
-    planned = deepreduce.dry_run(config)
-    listed = {(p.plan_id, p.relu_count) for p in planned.schedule.candidates}
-    assert listed == {(n.plan_id, n.relu_count) for n in finished.candidates}
-    assert planned.estimated_seconds > 0
-
-
-def test_a_dry_run_says_which_networks_depend_on_the_measurement() -> None:
-    free = deepreduce.dry_run(deepreduce.load_config(values=TINY))
-    assert all(c["depends_on_measurement"] for c in free.to_json()["candidates"])
-    assert "depend on a measurement" in free.to_text()
-    fixed = deepreduce.dry_run(deepreduce.load_config(values=TINY, settings=["method.cull_order=S1,S3"]))
-    assert not any(c["depends_on_measurement"] for c in fixed.to_json()["candidates"])
-    assert "depend on" not in fixed.to_text()
-
-
-def test_a_budget_drops_what_exceeds_it_and_an_impossible_one_names_the_smallest() -> None:
-    config = deepreduce.load_config(values=TINY, settings=["max_relus=500"])
-    assert all(p.relu_count <= 500 for p in deepreduce.dry_run(config).schedule.candidates)
-    with pytest.raises(PlanError, match=r"no network has at most 1 ReLU; the smallest, .* raise max_relus"):
-        deepreduce.dry_run(deepreduce.load_config(values=TINY, settings=["max_relus=1"]))
-
-
-def test_known_data_sets_need_not_be_at_hand_for_a_dry_run(tmp_path: Path) -> None:
-    config = deepreduce.load_config(
-        values={"model": "resnet20", "data": {"name": "cifar100", "root": str(tmp_path)}, "threads": 1}
-    )
-    assert deepreduce.dry_run(config).network.output_shape == (100,)
 
 
 # -- mistakes -------------------------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 import deepreduce
+from deepreduce.candidate import Candidate
 from deepreduce.errors import CheckpointError, UserError
-from deepreduce.plan import Candidate
-from deepreduce.utils.html import folded, paragraph, png_image, table
 from tests.helpers.runs import TINY
 
 
@@ -191,27 +190,3 @@ def test_without_pandas_the_extra_is_named(finished: deepreduce.Result, monkeypa
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match=r"pip install 'deepreduce\[notebook\]'"):
         finished.to_pandas()
-
-
-# -- markup ---------------------------------------------------------------------------------------------------
-
-
-def test_no_text_becomes_markup() -> None:
-    evil = '<img src=x onerror="alert(1)">&'
-    for made in (
-        table([evil], [[evil]]),
-        paragraph(evil),
-        folded(evil, ""),
-        png_image(b"", description=evil),
-    ):
-        assert evil not in made and "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;&amp;" in made
-
-
-def test_numbers_are_aligned_right_and_texts_left() -> None:
-    made = table(["name", "count"], [["a", "1"]], texts=["name"])
-    assert re.findall(r"text-align:(\w+)", made) == ["left", "right"] * 2
-
-
-def test_a_row_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        table(["a", "b"], [["1"]])

@@ -1,4 +1,4 @@
-"""A budget is spent to the last epoch, and what is dropped is beaten in plain sight."""
+"""A budget is spent to the last epoch, and a network is dropped only for a better one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepreduce.search.headroom import FrontierState, Incumbent, beaten, share_epochs, turns_for, worths
+from deepreduce.search.headroom import FrontierState, Incumbent, dominated, priorities, share_epochs, turn_order
 
 costs = st.lists(st.floats(1e-3, 10), min_size=1, max_size=8)
 budgets = st.floats(1e-2, 100)
@@ -78,7 +78,7 @@ some_epochs = st.lists(st.floats(0.1, 10), min_size=1, max_size=6)
 
 @given(some_epochs, st.integers(1, 6))
 def test_each_network_has_turns_in_proportion_to_its_epochs(epochs: list[float], rounds: int) -> None:
-    turns = turns_for(epochs, rounds=rounds)
+    turns = turn_order(epochs, rounds=rounds)
     counts = [turns.count(number) for number in range(len(epochs))]
     assert min(counts) == rounds
     assert counts == [round(rounds * e / min(epochs)) for e in epochs]
@@ -86,14 +86,14 @@ def test_each_network_has_turns_in_proportion_to_its_epochs(epochs: list[float],
 
 
 def test_turns_by_hand() -> None:
-    assert turns_for([1, 1], rounds=2) == [0, 0, 1, 1]
-    assert turns_for([1, 2], rounds=1) == [0, 1, 1]
-    assert turns_for([1, 0, 2], rounds=2) == [0, 0, 2, 2, 2, 2]
-    assert turns_for([5], rounds=3) == [0, 0, 0]
-    assert turns_for([], rounds=4) == turns_for([0.0, 0.0], rounds=4) == []
+    assert turn_order([1, 1], rounds=2) == [0, 0, 1, 1]
+    assert turn_order([1, 2], rounds=1) == [0, 1, 1]
+    assert turn_order([1, 0, 2], rounds=2) == [0, 0, 2, 2, 2, 2]
+    assert turn_order([5], rounds=3) == [0, 0, 0]
+    assert turn_order([], rounds=4) == turn_order([0.0, 0.0], rounds=4) == []
 
 
-# -- what is beaten ---------------------------------------------------------------------------------------------
+# -- dominated ----------------------------------------------------------------------------------------------
 
 networks = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=2),
@@ -103,12 +103,12 @@ networks = st.dictionaries(
 
 
 @given(networks, st.sampled_from([0.0, 0.02, 0.05, 0.1, 1.0]))
-def test_a_network_is_beaten_where_one_with_no_more_relus_is_better_by_the_margin(
+def test_a_network_is_dominated_where_one_with_no_more_relus_is_better_by_the_margin(
     networks: dict[str, tuple[int, float]], margin: float
 ) -> None:
     counts = {name: count for name, (count, _) in networks.items()}
     accuracies = {name: accuracy for name, (_, accuracy) in networks.items()}
-    found = beaten(counts, accuracies, margin=margin)
+    found = dominated(counts, accuracies, margin=margin)
     for name in networks:
         rivals = {
             other: accuracies[other]
@@ -121,12 +121,12 @@ def test_a_network_is_beaten_where_one_with_no_more_relus_is_better_by_the_margi
 
 
 @given(networks, st.sampled_from([0.0, 0.05]))
-def test_what_beats_is_never_beaten_by_its_victim_and_the_best_always_stay(
+def test_the_best_network_of_every_budget_is_never_dominated(
     networks: dict[str, tuple[int, float]], margin: float
 ) -> None:
     counts = {name: count for name, (count, _) in networks.items()}
     accuracies = {name: accuracy for name, (_, accuracy) in networks.items()}
-    found = beaten(counts, accuracies, margin=margin)
+    found = dominated(counts, accuracies, margin=margin)
     # of every budget the most accurate network goes on
     for count in set(counts.values()):
         able = [name for name in networks if counts[name] <= count]
@@ -135,13 +135,13 @@ def test_what_beats_is_never_beaten_by_its_victim_and_the_best_always_stay(
 
 def test_a_margin_is_exceeded_not_reached_and_equal_counts_compare() -> None:
     counts = {"a": 10, "b": 10}
-    assert beaten(counts, {"a": 0.75, "b": 0.5}, margin=0.25) == {}
-    assert beaten(counts, {"a": 0.76, "b": 0.5}, margin=0.25) == {"b": "a"}
-    assert beaten({"a": 11, "b": 10}, {"a": 0.9, "b": 0.5}, margin=0.1) == {}
+    assert dominated(counts, {"a": 0.75, "b": 0.5}, margin=0.25) == {}
+    assert dominated(counts, {"a": 0.76, "b": 0.5}, margin=0.25) == {"b": "a"}
+    assert dominated({"a": 11, "b": 10}, {"a": 0.9, "b": 0.5}, margin=0.1) == {}
 
 
-def test_networks_without_an_accuracy_neither_beat_nor_are_beaten() -> None:
-    assert beaten({"a": 1, "b": 2, "failed": 3}, {"a": 0.5, "b": 0.9}, margin=0.0) == {}
+def test_networks_without_an_accuracy_neither_dominate_nor_are_dominated() -> None:
+    assert dominated({"a": 1, "b": 2, "failed": 3}, {"a": 0.5, "b": 0.9}, margin=0.0) == {}
 
 
 # -- what is worth training -----------------------------------------------------------------------------------
@@ -149,45 +149,45 @@ def test_networks_without_an_accuracy_neither_beat_nor_are_beaten() -> None:
 points = st.lists(st.tuples(st.floats(1, 1e6), st.floats(0, 1)), max_size=6)
 
 
-def standing(rivals: list[tuple[float, float]] = [], **changes: float) -> FrontierState:  # noqa: B006
-    values = {"whole": 1e6, "full": 0.9, "error": 0.01, "chance": 0.1}
+def state(rivals: list[tuple[float, float]] = [], **changes: float) -> FrontierState:  # noqa: B006
+    values = {"full_cost": 1e6, "full_accuracy": 0.9, "error": 0.01, "chance": 0.1}
     return FrontierState(
-        **(values | changes), rivals=tuple(Incumbent(label="x", cost=c, accuracy=a) for c, a in rivals)
+        **(values | changes), incumbents=tuple(Incumbent(label="x", cost=c, accuracy=a) for c, a in rivals)
     )
 
 
 @given(points, st.floats(1, 1e6))
-def test_the_room_above_a_network_is_what_the_best_of_no_more_cost_leaves(
+def test_the_headroom_above_a_network_is_what_the_best_of_no_more_cost_leaves(
     rivals: list[tuple[float, float]], cost: float
 ) -> None:
-    known = standing(rivals)
+    known = state(rivals)
     had = max([a for c, a in rivals if c <= cost], default=0.1)
     best_of_all = max([a for _, a in rivals], default=0.0)
-    assert known.room(cost) == pytest.approx(max((1.0 if best_of_all > 0.91 else 0.9) - max(had, 0.1), 0))
-    # and dearer networks have no more of it
-    assert known.room(2 * cost) <= known.room(cost)
+    assert known.headroom(cost) == pytest.approx(max((1.0 if best_of_all > 0.91 else 0.9) - max(had, 0.1), 0))
+    # and more expensive networks have no more of it
+    assert known.headroom(2 * cost) <= known.headroom(cost)
 
 
 @given(points, st.floats(1, 1e6), st.floats(0.01, 100), st.floats(1.01, 10))
-def test_more_epochs_gain_no_less_and_nothing_is_given_up_without_a_rival(
+def test_more_epochs_gain_no_less_and_nothing_is_given_up_without_an_incumbent(
     rivals: list[tuple[float, float]], cost: float, epochs: float, factor: float
 ) -> None:
-    known = standing(rivals)
+    known = state(rivals)
     assert known.gain(cost, epochs * factor) >= known.gain(cost, epochs)
     assert (known.gain(cost, 1e-9) == math.inf) == all(c > cost for c, _ in rivals)
     if known.best(cost) is not None:
-        assert known.gain(cost, epochs) <= known.room(cost) - known.error
+        assert known.gain(cost, epochs) <= known.headroom(cost) - known.error
 
 
 def test_a_full_network_that_is_beaten_or_guesses_is_no_ceiling() -> None:
-    assert standing([(100, 0.91)]).ceiling == 0.9
-    assert standing([(100, 0.92)]).ceiling == 1.0
-    assert standing(full=0.12).ceiling == 1.0
-    assert standing(full=0.121).ceiling == 0.121
+    assert state([(100, 0.91)]).ceiling == 0.9
+    assert state([(100, 0.92)]).ceiling == 1.0
+    assert state(full_accuracy=0.12).ceiling == 1.0
+    assert state(full_accuracy=0.121).ceiling == 0.121
 
 
 def test_what_a_network_gains_by_hand() -> None:
-    known = standing([(100, 0.8)])
+    known = state([(100, 0.8)])
     # room 0.1; after an epoch 0.05 of 0.8 is lacking, after four a quarter of that, and no gain is below the error
     assert known.gain(100, 1) == pytest.approx(0.1 - 0.04)
     assert known.gain(1e5, 4) == pytest.approx(0.1 - 0.01)
@@ -195,27 +195,27 @@ def test_what_a_network_gains_by_hand() -> None:
     assert known.gain(1e5, 0.1) == pytest.approx(0.1 - 0.4)
     assert known.gain(1e5, 0) == -math.inf
     assert known.gain(99, 0) == math.inf
-    assert standing([(100, 0.895)]).gain(1e5, 1e9) < 0  # it could not be told from its rival
+    assert state([(100, 0.895)]).gain(1e5, 1e9) < 0  # it could not be told from its incumbent
 
 
-def test_worth_is_part_of_the_frontier_times_root_of_room_times_distance_by_hand() -> None:
+def test_a_priority_is_part_of_the_frontier_times_root_of_headroom_times_distance_by_hand() -> None:
     # decades from 10 to 1,000,000: 10 has one on one side, 100 one and two, 10,000 two and two
     expected = [1 * 0.8**0.5 * 5, 1.5 * 0.8**0.5 * 4, 2 * 0.8**0.5 * 2]
-    assert worths([10, 100, 1e4], standing()) == pytest.approx(expected)
-    # a rival stands between, and leaves less room above it
-    assert worths([10, 1e4], standing([(1e3, 0.65)])) == pytest.approx([2 * 0.8**0.5 * 5, 1.5 * 0.25**0.5 * 2])
-    assert worths([], standing()) == []
-    assert worths([0.0], standing()) > [0.0]
+    assert priorities([10, 100, 1e4], state()) == pytest.approx(expected)
+    # an incumbent in between leaves less headroom above it
+    assert priorities([10, 1e4], state([(1e3, 0.65)])) == pytest.approx([2 * 0.8**0.5 * 5, 1.5 * 0.25**0.5 * 2])
+    assert priorities([], state()) == []
+    assert priorities([0.0], state()) > [0.0]
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=6), points)
-def test_every_worth_is_a_positive_number(costs: list[float], rivals: list[tuple[float, float]]) -> None:
-    assert all(0 < worth < math.inf for worth in worths(costs, standing(rivals)))
+def test_every_priority_is_a_positive_number(costs: list[float], rivals: list[tuple[float, float]]) -> None:
+    assert all(0 < worth < math.inf for worth in priorities(costs, state(rivals)))
 
 
 @given(costs, budgets, st.lists(st.floats(1e-3, 10), min_size=8, max_size=8))
-def test_epochs_go_with_the_root_of_the_worth(costs: list[float], budget: float, worth: list[float]) -> None:
-    epochs = share_epochs(costs, budget=budget, limit=math.inf, worths=worth[: len(costs)])
+def test_epochs_go_with_the_root_of_the_priority(costs: list[float], budget: float, worth: list[float]) -> None:
+    epochs = share_epochs(costs, budget=budget, limit=math.inf, priorities=worth[: len(costs)])
     assert sum(c * e for c, e in zip(costs, epochs, strict=True)) == pytest.approx(budget)
     rates = [e / math.sqrt(w / c) for c, e, w in zip(costs, epochs, worth, strict=False)]
     assert rates == pytest.approx([rates[0]] * len(rates))

@@ -18,7 +18,7 @@ from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.store.checkpoint import describe_network
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.transforms import apply_plan, cull_plan, thin_plan
 from deepreduce.utils.seed import derived_generator
 from tests.helpers import zoo

@@ -8,28 +8,34 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from deepreduce.config.schema import OptimizeConfig, load_config
-from deepreduce.cost.builtin import MODELS
-from deepreduce.errors import CheckpointError, ConfigError, RunError, RunFolderError
-from deepreduce.store.run_folder import NetworkFolder, RunCosts, RunFolder, history_csv, read_costs
-from deepreduce.training import EpochRecord, Snapshot
+from deepreduce.config.load import differing_keys, dump_config, load_config
+from deepreduce.config.schema import OptimizeConfig
+from deepreduce.errors import ConfigError, RunError, RunFolderError
+from deepreduce.store.run_folder import RunFolder, RunIdentity
+from deepreduce.training import Snapshot
 from tests.helpers import REPOSITORY
-from tests.helpers.report_examples import random_price
 
 CONFIG = OptimizeConfig()
 ENVIRONMENT = {"versions": {"torch": "2"}, "identity": {"model": "abc", "data": "def"}}
 OTHER = load_config(values={"training.epochs": 3})
 
 
+def identity(config: OptimizeConfig = CONFIG, environment: dict[str, Any] = ENVIRONMENT) -> RunIdentity:
+    return RunIdentity(
+        config_yaml=dump_config(config),
+        differing_keys=lambda path: differing_keys(load_config(path), config),
+        environment=environment,
+    )
+
+
 def opened(path: Path, config: OptimizeConfig = CONFIG, environment: dict[str, Any] = ENVIRONMENT) -> RunFolder:
-    return RunFolder.open(path, config, environment)
+    return RunFolder.open(path, identity(config, environment))
 
 
 def contents(path: Path) -> dict[str, tuple[bytes, int] | None]:
@@ -249,125 +255,3 @@ def test_a_full_disk_names_the_file_and_how_to_go_on_and_keeps_what_was_whole(tm
         with pytest.raises(RunError, match=r"model.safetensors can't be written"):
             entry.finish(weights={"w": large}, description={}, metrics={}, history=())
         assert entry.finished() is None
-
-
-# -- one network --------------------------------------------------------------------------------------------
-
-RECORDS = (
-    EpochRecord(epoch=1, learning_rate=0.1, train_loss=2.5, val_accuracy=None, seconds=1.234),
-    EpochRecord(epoch=2, learning_rate=0.05, train_loss=1 / 3, val_accuracy=0.75, seconds=2.0),
-)
-
-
-@pytest.fixture
-def entry(tmp_path: Path) -> NetworkFolder:
-    return NetworkFolder(path=tmp_path)
-
-
-def test_a_history_reads_back_and_a_corrupt_one_is_named(tmp_path: Path) -> None:
-    entry = NetworkFolder(path=tmp_path)
-    entry.finish(weights=None, description={}, metrics={}, history=RECORDS)
-    assert entry.history() == tuple(replace(r, seconds=round(r.seconds, 2)) for r in RECORDS)
-    for content in ("epoch\n1\n", history_csv(RECORDS) + "three,,,,\n"):
-        (tmp_path / "history.csv").write_text(content)
-        with pytest.raises(CheckpointError, match=r"history\.csv is not a history"):
-            entry.history()
-
-
-def test_a_history_is_csv_with_nothing_for_what_was_not_measured() -> None:
-    assert history_csv(RECORDS).splitlines() == [
-        "epoch,learning_rate,train_loss,val_accuracy,seconds",
-        "1,0.1,2.5,,1.23",
-        "2,0.05,0.3333333333333333,0.75,2.00",
-    ]
-
-
-def test_a_finished_network_has_its_metrics_and_no_state_left(entry: NetworkFolder) -> None:
-    entry.save_snapshot(Snapshot(tensors={"w": torch.ones(2)}, values={"step": 3}))
-    assert entry.finished() is None
-    entry.finish(weights={"w": torch.zeros(2)}, description={"label": "x"}, metrics={"a": 1}, history=RECORDS)
-    assert entry.finished() == {"a": 1}
-    assert torch.equal(entry.weights()["w"], torch.zeros(2))
-    assert entry.snapshot() is None
-    entry.clear()
-    assert not contents(entry.path) and entry.path.is_dir()
-
-
-def test_metrics_are_written_last(entry: NetworkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    replace = os.replace
-
-    def noted(source: Any, target: Any) -> None:
-        written.append(Path(target).name)
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", noted)
-    entry.finish(weights={"w": torch.zeros(2)}, description={}, metrics={}, history=())
-    assert written == ["plan.json", "history.csv", "model.safetensors", "metrics.json"]
-
-
-def test_a_state_left_by_a_kill_right_after_the_metrics_goes(
-    entry: NetworkFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    entry.save_snapshot(Snapshot(tensors={"w": torch.ones(2)}, values={"step": 3}))
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Path, "unlink", killed)
-        entry.finish(weights={"w": torch.zeros(2)}, description={}, metrics={"a": 1}, history=())
-    assert entry.snapshot() is not None
-    assert entry.finished() == {"a": 1}
-    assert entry.snapshot() is None
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff", b"null"])
-def test_corrupt_metrics_are_named(entry: NetworkFolder, content: bytes) -> None:
-    (entry.path / "metrics.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"metrics\.json can't be read"):
-        entry.finished()
-
-
-@pytest.mark.parametrize("keep", [0, 1, 7, 40, -1])
-def test_a_truncated_state_or_weights_file_is_named(entry: NetworkFolder, keep: int) -> None:
-    entry.finish(weights={"w": torch.zeros(2)}, description={}, metrics={}, history=())
-    entry.save_snapshot(Snapshot(tensors={"w": torch.ones(2)}, values={}))
-    for name, read in (("model.safetensors", entry.weights), ("training.safetensors", entry.snapshot)):
-        path = entry.path / name
-        path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-            read()
-
-
-def test_a_description_is_written_again_only_where_it_is_wrong(
-    entry: NetworkFolder, caplog: pytest.LogCaptureFixture
-) -> None:
-    plan = entry.path / "plan.json"
-    entry.finish(weights=None, description={"label": "x"}, metrics={}, history=())
-    before = plan.stat().st_ino
-    entry.check_description({"label": "x"})
-    assert plan.stat().st_ino == before
-    assert not caplog.records
-    plan.write_text("{")
-    entry.check_description({"label": "x"})
-    assert json.loads(plan.read_text()) == {"label": "x"}
-    assert "plan.json can't be read" in caplog.text
-
-
-# -- costs ----------------------------------------------------------------------------------------------------
-
-
-def test_costs_read_back_as_they_were(tmp_path: Path) -> None:
-    prices = {"teacher": {"cheetah-lan": random_price(0)}, "abc": {"cheetah-lan": random_price(1)}}
-    costs = RunCosts(models={"cheetah": MODELS["cheetah"]}, prices=prices)
-    costs.write(tmp_path)
-    assert read_costs(tmp_path) == costs
-
-
-def test_a_run_without_costs_has_none_and_corrupt_ones_are_named(tmp_path: Path) -> None:
-    assert read_costs(tmp_path) == RunCosts(models={}, prices={})
-    no_model, no_price = '{"models": {"x": {}}, "prices": {}}', '{"models": {}, "prices": {"a": {"b": {}}}}'
-    for text in ("{", "{}", "[]", no_model, no_price):
-        (tmp_path / "costs.json").write_text(text)
-        with pytest.raises(CheckpointError, match=r"costs\.json"):
-            read_costs(tmp_path)

@@ -1,4 +1,4 @@
-"""A teacher is asked once for each view, whoever asks, and remembering changes no number."""
+"""A teacher computes the logits of a batch once, whoever asks, and the cache changes no number."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepreduce.config.build import remembered_logits
-from deepreduce.config.schema import load_config
 from deepreduce.data import ImageData
 from deepreduce.training import AugmentationSchedule, LogitsCache, Precision, Recipe, Teacher
+from deepreduce.training.logits_cache import open_logits_cache
 from tests.helpers.images import striped
-from tests.helpers.training import FP32, RECIPE, fit, same_weights, tiny, told
+from tests.helpers.training import FP32, RECIPE, curve, fit, same_weights, tiny
 
 STEPS, BATCH, CLASSES = 4, 18, 3
 """Of `striped` data with RECIPE."""
+SIZES = {"steps": STEPS, "batch_size": BATCH, "num_classes": CLASSES}
 
 
 class Counted(nn.Module):
@@ -54,7 +54,7 @@ def teacher() -> Counted:
     return Counted(tiny(seed=9))
 
 
-def remembered(folder: Path, *, epochs: int = 2, **sizes: int) -> LogitsCache:
+def opened(folder: Path, *, epochs: int = 2, **sizes: int) -> LogitsCache:
     known = {"steps": STEPS, "batch_size": BATCH, "num_classes": CLASSES} | sizes
     return LogitsCache(folder / "answers.bin", epochs=epochs, **known)
 
@@ -67,18 +67,18 @@ def some_logits(seed: int = 0) -> Tensor:
     return torch.randn(BATCH, CLASSES, generator=torch.Generator().manual_seed(seed)).half()
 
 
-VIEWS = AugmentationSchedule(seed=5, epochs=2)
+SCHEDULE = AugmentationSchedule(seed=5, epochs=2)
 
 
-# -- what it teaches ------------------------------------------------------------------------------------------
+# -- the teacher ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", [FP32, Precision(bf16=True, channels_last=True)], ids=["fp32", "bf16"])
-def test_logits_are_the_same_with_and_without_remembering_at_first_and_again(
+def test_logits_are_the_same_with_and_without_a_cache_at_first_and_again(
     tmp_path: Path, teacher: Counted, precision: Precision
 ) -> None:
     plain = Teacher(teacher, precision=precision)
-    kept = Teacher(teacher, precision=precision, remembered=remembered(tmp_path))
+    kept = Teacher(teacher, precision=precision, cache=opened(tmp_path))
     expected = plain.logits(batch(), epoch=0, step=1)
     assert expected.dtype == torch.float32 and expected.shape == (BATCH, CLASSES)
     assert torch.equal(expected, expected.half().float())  # rounded either way
@@ -87,42 +87,40 @@ def test_logits_are_the_same_with_and_without_remembering_at_first_and_again(
     assert teacher.asked == 2
 
 
-def test_a_view_is_known_by_its_epoch_and_step_alone(tmp_path: Path, teacher: Counted) -> None:
-    lesson = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path))
+def test_a_batch_is_known_by_its_epoch_and_step_alone(tmp_path: Path, teacher: Counted) -> None:
+    taught = Teacher(teacher, precision=FP32, cache=opened(tmp_path))
     places = [(epoch, step) for epoch in range(2) for step in range(STEPS)]
-    answers = [lesson.logits(batch(number), epoch=e, step=s) for number, (e, s) in enumerate(places)]
+    answers = [taught.logits(batch(number), epoch=e, step=s) for number, (e, s) in enumerate(places)]
     assert teacher.asked == len(places)
     for answer, (epoch, step) in zip(answers, places, strict=True):
-        assert torch.equal(lesson.logits(batch(99), epoch=epoch, step=step), answer)
+        assert torch.equal(taught.logits(batch(99), epoch=epoch, step=step), answer)
     assert teacher.asked == len(places)
 
 
-def test_two_students_ask_the_teacher_once_for_each_view(tmp_path: Path, data: ImageData, teacher: Counted) -> None:
-    lesson = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path))
-    fit(tiny(seed=1), data, lesson=lesson, views=VIEWS)
+def test_two_students_ask_the_teacher_once_for_each_batch(tmp_path: Path, data: ImageData, teacher: Counted) -> None:
+    taught = Teacher(teacher, precision=FP32, cache=opened(tmp_path))
+    fit(tiny(seed=1), data, teacher=taught, schedule=SCHEDULE)
     assert teacher.asked == 2 * STEPS
-    fit(tiny(seed=2), data, Recipe(epochs=5, batch_size=BATCH, learning_rate=0.1), lesson=lesson, views=VIEWS)
+    fit(tiny(seed=2), data, Recipe(epochs=5, batch_size=BATCH, learning_rate=0.1), teacher=taught, schedule=SCHEDULE)
     assert teacher.asked == 2 * STEPS
 
 
-def test_views_beyond_the_remembered_epochs_are_asked_for_again(
+def test_epochs_that_the_cache_has_no_room_for_are_computed_again(
     tmp_path: Path, data: ImageData, teacher: Counted
 ) -> None:
-    lesson = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path, epochs=1))
+    taught = Teacher(teacher, precision=FP32, cache=opened(tmp_path, epochs=1))
     for asked in (2 * STEPS, 3 * STEPS):  # the first epoch is known to the second student
-        fit(tiny(), data, lesson=lesson, views=VIEWS)
+        fit(tiny(), data, teacher=taught, schedule=SCHEDULE)
         assert teacher.asked == asked
 
 
-def test_a_student_is_the_same_whether_the_answers_are_remembered_or_not(
-    tmp_path: Path, data: ImageData, teacher: Counted
-) -> None:
-    lessons = [Teacher(teacher, precision=FP32)]
-    lessons += [Teacher(teacher, precision=FP32, remembered=remembered(tmp_path, epochs=n)) for n in (1, 2, 2)]
-    students = [tiny(seed=1) for _ in lessons]
+def test_a_student_is_the_same_with_and_without_a_cache(tmp_path: Path, data: ImageData, teacher: Counted) -> None:
+    teachers = [Teacher(teacher, precision=FP32)]
+    teachers += [Teacher(teacher, precision=FP32, cache=opened(tmp_path, epochs=n)) for n in (1, 2, 2)]
+    students = [tiny(seed=1) for _ in teachers]
     histories = [
-        told(fit(student, data, lesson=lesson, views=VIEWS))
-        for student, lesson in zip(students, lessons, strict=True)
+        curve(fit(student, data, teacher=taught, schedule=SCHEDULE))
+        for student, taught in zip(students, teachers, strict=True)
     ]
     assert all(history == histories[0] for history in histories)
     assert all(same_weights(student, students[0]) for student in students)
@@ -133,10 +131,10 @@ def test_logits_beyond_float16_are_bounded_not_infinite(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.tensor([[1e30, -1e30, 1.0]]).expand(len(x), 3)
 
-    for kept in (None, remembered(tmp_path)):
-        lesson = Teacher(Loud(), precision=FP32, remembered=kept)
+    for kept in (None, opened(tmp_path)):
+        taught = Teacher(Loud(), precision=FP32, cache=kept)
         for _ in range(2):
-            logits = lesson.logits(batch(), epoch=0, step=0)
+            logits = taught.logits(batch(), epoch=0, step=0)
             assert bool(torch.isfinite(logits).all())
             assert logits[0, 0] == -logits[0, 1] > 5e4
 
@@ -144,18 +142,18 @@ def test_logits_beyond_float16_are_bounded_not_infinite(tmp_path: Path) -> None:
 # -- the file -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read_back_by_who_opens_the_file_again(tmp_path: Path) -> None:
-    kept = remembered(tmp_path)
+def test_what_is_written_is_read_back_by_another_that_opens_the_file(tmp_path: Path) -> None:
+    kept = opened(tmp_path)
     assert kept.read(epoch=1, step=2) is None
     kept.write(some_logits(), epoch=1, step=2)
-    for reader in (kept, remembered(tmp_path)):
+    for reader in (kept, opened(tmp_path)):
         found = reader.read(epoch=1, step=2)
         assert found is not None and found.dtype == torch.float16 and torch.equal(found, some_logits())
         assert reader.read(epoch=1, step=1) is None and reader.read(epoch=0, step=2) is None
 
 
 def test_what_is_read_can_be_changed_without_changing_the_file(tmp_path: Path) -> None:
-    kept = remembered(tmp_path)
+    kept = opened(tmp_path)
     kept.write(some_logits(), epoch=0, step=0)
     found = kept.read(epoch=0, step=0)
     assert found is not None
@@ -164,8 +162,8 @@ def test_what_is_read_can_be_changed_without_changing_the_file(tmp_path: Path) -
     assert again is not None and torch.equal(again, some_logits())
 
 
-def test_the_file_is_as_large_as_told_and_full_from_the_start(tmp_path: Path) -> None:
-    remembered(tmp_path)
+def test_the_file_has_its_whole_size_on_the_disk_from_the_start(tmp_path: Path) -> None:
+    opened(tmp_path)
     status = (tmp_path / "answers.bin").stat()
     expected = 2 * STEPS * (4 + BATCH * CLASSES * 2)
     assert status.st_size == expected
@@ -174,47 +172,47 @@ def test_the_file_is_as_large_as_told_and_full_from_the_start(tmp_path: Path) ->
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_byte_that_is_not_what_was_written_is_not_believed(
+def test_a_damaged_byte_never_gives_wrong_logits(
     tmp_path_factory: pytest.TempPathFactory, place: float, bit: int
 ) -> None:
-    """Wherever it lies, one answer at most is lost, and none is wrong."""
+    """Wherever it lies, one batch at most is lost, and none is wrong."""
     folder = tmp_path_factory.mktemp("answers")
-    kept = remembered(folder, epochs=1)
+    kept = opened(folder, epochs=1)
     for step in range(STEPS):
         kept.write(some_logits(step), epoch=0, step=step)
     file = folder / "answers.bin"
     content = bytearray(file.read_bytes())
     content[int(place * len(content))] ^= 1 << bit
     file.write_bytes(content)
-    again = remembered(folder, epochs=1)
+    again = opened(folder, epochs=1)
     found = [again.read(epoch=0, step=step) for step in range(STEPS)]
     assert sum(answer is None for answer in found) == 1
     assert all(answer is None or torch.equal(answer, some_logits(step)) for step, answer in enumerate(found))
 
 
-def test_an_answer_that_is_not_believed_is_asked_for_again_and_then_known(tmp_path: Path, teacher: Counted) -> None:
-    lesson = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path))
-    expected = lesson.logits(batch(), epoch=0, step=0)
+def test_a_damaged_batch_is_computed_again_and_then_cached(tmp_path: Path, teacher: Counted) -> None:
+    taught = Teacher(teacher, precision=FP32, cache=opened(tmp_path))
+    expected = taught.logits(batch(), epoch=0, step=0)
     content = bytearray((tmp_path / "answers.bin").read_bytes())
     content[-1 - (2 * STEPS - 1) * BATCH * CLASSES * 2] ^= 0xFF  # the last byte of the first answer
     (tmp_path / "answers.bin").write_bytes(content)
-    again = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path))
+    again = Teacher(teacher, precision=FP32, cache=opened(tmp_path))
     for asked in (2, 2):
         assert torch.equal(again.logits(batch(), epoch=0, step=0), expected)
         assert teacher.asked == asked
 
 
-def test_a_file_of_another_size_is_begun_anew(tmp_path: Path) -> None:
+def test_a_file_of_another_size_is_overwritten(tmp_path: Path) -> None:
     for content in (b"", b"short", bytes(10**6)):
         (tmp_path / "answers.bin").write_bytes(content)
-        kept = remembered(tmp_path)
+        kept = opened(tmp_path)
         assert all(kept.read(epoch=0, step=step) is None for step in range(STEPS))
         kept.write(some_logits(), epoch=0, step=0)
-        assert remembered(tmp_path).read(epoch=0, step=0) is not None
+        assert opened(tmp_path).read(epoch=0, step=0) is not None
 
 
-def test_what_has_no_place_is_not_written(tmp_path: Path) -> None:
-    kept = remembered(tmp_path)
+def test_a_batch_outside_the_cache_is_not_written(tmp_path: Path) -> None:
+    kept = opened(tmp_path)
     before = (tmp_path / "answers.bin").read_bytes()
     for epoch, step in ((2, 0), (0, STEPS)):
         kept.write(some_logits(), epoch=epoch, step=step)
@@ -223,23 +221,23 @@ def test_what_has_no_place_is_not_written(tmp_path: Path) -> None:
     assert (tmp_path / "answers.bin").read_bytes() == before
 
 
-def test_logits_that_are_all_zero_are_known_too(tmp_path: Path) -> None:
-    kept = remembered(tmp_path)
+def test_logits_that_are_all_zero_are_cached_too(tmp_path: Path) -> None:
+    kept = opened(tmp_path)
     kept.write(torch.zeros(BATCH, CLASSES).half(), epoch=0, step=0)
     found = kept.read(epoch=0, step=0)
     assert found is not None and not found.any()
 
 
-def test_a_lesson_that_is_handed_to_another_process_maps_the_same_file(tmp_path: Path, teacher: Counted) -> None:
-    lesson = Teacher(teacher, precision=FP32, remembered=remembered(tmp_path))
-    other = pickle.loads(pickle.dumps(lesson))
-    assert len(pickle.dumps(lesson._remembered)) < 1000  # where the file is, not what it holds
-    expected = lesson.logits(batch(), epoch=0, step=0)
-    copied: Any = other._teacher
+def test_a_teacher_that_is_handed_to_another_process_maps_the_same_file(tmp_path: Path, teacher: Counted) -> None:
+    taught = Teacher(teacher, precision=FP32, cache=opened(tmp_path))
+    other = pickle.loads(pickle.dumps(taught))
+    assert len(pickle.dumps(taught._cache)) < 1000  # where the file is, not what it holds
+    expected = taught.logits(batch(), epoch=0, step=0)
+    copied: Any = other._module
     assert torch.equal(other.logits(batch(), epoch=0, step=0), expected) and copied.asked == 0
     written = other.logits(batch(1), epoch=0, step=1)
     assert copied.asked == 1
-    assert torch.equal(lesson.logits(batch(1), epoch=0, step=1), written) and teacher.asked == 1
+    assert torch.equal(taught.logits(batch(1), epoch=0, step=1), written) and teacher.asked == 1
 
 
 # -- no room ------------------------------------------------------------------------------------------------
@@ -250,34 +248,28 @@ def full(*_: Any) -> None:
 
 
 def test_without_room_on_the_disk_nothing_is_remembered_and_nothing_left_behind(
-    tmp_path: Path, data: ImageData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = load_config(settings=[f"training.batch_size={BATCH}", "fast.batch=1"])
     monkeypatch.setattr(os, "posix_fallocate", full)
     with caplog.at_level(logging.WARNING):
-        assert remembered_logits(tmp_path / "answers.bin", data, config, epochs=2, batch_size=BATCH) is None
-    assert [r.message for r in caplog.records] == [
-        "the teacher's answers are not remembered: No space left on device"
-    ]
+        assert open_logits_cache(tmp_path / "answers.bin", epochs=2, max_bytes=1e9, **SIZES) is None
+    assert [r.message for r in caplog.records] == ["the teacher's logits are not cached: No space left on device"]
     assert not any(tmp_path.iterdir())
 
 
 def test_a_place_that_can_not_be_written_is_told_and_nothing_remembered(
-    tmp_path: Path, data: ImageData, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = load_config(settings=[f"training.batch_size={BATCH}", "fast.batch=1"])
     with caplog.at_level(logging.WARNING):
-        assert (
-            remembered_logits(tmp_path / "nowhere" / "answers.bin", data, config, epochs=2, batch_size=BATCH) is None
-        )
-    assert "not remembered: No such file or directory" in caplog.text
+        assert open_logits_cache(tmp_path / "nowhere" / "answers.bin", epochs=2, max_bytes=1e9, **SIZES) is None
+    assert "not cached: No such file or directory" in caplog.text
 
 
 def test_where_posix_fallocate_is_missing_the_file_is_filled_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "posix_fallocate")
-    kept = remembered(tmp_path)
+    kept = opened(tmp_path)
     kept.write(some_logits(), epoch=1, step=3)
     assert kept.read(epoch=1, step=3) is not None
     assert (tmp_path / "answers.bin").stat().st_size == 2 * STEPS * (4 + BATCH * CLASSES * 2)
@@ -285,12 +277,10 @@ def test_where_posix_fallocate_is_missing_the_file_is_filled_by_hand(
 
 @pytest.mark.parametrize(("share", "epochs"), [(0.0, None), (0.99, None), (1.0, 1), (1.99, 1), (2.0, 2), (50.0, 3)])
 def test_as_many_epochs_are_remembered_as_the_disk_is_allowed_to_hold(
-    tmp_path: Path, data: ImageData, share: float, epochs: int | None
+    tmp_path: Path, share: float, epochs: int | None
 ) -> None:
     one = LogitsCache.size(epochs=1, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
-    sizes = {"training.batch_size": BATCH, "fast.batch": 1, "distill.remember_gb": (share * one + 0.5) / 1e9}
-    config = load_config(values=sizes)
-    found = remembered_logits(tmp_path / "answers.bin", data, config, epochs=3, batch_size=BATCH)
+    found = open_logits_cache(tmp_path / "answers.bin", epochs=3, max_bytes=share * one + 0.5, **SIZES)
     if epochs is None:
         assert found is None and not any(tmp_path.iterdir())
     else:

@@ -1,4 +1,4 @@
-"""The loop learns, repeats itself bit for bit, and goes on from any step as if nothing had happened."""
+"""The loop learns, repeats itself bit for bit, and resumes after any step as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from deepreduce.errors import CheckpointError, DataError, NonFiniteLossError
 from deepreduce.training import (
     AugmentationSchedule,
     Distillation,
-    EpochRecord,
-    Monitor,
+    EpochEnded,
     Precision,
-    Progress,
     Recipe,
     SharedWeights,
     Snapshot,
+    Started,
+    Stepped,
     Stopped,
     Teacher,
-    Trained,
+    TrainingEvent,
+    TrainingSummary,
     predict,
     train,
 )
 from deepreduce.training.loop import ROLLBACK_RATE
 from tests.helpers.images import CPU, cyclic_labels, random_images, striped
-from tests.helpers.training import FP32, RECIPE, StopAfter, fit, same_weights, tiny, told
+from tests.helpers.training import FP32, RECIPE, StopAfter, curve, fit, same_weights, tiny
 
 
 @pytest.fixture(scope="module")
@@ -57,81 +58,6 @@ def test_real_digits_are_learned_far_above_chance() -> None:
     assert predict(module, digits.test, batch_size=256).accuracy > 0.5
 
 
-# -- views ----------------------------------------------------------------------------------------------------
-
-
-class Watched(nn.Module):
-    """Keeps the images that it is shown."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner, self.seen = tiny(dropout=0.0), []
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            self.seen.append(images.clone())
-        return self.inner(images)
-
-
-class Remembering:
-    """A lesson that keeps which views it was asked for; it answers by the images alone."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[int, int, int]] = []
-
-    def logits(self, images: Tensor, *, epoch: int, step: int) -> Tensor:
-        self.asked.append((epoch, step, len(images)))
-        return images.mean(dim=(2, 3))
-
-
-def test_a_training_may_take_several_batches_of_the_views_at_once(data: ImageData) -> None:
-    views = AugmentationSchedule(seed=3, epochs=2, batch_size=9)
-    small, large = Watched(), Watched()
-    fit(small, data, replace(RECIPE, batch_size=9), views=views)
-    lesson = Remembering()
-    fit(large, data, replace(RECIPE, batch_size=27), views=views, lesson=lesson)
-    # 72 images: eight batches of 9, of which two steps of three fill 27 and two are left over
-    assert [len(batch) for batch in large.seen] == [27] * 4 and len(small.seen) == 16
-    for step, batch in enumerate(large.seen):
-        first = 8 * (step // 2) + 3 * (step % 2)
-        assert torch.equal(batch, torch.cat(small.seen[first : first + 3]))
-    assert lesson.asked == [(epoch, step, 9) for epoch in (0, 1) for step in range(6)]
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_it_goes_on_with_the_batches_that_are_left(data: ImageData, steps: int) -> None:
-    options: dict[str, Any] = {"views": AugmentationSchedule(seed=3, epochs=2, batch_size=6)}
-    recipe = replace(RECIPE, batch_size=18)
-    undisturbed, stopped, stopper = tiny(), tiny(), StopAfter(steps)
-    expected = fit(undisturbed, data, recipe, **options)
-    with pytest.raises(Stopped):
-        fit(stopped, data, recipe, monitor=stopper.monitor(), **options)
-    again = tiny(seed=5)
-    assert told(fit(again, data, recipe, resume=stopper.snapshot, **options)) == told(expected)
-    assert same_weights(again, undisturbed)
-
-
-def test_a_training_may_begin_with_another_epoch_of_the_views(data: ImageData) -> None:
-    seen = []
-    for first in (0, 1):
-        module = Watched()
-        fit(module, data, RECIPE, views=AugmentationSchedule(seed=3, epochs=2, first=first))
-        seen.append(module.seen)
-    half = len(seen[0]) // 2
-    assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1][half:] + seen[1][:half], strict=True))
-
-
-def test_batches_that_the_views_do_not_fill_are_refused(data: ImageData) -> None:
-    with pytest.raises(ValueError, match="batches of 18 images are no whole batches of 4"):
-        fit(tiny(), data, RECIPE, views=AugmentationSchedule(seed=3, batch_size=4))
-
-
-def test_who_changes_the_network_is_told_how_far_it_is(data: ImageData) -> None:
-    shares: list[float] = []
-    fit(tiny(), data, RECIPE, before_step=shares.append)
-    assert shares == [step / 8 for step in range(9)]
-
-
 def test_a_student_learns_from_its_teacher_alone(data: ImageData) -> None:
     taught = tiny(dropout=0.0)
     fit(taught, data, replace(RECIPE, epochs=12))
@@ -140,7 +66,7 @@ def test_a_student_learns_from_its_teacher_alone(data: ImageData) -> None:
         student,
         data,
         replace(RECIPE, epochs=12),
-        lesson=Teacher(taught.eval().requires_grad_(False), precision=FP32),
+        teacher=Teacher(taught.eval().requires_grad_(False), precision=FP32),
         distillation=Distillation(weight=1.0, temperature=2.0),
     )
     assert predict(taught, data.test, batch_size=64).accuracy > 0.8
@@ -150,10 +76,10 @@ def test_a_student_learns_from_its_teacher_alone(data: ImageData) -> None:
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(data: ImageData, teacher: nn.Module) -> None:
     modules = [tiny() for _ in range(3)]
     one, same, other = (
-        fit(module, data, lesson=Teacher(teacher, precision=FP32), seed=seed)
+        fit(module, data, teacher=Teacher(teacher, precision=FP32), seed=seed)
         for module, seed in zip(modules, (0, 0, 1), strict=True)
     )
-    assert told(one) == told(same) != told(other)
+    assert curve(one) == curve(same) != curve(other)
     assert same_weights(modules[0], modules[1])
     assert not same_weights(modules[0], modules[2])
 
@@ -163,17 +89,17 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(data: Imag
 def test_a_training_that_was_stopped_after_any_step_ends_like_one_that_was_not(
     data: ImageData, teacher: nn.Module, with_teacher: bool, precision: Precision
 ) -> None:
-    options = {"precision": precision, "lesson": Teacher(teacher, precision=precision) if with_teacher else None}
+    options = {"precision": precision, "teacher": Teacher(teacher, precision=precision) if with_teacher else None}
     undisturbed = tiny()
     expected = fit(undisturbed, data, **options)
     for stop_after in range(1, 2 * 4 - 1):
         stop = StopAfter(stop_after)
         with pytest.raises(Stopped):
-            fit(tiny(), data, monitor=stop.monitor(), **options)
+            fit(tiny(), data, **stop.options(), **options)
         resumed = tiny(seed=5)  # its weights must all come from the snapshot
         result = fit(resumed, data, resume=stop.snapshot, **options)
         assert same_weights(resumed, undisturbed), stop_after
-        assert told(result) == told(expected), stop_after
+        assert curve(result) == curve(expected), stop_after
 
 
 def test_a_training_on_a_torch_data_set_goes_on_as_if_it_had_not_been_stopped() -> None:
@@ -182,9 +108,9 @@ def test_a_training_on_a_torch_data_set_goes_on_as_if_it_had_not_been_stopped() 
     undisturbed, resumed, stop = tiny(), tiny(seed=5), StopAfter(6)
     expected = fit(undisturbed, images)
     with pytest.raises(Stopped):
-        fit(tiny(), images, monitor=stop.monitor())
+        fit(tiny(), images, **stop.options())
     assert stop.snapshot.values["step"] > 0
-    assert told(fit(resumed, images, resume=stop.snapshot)) == told(expected)
+    assert curve(fit(resumed, images, resume=stop.snapshot)) == curve(expected)
     assert same_weights(resumed, undisturbed)
 
 
@@ -196,13 +122,13 @@ def test_a_training_may_be_stopped_again_and_again(data: ImageData) -> None:
         stop = StopAfter(1)
         module = tiny()
         try:
-            result = fit(module, data, resume=snapshot, monitor=stop.monitor())
+            result = fit(module, data, resume=snapshot, **stop.options())
             break
         except Stopped:
             snapshot, stops = stop.snapshot, stops + 1
     assert stops == 7
     assert same_weights(module, undisturbed)
-    assert told(result) == told(expected)
+    assert curve(result) == curve(expected)
     assert result.seconds >= result.history[0].seconds
 
 
@@ -210,7 +136,7 @@ def test_saving_does_not_change_what_is_trained(data: ImageData) -> None:
     plain, saved = tiny(), tiny()
     snapshots: list[Snapshot] = []
     fit(plain, data)
-    fit(saved, data, monitor=Monitor(save=snapshots.append, save_every=0.0))
+    fit(saved, data, save=snapshots.append, save_every=0.0)
     assert same_weights(plain, saved)
     assert [(s.values["epoch"], s.values["step"]) for s in snapshots] == [
         (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3),
@@ -220,7 +146,7 @@ def test_saving_does_not_change_what_is_trained(data: ImageData) -> None:
 def test_a_snapshot_of_another_network_is_refused(data: ImageData) -> None:
     stop = StopAfter(2)
     with pytest.raises(Stopped):
-        fit(tiny(), data, monitor=stop.monitor())
+        fit(tiny(), data, **stop.options())
     with pytest.raises(CheckpointError, match="not of this training"):
         fit(tiny(classes=4), data, resume=stop.snapshot)
     with pytest.raises(CheckpointError, match="not of this training"):
@@ -229,7 +155,7 @@ def test_a_snapshot_of_another_network_is_refused(data: ImageData) -> None:
 
 def test_the_global_random_state_stays_as_it_was(data: ImageData, teacher: nn.Module) -> None:
     state = torch.get_rng_state()
-    fit(tiny(), data, lesson=Teacher(teacher, precision=FP32))
+    fit(tiny(), data, teacher=Teacher(teacher, precision=FP32))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -238,7 +164,7 @@ def test_the_teacher_stays_as_it_was(data: ImageData) -> None:
     before = {name: tensor.clone() for name, tensor in taught.state_dict().items()}
     modes: list[bool] = []
     taught.register_forward_hook(lambda module, inputs, output: modes.append(torch.is_grad_enabled()))
-    fit(tiny(), data, lesson=Teacher(taught, precision=FP32))
+    fit(tiny(), data, teacher=Teacher(taught, precision=FP32))
     assert modes and not any(modes)
     assert not taught.training
     assert all(parameter.grad is None for parameter in taught.parameters())
@@ -359,7 +285,7 @@ def test_a_stop_between_two_retries_keeps_count_of_them(data: ImageData) -> None
     """After the resume one more retry is left, not two."""
     stop = StopAfter(5)  # within the first retry
     with pytest.raises(Stopped):
-        fit(Bursting(lambda call: call == 4), data, monitor=stop.monitor())
+        fit(Bursting(lambda call: call == 4), data, **stop.options())
     assert stop.snapshot.values["rollbacks"] == 1
     module = Bursting(lambda call: True)
     with pytest.raises(NonFiniteLossError):
@@ -372,12 +298,12 @@ def test_a_bad_loss_after_a_resume_goes_back_to_the_start_of_the_epoch_before_th
     expected = fit(undisturbed, data)
     stop = StopAfter(5)
     with pytest.raises(Stopped):
-        fit(Bursting(lambda call: False), data, monitor=stop.monitor())
+        fit(Bursting(lambda call: False), data, **stop.options())
     position = 4 * stop.snapshot.values["epoch"] + stop.snapshot.values["step"]
     assert stop.snapshot.values["step"] > 0
     resumed = Bursting(lambda call: call == 7 - position)
     result = fit(resumed, data, resume=stop.snapshot)
-    assert told(result) == told(expected)
+    assert curve(result) == curve(expected)
     assert same_weights(resumed, undisturbed)
 
 
@@ -387,16 +313,16 @@ def test_accuracy_is_measured_as_often_as_asked_and_at_the_end(data: ImageData) 
     assert [r.epoch for r in history] == [1, 2, 3, 4, 5]
 
 
-def test_who_watches_is_told_of_epochs_and_of_where_the_process_began(data: ImageData) -> None:
+def test_events_say_which_epochs_were_trained_and_where_the_process_began(data: ImageData) -> None:
     recipe, stop = replace(RECIPE, epochs=3), StopAfter(5)
     with pytest.raises(Stopped):
-        fit(tiny(), data, recipe, monitor=stop.monitor())
+        fit(tiny(), data, recipe, **stop.options())
     for snapshot, resumed, began in ((None, 0.0, [1, 2, 3]), (stop.snapshot, 5 / 12, [2, 3])):
-        steps: list[Progress] = []
-        records: list[EpochRecord] = []
-        monitor = Monitor(on_step=steps.append, on_epoch=records.append)
-        fit(tiny(), data, recipe, resume=snapshot, monitor=monitor)
-        assert [r.epoch for r in records] == began
+        events: list[TrainingEvent] = []
+        fit(tiny(), data, recipe, resume=snapshot, on_event=events.append)
+        assert isinstance(events[0], Started) and len(events[0].epochs) == 3 - len(began)
+        steps = [event.progress for event in events if isinstance(event, Stepped)]
+        assert [e.record.epoch for e in events if isinstance(e, EpochEnded)] == began
         # so few steps that there is news between epochs only
         assert [(p.epoch, p.step, p.steps, p.epochs, p.done, p.resumed) for p in steps] == [
             (epoch, 0, 4, 3, 4 * epoch / 12, resumed) for epoch in began[:-1]
@@ -429,9 +355,9 @@ def test_a_training_takes_the_steps_of_its_fraction_of_an_epoch_and_ends_near_a_
 def test_the_loss_of_a_last_epoch_that_is_cut_short_is_the_mean_of_its_own_steps(data: ImageData) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
     recipe = replace(RECIPE, epochs=1.5, learning_rate=1e-12)  # every epoch has the losses of the first
-    views = AugmentationSchedule(seed=3, epochs=1)
-    first, second = fit(module, data, recipe, views=views).history
-    half = fit(module, data, replace(recipe, epochs=0.5), views=views).history[0]
+    schedule = AugmentationSchedule(seed=3, epochs=1)
+    first, second = fit(module, data, recipe, schedule=schedule).history
+    half = fit(module, data, replace(recipe, epochs=0.5), schedule=schedule).history[0]
     assert second.train_loss == pytest.approx(half.train_loss)
     assert second.train_loss != pytest.approx(first.train_loss, rel=1e-6)
 
@@ -443,38 +369,10 @@ def test_a_training_that_was_stopped_within_a_fraction_ends_like_one_that_was_no
     for stop_after in range(1, 7):
         stop = StopAfter(stop_after)
         with pytest.raises(Stopped):
-            fit(tiny(), data, recipe, monitor=stop.monitor())
+            fit(tiny(), data, recipe, **stop.options())
         resumed = tiny(seed=5)
-        assert told(fit(resumed, data, recipe, resume=stop.snapshot)) == told(expected)
+        assert curve(fit(resumed, data, recipe, resume=stop.snapshot)) == curve(expected)
         assert same_weights(resumed, undisturbed)
-
-
-# -- views --------------------------------------------------------------------------------------------------
-
-
-def images_shown(data: ImageData, *, epochs: float, **options: Any) -> list[Tensor]:
-    module, shown = tiny(), []
-    module.register_forward_pre_hook(lambda m, inputs: shown.append(inputs[0].clone()) if m.training else None)
-    fit(module, data, replace(RECIPE, epochs=epochs), **options)
-    return shown
-
-
-def test_views_repeat_after_their_epochs_and_are_the_same_for_every_training(data: ImageData) -> None:
-    shown = images_shown(data, epochs=3, views=AugmentationSchedule(seed=7, epochs=2))
-    assert len(shown) == 12
-    assert all(torch.equal(one, again) for one, again in zip(shown[:4], shown[8:], strict=True))
-    assert not any(torch.equal(one, other) for one, other in zip(shown[:4], shown[4:8], strict=True))
-    another = images_shown(data, epochs=1, seed=99, views=AugmentationSchedule(seed=7, epochs=2))
-    assert all(torch.equal(one, same) for one, same in zip(shown[:4], another, strict=True))
-
-
-def test_views_without_end_never_repeat_and_are_those_of_the_seed_by_default(data: ImageData) -> None:
-    shown = images_shown(data, epochs=3, seed=4)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(shown, images_shown(data, epochs=3, views=AugmentationSchedule(seed=4)), strict=True)
-    )
-    assert len({float(images.double().sum()) for images in shown}) == 12
 
 
 # -- networks in turns --------------------------------------------------------------------------------------
@@ -487,7 +385,7 @@ def family() -> SharedWeights:
     return SharedWeights([tiny(seed=1), tiny(seed=2, dropout=0.0)])
 
 
-def fit_in_turns(module: SharedWeights, data: ImageData, **options: Any) -> Trained:
+def fit_in_turns(module: SharedWeights, data: ImageData, **options: Any) -> TrainingSummary:
     return fit(module, data, turns=[module.members[i] for i in TURNS], **options)
 
 
@@ -507,7 +405,7 @@ def test_each_step_trains_one_network_and_each_has_its_turns_before_any_comes_ag
     assert len(called) == 6 * 4  # and none to validate
     cycles = [tuple(called[i : i + 3]) for i in range(0, 24, 3)]
     assert all(sorted(cycle) == [0, 0, 1] for cycle in cycles)
-    assert len(set(cycles)) > 1  # views come again in the same order, so the turns must not
+    assert len(set(cycles)) > 1  # the images repeat in the same order, so the turns must not
     assert turns_taken(data, epochs=6) == called != turns_taken(data, epochs=6, seed=1)
 
 
@@ -523,23 +421,23 @@ def test_turns_of_one_network_alone_are_not_validated_either(data: ImageData) ->
 def test_networks_in_turns_that_were_stopped_after_any_step_end_like_those_that_were_not(
     data: ImageData, teacher: nn.Module, precision: Precision
 ) -> None:
-    options = {"precision": precision, "lesson": Teacher(teacher, precision=precision)}
+    options = {"precision": precision, "teacher": Teacher(teacher, precision=precision)}
     undisturbed = family()
     expected = fit_in_turns(undisturbed, data, **options)
     for stop_after in range(1, 2 * 4 - 1):
         stop = StopAfter(stop_after)
         with pytest.raises(Stopped):
-            fit_in_turns(family(), data, monitor=stop.monitor(), **options)
+            fit_in_turns(family(), data, **stop.options(), **options)
         resumed = SharedWeights([tiny(seed=5), tiny(seed=6, dropout=0.0)])
         result = fit_in_turns(resumed, data, resume=stop.snapshot, **options)
         assert same_weights(resumed, undisturbed), stop_after
-        assert told(result) == told(expected), stop_after
+        assert curve(result) == curve(expected), stop_after
 
 
 def test_a_snapshot_of_a_family_holds_each_shared_weight_once(data: ImageData) -> None:
     stop = StopAfter(2)
     with pytest.raises(Stopped):
-        fit_in_turns(family(), data, monitor=stop.monitor())
+        fit_in_turns(family(), data, **stop.options())
     names = [name.rpartition("members.")[2] for name in stop.snapshot.tensors if name.startswith("now.model.")]
     own = [name.removeprefix(f"{number}.") for number in (0, 1) for name in names if name.startswith(f"{number}.")]
     for weight in ("conv.weight", "twice.weight"):
@@ -554,7 +452,7 @@ def test_a_snapshot_of_a_family_holds_each_shared_weight_once(data: ImageData) -
 def test_a_snapshot_of_another_family_is_refused(data: ImageData) -> None:
     stop = StopAfter(2)
     with pytest.raises(Stopped):
-        fit_in_turns(family(), data, monitor=stop.monitor())
+        fit_in_turns(family(), data, **stop.options())
     three = SharedWeights([tiny(seed=1), tiny(seed=2), tiny(seed=3)])
     with pytest.raises(CheckpointError, match="not of this training"):
         fit(three, data, turns=list(three.members), resume=stop.snapshot)
@@ -596,20 +494,20 @@ def test_fewer_images_than_a_batch_are_refused(data: ImageData) -> None:
 def test_training_warns_of_nothing(data: ImageData, teacher: nn.Module) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train(tiny(), data, RECIPE, seed=0, precision=FP32, device=CPU, lesson=Teacher(teacher, precision=FP32))
+        train(tiny(), data, RECIPE, seed=0, precision=FP32, device=CPU, teacher=Teacher(teacher, precision=FP32))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("bf16", [False, True])
 def test_on_cuda_a_stopped_training_ends_like_one_that_was_not(data: ImageData, bf16: bool) -> None:
     precision = Precision(bf16=bf16, channels_last=True)
-    lesson = Teacher(tiny(seed=9).cuda().eval(), precision=precision)
-    options: dict[str, Any] = {"device": torch.device("cuda"), "precision": precision, "lesson": lesson}
+    taught = Teacher(tiny(seed=9).cuda().eval(), precision=precision)
+    options: dict[str, Any] = {"device": torch.device("cuda"), "precision": precision, "teacher": taught}
     undisturbed, resumed, stop = tiny(), tiny(seed=5), StopAfter(6)
     expected = fit(undisturbed, data, **options)
     with pytest.raises(Stopped):
-        fit(tiny(), data, monitor=stop.monitor(), **options)
+        fit(tiny(), data, **stop.options(), **options)
     result = fit(resumed, data, resume=stop.snapshot, **options)
-    assert [r[3] for r in told(result)] == [r[3] for r in told(expected)]
+    assert [r[3] for r in curve(result)] == [r[3] for r in curve(expected)]
     for one, other in zip(resumed.parameters(), undisturbed.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-3)

@@ -9,7 +9,7 @@ import torch
 
 from deepreduce.network import ComputeCost, trace_network
 from deepreduce.network.compute_cost import OPERATION_MACS
-from deepreduce.training.timing import ANSWER, Work, seconds_per_mac
+from deepreduce.training.timing import FORWARD_SHARE, Work, seconds_per_mac
 from tests.helpers.images import CPU
 from tests.helpers.training import FP32, tiny
 
@@ -17,7 +17,7 @@ from tests.helpers.training import FP32, tiny
 def work(**changes: Any) -> Work:
     load = ComputeCost(macs=7, operations=changes.pop("operations", 0))
     values = {"batch_size": 16, "epochs": 3, "train_images": 100, "val_images": 10, "test_images": 20}
-    return Work(load=load, **(values | changes))
+    return Work(compute_cost=load, **(values | changes))
 
 
 def test_work_is_three_passes_per_image_of_training_and_one_of_judging() -> None:
@@ -35,7 +35,7 @@ def test_operations_take_their_time_in_every_batch_however_few_images_it_has() -
 
 def test_an_answer_costs_what_a_forward_pass_is_of_a_training_step() -> None:
     step = work(epochs=1, val_images=0, test_images=0).total / 100
-    assert pytest.approx(step * ANSWER) == 7
+    assert pytest.approx(step * FORWARD_SHARE) == 7
 
 
 def test_timing_a_network_changes_neither_it_nor_the_random_state() -> None:

@@ -1,4 +1,4 @@
-"""Networks that share weights stay networks of their own: each loads into a separate one and answers the same."""
+"""Networks that share weights stay separate networks: each loads into a network of its own with equal logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES = random_images(4, size=8).float() / 255
 
 
 def own_and_shared(one: nn.Module, other: nn.Module) -> tuple[set[str], set[str]]:
-    """Names of the parameters that each has for itself, and of those that are one."""
+    """Return the names of the parameters that each network has for itself, and of those that both share."""
     a, b = (dict(m.named_parameters(remove_duplicate=False)) for m in (one, other))
     assert a.keys() == b.keys()
     shared = {name for name in a if a[name] is b[name]}
@@ -35,11 +35,11 @@ def logits(module: nn.Module) -> Tensor:
 
 
 def test_convolutions_are_shared_while_norms_biases_and_the_classifier_are_each_networks_own() -> None:
-    family = SharedWeights([tiny(seed=1), tiny(seed=2)])
-    own, shared = own_and_shared(*family.members)
+    together = SharedWeights([tiny(seed=1), tiny(seed=2)])
+    own, shared = own_and_shared(*together.members)
     assert shared == {"conv.weight", "twice.weight"}
     assert own == {"conv.bias", "twice.bias", "bn.weight", "bn.bias", "fc.weight", "fc.bias"}
-    buffers = [dict(member.named_buffers()) for member in family.members]
+    buffers = [dict(member.named_buffers()) for member in together.members]
     assert not any(buffers[0][name] is buffers[1][name] for name in buffers[0])
 
 
@@ -47,8 +47,8 @@ def test_the_weights_that_are_shared_are_the_first_networks() -> None:
     first, second = tiny(seed=1), tiny(seed=2)
     expected = copy.deepcopy(first)
     before = second.fc.weight.clone()
-    family = SharedWeights([first, second])
-    assert family.members[0] is first and family.members[1] is second
+    together = SharedWeights([first, second])
+    assert together.members[0] is first and together.members[1] is second
     assert same_weights(first, expected)
     assert torch.equal(second.conv.weight, expected.conv.weight)
     assert torch.equal(second.fc.weight, before)
@@ -71,10 +71,10 @@ def test_linear_layers_before_the_classifier_are_shared_too() -> None:
 
 
 def test_weights_of_another_shape_stay_each_networks_own() -> None:
-    family = SharedWeights([Mlp(), Mlp(hidden=4)])
-    _, shared = own_and_shared(*family.members)
+    together = SharedWeights([Mlp(), Mlp(hidden=4)])
+    _, shared = own_and_shared(*together.members)
     assert not shared
-    assert logits(family.members[1]).shape == (4, 3)
+    assert logits(together.members[1]).shape == (4, 3)
 
 
 class Tied(nn.Module):
@@ -91,24 +91,24 @@ class Tied(nn.Module):
 
 
 def test_weights_that_a_network_ties_stay_tied() -> None:
-    family = SharedWeights([Tied(), Tied()])
-    for member in family.members:
-        assert member.b.weight is member.a.weight is family.members[0].a.weight
-    fit(family, striped(), turns=list(family.members))
-    for member in family.members:
+    together = SharedWeights([Tied(), Tied()])
+    for member in together.members:
+        assert member.b.weight is member.a.weight is together.members[0].a.weight
+    fit(together, striped(), turns=list(together.members))
+    for member in together.members:
         alone = Tied()
         alone.load_state_dict(member.state_dict())
         assert torch.equal(logits(alone), logits(member))
 
 
-def test_a_step_for_one_network_changes_what_another_answers() -> None:
-    family = SharedWeights([tiny(seed=1), tiny(seed=2)])
-    before = logits(family.members[1]).clone()
-    own = {name: t.clone() for name, t in family.members[1].state_dict().items() if name not in
+def test_a_step_of_one_network_changes_the_logits_of_another() -> None:
+    together = SharedWeights([tiny(seed=1), tiny(seed=2)])
+    before = logits(together.members[1]).clone()
+    own = {name: t.clone() for name, t in together.members[1].state_dict().items() if name not in
            ("conv.weight", "twice.weight")}  # fmt: skip
-    fit(family, striped(), turns=[family.members[0]])
-    assert not torch.equal(logits(family.members[1]), before)
-    after = family.members[1].state_dict()
+    fit(together, striped(), turns=[together.members[0]])
+    assert not torch.equal(logits(together.members[1]), before)
+    after = together.members[1].state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in own.items())
 
 
@@ -117,22 +117,22 @@ def data() -> ImageData:
     return striped()
 
 
-def test_networks_trained_together_load_into_separate_ones_and_answer_the_same(data: ImageData) -> None:
+def test_networks_trained_together_load_into_separate_ones_with_equal_logits(data: ImageData) -> None:
     original = trace_network(tiny(dropout=0.0), (3, 8, 8), name="tiny")
     plans = [ReductionPlan(sites=((site.name, "identity"),)) for site in original.sites[:2]]
-    family = SharedWeights([apply_plan(original, plan).module for plan in plans])
-    _, shared = own_and_shared(*family.members)
+    together = SharedWeights([apply_plan(original, plan).module for plan in plans])
+    _, shared = own_and_shared(*together.members)
     assert shared == {"conv.weight", "twice.weight"}
-    fit(family, data, turns=list(family.members))
-    answers = [logits(member) for member in family.members]
+    fit(together, data, turns=list(together.members))
+    answers = [logits(member) for member in together.members]
     assert not torch.equal(*answers)
-    for plan, member, expected in zip(plans, family.members, answers, strict=True):
+    for plan, member, expected in zip(plans, together.members, answers, strict=True):
         alone = apply_plan(original, plan).module
         alone.load_state_dict(member.state_dict())
         assert torch.equal(logits(alone), expected)
         assert predict(alone, data.val, batch_size=64).accuracy == predict(member, data.val, batch_size=64).accuracy
 
 
-def test_the_family_itself_answers_nothing() -> None:
-    with pytest.raises(NotImplementedError, match="one of the family's members"):
+def test_only_its_members_can_be_called() -> None:
+    with pytest.raises(NotImplementedError, match="call one of its members"):
         SharedWeights([tiny()])(IMAGES)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deepreduce.network import Network
 from deepreduce.plan import ReductionPlan
-from deepreduce.transforms import apply_plan, cull_plan, fading
+from deepreduce.transforms import anneal, apply_plan, cull_plan
 from tests.helpers.zoo import REDUCIBLE, TOYS
 
 OVERWRITTEN = {"in-place", "in-place, shared", "overwriting"}
@@ -29,7 +29,7 @@ def without_all(network: Network) -> ReductionPlan:
 def test_it_begins_as_the_original_and_ends_as_the_reduced_network(name: str) -> None:
     network = TOYS[name].network()
     plan = without_all(network)
-    faded = fading(network, plan)
+    faded = anneal(network, plan)
     if faded is None:
         assert name in OVERWRITTEN
         return
@@ -37,28 +37,28 @@ def test_it_begins_as_the_original_and_ends_as_the_reduced_network(name: str) ->
     assert faded.module.state_dict().keys() == reduced.module.state_dict().keys()
     if all(site.kind == "relu" for site in network.sites):
         assert torch.equal(logits(faded.module, network), logits(network.module, network))
-    faded.fade(1.0)
+    faded.advance(1.0)
     assert torch.equal(logits(faded.module, network), logits(reduced.module, network))
-    assert len(faded.relus) == len(network.sites)
+    assert len(faded.layers) == len(network.sites)
 
 
 def test_between_them_negative_values_are_scaled() -> None:
     network = TOYS["basic"].network()
-    faded = fading(network, without_all(network))
+    faded = anneal(network, without_all(network))
     assert faded is not None
     x = torch.tensor([-2.0, 3.0])
     for share, expected in ((0.25, -0.5), (-1.0, 0.0), (7.0, -2.0)):
-        faded.fade(share)
-        assert all(torch.equal(relu(x), torch.tensor([expected, 3.0])) for relu in faded.relus)
+        faded.advance(share)
+        assert all(torch.equal(relu(x), torch.tensor([expected, 3.0])) for relu in faded.layers)
 
 
 def test_only_the_relus_that_the_plan_drops_fade_and_other_edits_are_there_at_once() -> None:
     network = TOYS["basic"].network()
     stage = network.stages[0]
     plan = cull_plan(network, [stage]).merge(ReductionPlan(alpha=0.5))
-    faded = fading(network, plan)
+    faded = anneal(network, plan)
     assert faded is not None
-    assert len(faded.relus) == len(network.sites_of(stage))
+    assert len(faded.layers) == len(network.sites_of(stage))
     reduced = apply_plan(network, plan)
     shapes = {name: value.shape for name, value in reduced.module.state_dict().items()}
     assert {name: value.shape for name, value in faded.module.state_dict().items()} == shapes
@@ -66,5 +66,5 @@ def test_only_the_relus_that_the_plan_drops_fade_and_other_edits_are_there_at_on
 
 def test_a_plan_that_drops_no_relu_or_pads_once_has_nothing_to_fade() -> None:
     network = TOYS["basic"].network()
-    assert fading(network, ReductionPlan(alpha=0.5)) is None
-    assert fading(network, cull_plan(network, [network.stages[0]]).merge(ReductionPlan(pad_once=True))) is None
+    assert anneal(network, ReductionPlan(alpha=0.5)) is None
+    assert anneal(network, cull_plan(network, [network.stages[0]]).merge(ReductionPlan(pad_once=True))) is None

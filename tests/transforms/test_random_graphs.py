@@ -26,7 +26,7 @@ from deepreduce.network import Network, trace_network
 from deepreduce.network.meta_run import module_tensors
 from deepreduce.plan import ReductionPlan
 from deepreduce.store.checkpoint import describe_network
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.transforms import apply_plan, normalise_plan, reshape
 from deepreduce.transforms.width.propagate import channels_of
 from tests.helpers.independent import executed_macs, executed_relus

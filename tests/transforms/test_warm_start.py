@@ -15,7 +15,7 @@ from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, can_warm_start, cull_plan, normalise_plan, thin_plan, warm_start
-from deepreduce.transforms.width.cut import narrowed
+from deepreduce.transforms.width.cut import narrow
 from tests.helpers.zoo import REDUCIBLE, TOYS
 
 
@@ -154,7 +154,7 @@ def test_the_most_important_channels_are_inherited(build: Any) -> None:
     # and all layers agree on which channels they mean
     source = trace_network(network.module, network.input_shape, spec=network.spec)
     source.module.load_state_dict(weights)
-    expected = narrowed(source, 0.5)[0].state_dict()
+    expected = narrow(source, 0.5)[0].state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in child.module.state_dict().items())
 
 

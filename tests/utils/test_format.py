@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepreduce.utils.format import short_bytes, short_count, short_seconds
+from deepreduce.utils.format import duration, short_bytes, short_count, short_seconds
 
 UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
@@ -44,3 +44,20 @@ def test_seconds_have_the_unit_that_people_use(seconds: float, text: str) -> Non
 )
 def test_bytes_have_a_decimal_unit(count: float, text: str) -> None:
     assert short_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (2 * 3600 + 5 * 60, "2 h 05 min"),
+        (48 * 3600 - 1, "47 h 59 min"),
+        (48 * 3600, "2 d 0 h"),
+    ],
+)
+def test_a_duration_has_its_two_largest_units(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -127,7 +127,10 @@ class _GraphWalker:
         name, given = operation_of(node)
         args = list(given.values())
         if name in SAME:
-            self._values[node] = self._values[_source_of_copy(node, given)]
+            source = _source_of_copy(given)
+            if source not in self._values:
+                raise UnsupportedError("writes a constant over values that depend on the image")
+            self._values[node] = self._values[source]
         elif name in NORMS:
             self._normalise(node, given)
         elif name in SPLITS:
@@ -247,12 +250,15 @@ class _GraphWalker:
         return lambda: self._add(node, name, args, shape=tuple(shape))
 
 
-def _source_of_copy(node: fx.Node, given: Mapping[str, Any]) -> fx.Node:
-    """Return the node that is copied. Raises `UnsupportedError` for a copy that rounds."""
+def _source_of_copy(given: Mapping[str, Any]) -> fx.Node:
+    """Return the node that is copied. Raises `UnsupportedError` for a copy that rounds, or that repeats values."""
     dtype = given.get("dtype")
     if dtype is not None and not dtype.is_floating_point:
         raise UnsupportedError(f"converts values that depend on the image to {dtype}")
-    (source,) = node.all_input_nodes
+    source = given.get("src", given["self"])
+    if _shape(source) != _shape(given["self"]):
+        raise UnsupportedError("copies a tensor into one of another shape")
+    assert isinstance(source, fx.Node)
     return source
 
 

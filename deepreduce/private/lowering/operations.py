@@ -25,7 +25,7 @@ KIND_OF = {
 }  # fmt: skip
 """Operation that the parties run -> the kind of its layer."""
 
-SAME = {"clone", "alias", "detach", "lift_fresh_copy", "contiguous", "_to_copy"}
+SAME = {"clone", "alias", "detach", "lift_fresh_copy", "contiguous", "_to_copy", "copy"}
 """Operations that return their input's values."""
 
 NORMS = {"native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_batch_norm_no_update"}
@@ -57,7 +57,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "select": ("self", "dim", "index"), "expand": ("self", "size"), "constant_pad_nd": ("self", "pad", "value"),
     "index_select": ("self", "dim", "index"), "index": ("self", "indices"),
     "clone": ("self",), "alias": ("self",), "detach": ("self",), "lift_fresh_copy": ("self",),
-    "contiguous": ("self",), "_to_copy": ("self", "dtype"),
+    "contiguous": ("self",), "_to_copy": ("self", "dtype"), "copy": ("self", "src"),
     # momentum is listed because it may have any value: statistics are only read
     "native_batch_norm": (*_STATISTICS, "training", "momentum", "eps"),
     "_native_batch_norm_legit_no_training": (*_STATISTICS, "momentum", "eps"),

@@ -1,4 +1,4 @@
-"""A party's process: python -m deepreduce.private.parties.party DESCRIPTOR, started by `processes`.
+"""The process of one party: python -m deepreduce.private.parties.party, started by `processes`.
 
 It communicates with its parent through one socket. It receives the program, which is public, and its own input: the
 weights in the server's process, the images in the client's. When the socket closes, the process ends at once.
@@ -6,33 +6,26 @@ weights in the server's process, the images in the client's. When the socket clo
 
 from __future__ import annotations
 
-import os
-import queue
 import re
-import signal
-import socket
-import sys
-import threading
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepreduce.private.lowering.program import Program
-from deepreduce.private.parties.wire import ClosedError, Message, receive, send
+from deepreduce.private.parties.wire import Message, receive, send
 from deepreduce.private.protocol import SERVER, protocol_named
+from deepreduce.utils.child_process import connect_to_parent
 
 if TYPE_CHECKING:
     from deepreduce.private.spu.engine import Engine
 
 
-def main(descriptor: int) -> None:
-    """Do what comes through the socket until it closes."""
-    channel = socket.socket(fileno=descriptor)
-    orders: queue.Queue[Message] = queue.Queue()
-    threading.Thread(target=_listen, args=(channel, orders), daemon=True).start()
+def main() -> None:
+    """Do what the process that started this one asks through the channel, until it closes."""
+    channel = connect_to_parent()
     engine: Engine | None = None
     while True:
-        order = orders.get()
+        order = receive(channel)
         try:
             if order.kind == "join":
                 engine = _connect_engine(order)
@@ -51,15 +44,6 @@ def main(descriptor: int) -> None:
             traceback.print_exc()  # to this process's own log
             answer = Message(kind="failed", values={"reason": explain_error(error, order)})
         send(channel, answer)
-
-
-def _listen(channel: socket.socket, orders: queue.Queue[Message]) -> None:
-    """Hand on what comes. The end of the channel ends this process at once, in the middle of a computation too."""
-    try:
-        while True:
-            orders.put(receive(channel))
-    except ClosedError:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _connect_engine(order: Message) -> Engine:
@@ -94,4 +78,4 @@ def explain_error(error: Exception, order: Message) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import select
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +20,7 @@ from deepreduce.errors import RunError, UserError
 from deepreduce.private.lowering.program import Program
 from deepreduce.private.parties.wire import ClosedError, Message, receive, send
 from deepreduce.private.protocol import SERVER, Protocol
+from deepreduce.utils.child_process import ChildProcess, hang_up_events
 
 ROLES = ("server", "client", "helper")
 """Name of each rank: the server holds the weights, the client the image, the helper nothing."""
@@ -34,7 +31,7 @@ Array = NDArray[Any]
 
 
 class PartyProcess:
-    """One party. Leaving the context ends its process, which also ends by itself when this process dies.
+    """One party. Leaving the context ends its process, which also ends when this process does.
 
     `launcher` is a command that starts it, by turning into it.
     """
@@ -44,25 +41,20 @@ class PartyProcess:
 
     def __enter__(self) -> PartyProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="deepreduce-party-")
-        self.channel, theirs = socket.socketpair()
-        with theirs, open(self.output, "wb") as output:
-            self._process = subprocess.Popen(
-                [*self._launcher, sys.executable, "-m", "deepreduce.private.parties.party", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C is for us, who then end the parties
-                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        with open(self.output, "wb") as output:
+            self._process = ChildProcess(
+                "deepreduce.private.parties.party",
+                launcher=self._launcher,
+                environment={"JAX_PLATFORMS": "cpu"},
+                output=output,
             )
+        self.channel = self._process.channel
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.channel.close()
-        self._process.kill()
-        self._process.wait()
+        self._process.end()
         self._folder.cleanup()
 
     @property
@@ -110,22 +102,11 @@ class PartyProcess:
 
     def _ended(self) -> RunError:
         """Return the error for a process that has ended, with the reason if it is known."""
-        try:
-            code = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return RunError(f"the {self.role}'s process hangs; give the command again")
-        if code == -signal.SIGKILL:
-            return RunError(
-                f"the {self.role}'s process was killed; where nobody did that, memory was short (cheetah takes about"
-                " 3 GB a party)"
-            )
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        what = f"the {self.role}'s process {self._process.describe_end()}"
+        if self._process.was_killed:
+            return RunError(f"{what}; if nobody did that, memory ran out (cheetah takes about 3 GB per party)")
         lines = self.output.read_text(errors="replace").strip().splitlines()
-        return RunError(f"the {self.role}'s process {how}" + (f": {lines[-1][:200]}" if lines else ""))
-
-
-_HANG_UP = select.POLLHUP | getattr(select, "POLLRDHUP", 0)
-"""That the other end of a connection has closed it. Linux says so only where asked for the latter."""
+        return RunError(what + (f": {lines[-1][:200]}" if lines else ""))
 
 
 def receive_answers(
@@ -141,7 +122,7 @@ def receive_answers(
     for descriptor in waiting:
         poll.register(descriptor, select.POLLIN)
     if other is not None:
-        poll.register(other, _HANG_UP)
+        poll.register(other, hang_up_events())
     deadline = time.monotonic() + timeout_s
     while waiting:
         ready = [descriptor for descriptor, _ in poll.poll(1000 * max(deadline - time.monotonic(), 0))]
@@ -162,7 +143,7 @@ def receive_answers(
 def has_hung_up(connection: socket.socket) -> bool:
     """Return whether the other end has closed the connection, even if unread bytes remain."""
     poll = select.poll()
-    poll.register(connection, _HANG_UP)
+    poll.register(connection, hang_up_events())
     return bool(poll.poll(0))
 
 

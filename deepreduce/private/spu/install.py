@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
 from deepreduce.errors import UserError
+from deepreduce.utils.optional import require_packages
 
 PYTHONS = ((3, 10), (3, 11))
 """Versions of Python that the engine is built for."""
@@ -20,8 +20,4 @@ def check_installed() -> None:
             f"private inference runs on SPU, which is built for Python {known}; this is {version[0]}.{version[1]};"
             " make an environment with one of those"
         )
-    missing = [name for name in ("spu", "jax") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"private inference needs {', '.join(missing)}; install it with: pip install 'deepreduce[private]'"
-        )
+    require_packages("private inference", "spu", "jax", extra="private")

@@ -1,1 +1,1 @@
-"""Figures of matplotlib: the frontier, the ReLUs by layer, the costs."""
+"""Matplotlib figures: the frontier, the ReLUs kept at each site, the costs of private inference."""

@@ -1,4 +1,4 @@
-"""The axes of a frontier: what one image costs against accuracy."""
+"""The axes of a frontier figure: the cost of one image and accuracy."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from deepreduce.cost.objective import RELUS, Objective
 from deepreduce.report.figures.style import GREY, GRID, INK, TEXT_SIZE
 
 _LEAST_DECADES = 0.5
-"""Of the axis of costs: between points closer than that no tick would have a short name."""
+"""Least length of the axis of costs: between closer points no tick would have a short name."""
 
 _LEAST_PERCENT = 1.0
-"""Height of the axis of accuracy, lest the noise of training fills it."""
+"""Least height of the axis of accuracy, so that the noise of training does not fill it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spot:
-    """A point as drawn: what one image costs (ReLUs, seconds or bytes), test accuracy in percent."""
+    """A point of the figure: the cost of one image (ReLUs, seconds or bytes), and test accuracy in percent."""
 
     cost: float
     percent: float
@@ -29,9 +29,9 @@ class Spot:
 
 @dataclass(frozen=True, kw_only=True)
 class CostAxis:
-    """A log axis of costs from `low` to `high`, both in what the objective counts: ReLUs, seconds or bytes.
+    """A log axis of costs from `low` to `high`, in the objective's unit: ReLUs, seconds or bytes.
 
-    `zero` is the place of networks that cost nothing, left of `low`; None where there is none.
+    `zero` is the position, left of `low`, of networks of cost 0; None if there is none.
     """
 
     objective: Objective
@@ -42,10 +42,10 @@ class CostAxis:
 
     @classmethod
     def of(cls, costs: Sequence[float], objective: Objective) -> CostAxis:
-        """The axis on which these costs have room."""
+        """Return an axis with room for these costs and their labels."""
         positive = [cost for cost in costs if cost > 0] or [1000]
         spread = math.log10(max(positive) / min(positive))
-        # room at both ends for labels and markers, more of it where the labels of a rising front stand
+        # room at both ends for labels and markers; more on the left, where the labels of a rising front go
         left, right = 0.16 * max(spread, 0.3), 0.12 * max(spread, 0.3)
         missing = max(_LEAST_DECADES - spread - left - right, 0.0)
         low = min(positive) / 10 ** (left + missing / 2)
@@ -56,11 +56,11 @@ class CostAxis:
 
     @property
     def start(self) -> float:
-        """The axis's left end, as a cost."""
+        """Left end of the axis, as a cost."""
         return self.low if self.zero is None else self.zero / (self.low / self.zero) ** 0.6
 
     def x(self, spot: Spot) -> float:
-        """Where on the axis a point is drawn, as a cost."""
+        """Return the position on the axis at which a point is drawn, as a cost."""
         return float(spot.cost) if spot.cost > 0 or self.zero is None else self.zero
 
 
@@ -76,7 +76,7 @@ def _ticks(low: float, high: float, *, whole: bool) -> tuple[float, ...]:
 
 
 def draw_axes(axes: Axes, scale: CostAxis, percents: Sequence[float]) -> None:
-    """Limits, ticks and names, and the break in the axis left of which a network stands that costs nothing."""
+    """Draw limits, ticks and names, and a break in the axis to the right of networks of cost 0."""
     low, high = min(percents, default=0.0), max(percents, default=100.0)
     margin = max(0.09 * (high - low), (_LEAST_PERCENT - (high - low)) / 2)
     axes.set_xscale("log")

@@ -1,4 +1,4 @@
-"""Where the seconds and bytes of private inference go, as stacked bars."""
+"""The seconds and bytes of private inference by their causes, as stacked bars."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _PANEL = 2.3
 _LABEL_WIDTHS = (1.2, 4.2)  # as wide as the longest label, within these
 _BAR = 0.62  # of a row's height
 
-# Okabe and Ito's, one trio for kinds of layers and another for what time is spent on
+# Okabe and Ito's colours: a trio for kinds of layers, another for causes of time
 _KIND_COLOURS = ("#0072B2", "#E69F00", "#999999")
 _CAUSE_COLOURS = ("#009E73", "#56B4E9", "#CC79A7")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostRow:
-    """A network of `costs_figure`, and what an image costs it."""
+    """A row of `costs_figure`: a network and the cost of one image."""
 
     label: str
     price: CostEstimate
@@ -47,7 +47,7 @@ class CostRow:
 
 @dataclass(frozen=True)
 class _Panel:
-    """Bars of one quantity: each part has a name, a colour and its amount in a price."""
+    """A panel of bars of one quantity; each part has a name, a colour and a function of its amount."""
 
     title: str
     parts: Sequence[tuple[str, str, Callable[[CostEstimate], float]]]
@@ -58,14 +58,14 @@ class _Panel:
 
 
 def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "") -> Figure:
-    """Where seconds and bytes of one image go in each network: a row of stacked bars per network.
+    """Return a figure of the seconds and bytes of one image, with a row of stacked bars per network.
 
-    Panels: the seconds by kind of layer (ReLU, linear, other), the same by what they are spent on (computing, sending
-    bytes, waiting for messages), the bytes by kind of layer, and, where there is any, the offline computing. Each bar
-    ends in its total. Raises `UserError` for no rows.
+    Panels: seconds by kind of layer (ReLU, linear, other); seconds by cause (computing, sending bytes, waiting for
+    messages); bytes by kind of layer; and the seconds of offline computing, if there are any. Each bar ends with its
+    total. Raises `UserError` if `rows` is empty.
     """
     if not rows:
-        raise UserError("there is no network to draw the costs of")
+        raise UserError("there are no networks whose costs to draw; give at least one row")
     panels = _panels(any(row.price.offline_seconds for row in rows))
     bars = (_PANEL + _GUTTER) * len(panels) - _GUTTER
     figure = blank_figure(2 * _EDGE + _LABEL_WIDTHS[1] + bars)
@@ -86,10 +86,10 @@ def costs_figure(rows: Sequence[CostRow], *, title: str, note: str = "") -> Figu
     for r, row in enumerate(rows):
         y = (foot + _ROW * (len(rows) - r - 0.5)) / height
         figure.text(
-            (_EDGE + labels - 0.1) / width_inches, y, ruler.fitted(row.label, labels - 0.1, LABEL_SIZE),
+            (_EDGE + labels - 0.1) / width_inches, y, ruler.fit(row.label, labels - 0.1, LABEL_SIZE),
             fontsize=LABEL_SIZE, ha="right", va="center", color=INK, parse_math=False, gid="row",
         )  # fmt: skip
-    heading = ruler.fitted(title, width_inches - 2 * _EDGE, TITLE_SIZE, weight="bold")
+    heading = ruler.fit(title, width_inches - 2 * _EDGE, TITLE_SIZE, weight="bold")
     figure.text(
         _EDGE / width_inches, 1 - 0.12 / height, heading, fontsize=TITLE_SIZE, weight="bold", va="top", color=INK,
         parse_math=False, gid="title",
@@ -131,8 +131,8 @@ def _panels(has_offline: bool) -> list[_Panel]:
 def _draw_panel(axes: Axes, panel: _Panel, rows: Sequence[CostRow], *, ruler: Ruler, inches: float) -> None:
     most = max(panel.total(row.price) for row in rows) or 1.0
     texts = [panel.text(panel.total(row.price)) for row in rows]
-    beside = max(ruler.extent(text, SMALL_SIZE)[0] for text in texts) / DPI + 0.08
-    room = max(inches - beside, 0.2 * inches)
+    text_width = max(ruler.extent(text, SMALL_SIZE)[0] for text in texts) / DPI + 0.08
+    room = max(inches - text_width, 0.2 * inches)
     axes.set_xlim(0, most * inches / room)
     axes.set_ylim(len(rows), 0)
     for r, (row, text) in enumerate(zip(rows, texts, strict=True)):
@@ -161,7 +161,7 @@ def _draw_panel(axes: Axes, panel: _Panel, rows: Sequence[CostRow], *, ruler: Ru
 
 
 def _ticks(panel: _Panel, most: float, *, ruler: Ruler, inches: float) -> list[float]:
-    """From 0 to the longest bar, which is so many inches long: as many as have room for their names."""
+    """Return ticks from 0 to `most`, the longest bar, of length `inches`; as many as have room for their names."""
     for bins in (5, 4, 3, 2, 1):
         values = MaxNLocator(nbins=bins, steps=[1, 2, 5, 10]).tick_values(0, most)
         ticks = [float(value) for value in values if 0 <= value <= most]
@@ -172,7 +172,7 @@ def _ticks(panel: _Panel, most: float, *, ruler: Ruler, inches: float) -> list[f
 
 
 def _draw_heads(figure: Figure, panel: _Panel, *, at: tuple[float, float]) -> None:
-    """The panel's title, and what its colours mean."""
+    """Draw the panel's title and the legend of its colours."""
     left, height = at
     figure.text(
         left, 1 - 0.42 / height, panel.title, fontsize=LABEL_SIZE, weight="bold", va="top", color=INK, gid="head"

@@ -1,4 +1,4 @@
-"""What stands around the axes of a frontier: title, legend, note, and a table below."""
+"""The parts around the axes of a frontier figure: title, legend, note, and a table below."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
 from deepreduce.frontier import measurement_of
-from deepreduce.plan import Candidate
 from deepreduce.report.figures.style import DPI, GREY, INK, LABEL_SIZE, SMALL_SIZE, TITLE_SIZE, Ruler, one_line
 
 _LEFT, _RIGHT = 0.68, 0.2  # margins in inches
@@ -22,7 +22,7 @@ _GUTTER = 0.35  # between two columns of the table, in inches
 
 
 class Frame:
-    """The parts around the axes, and where they stand: lengths in inches, the axes of one fixed size."""
+    """The title, legend and note around axes of a fixed size, and their positions; lengths are in inches."""
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class Frame:
         self._axes_height = axes_height
         self._legend: Legend | None = None
         self._legend_height = 0.0
-        heading = self.ruler.fitted(title, self.width - _LEFT - _RIGHT, TITLE_SIZE, weight="bold")
+        heading = self.ruler.fit(title, self.width - _LEFT - _RIGHT, TITLE_SIZE, weight="bold")
         self._title = figure.text(
             0, 0, heading, fontsize=TITLE_SIZE, color=INK, weight="bold", va="top", parse_math=False,
             gid="title",
         )  # fmt: skip
-        lines = self.ruler.wrapped(note, self.width - _LEFT - _RIGHT, SMALL_SIZE)
+        lines = self.ruler.wrap(note, self.width - _LEFT - _RIGHT, SMALL_SIZE)
         self._note_rows = len(lines)
         self._note = figure.text(
             0, 0, "\n".join(lines), fontsize=SMALL_SIZE, color=GREY, va="top", parse_math=False, gid="note"
@@ -51,7 +51,7 @@ class Frame:
         self.table_top = 0.0
 
     def add_legend(self, handles: Sequence[Line2D]) -> None:
-        """A legend in as few rows as fit between title and axes."""
+        """Add a legend between title and axes, in as few rows as fit the figure's width."""
         for columns in range(len(handles), 0, -1):
             if self._legend is not None:
                 self._legend.remove()
@@ -69,7 +69,7 @@ class Frame:
                 return
 
     def lay_out(self, *, table_rows: int) -> None:
-        """Sets the figure's height and every part's place, with room below for a table of so many rows."""
+        """Set the figure's height and the position of every part, with room below for a table of `table_rows`."""
         head = 0.14 + 0.26 + (self._legend_height + 0.16 if self._legend is not None else 0.06)
         foot = 0.62 + 0.155 * self._note_rows
         table = 0.12 + _ROW * table_rows if table_rows else 0.0
@@ -93,24 +93,24 @@ class Frame:
         self.axes.xaxis.labelpad = 3
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Inches from the lower left corner as fractions of the figure."""
+        """Return inches from the lower left corner as fractions of the figure."""
         return x / self.width, y / float(self.figure.get_figheight())
 
 
 def table_columns(frame: Frame, listed: Sequence[Candidate]) -> int:
-    """2 where the names of the networks fit into half the width, or where there are too many rows for 1."""
+    """Return 2 if the networks' names fit into half the width, or if one column would have too many rows; else 1."""
     room = _name_room(frame, 2)
-    fit = all(frame.ruler.fitted(c.label, room, SMALL_SIZE) == one_line(c.label) for c in listed)
+    fit = all(frame.ruler.fit(c.label, room, SMALL_SIZE) == one_line(c.label) for c in listed)
     return 2 if len(listed) > 12 or (len(listed) > 3 and fit) else 1
 
 
 def table_rows(listed: Sequence[Candidate], *, columns: int) -> int:
-    """Lines that the table takes, its heading included."""
+    """Return the number of lines of the table, including its heading."""
     return math.ceil(len(listed) / columns) + 1
 
 
 def draw_table(frame: Frame, listed: Sequence[Candidate], *, columns: int, objective: Objective) -> None:
-    """The numbers' meaning below the plot: number, network, cost, test accuracy."""
+    """Draw the table below the plot that explains the numbers: number, network, cost, test accuracy."""
     rows = table_rows(listed, columns=columns) - 1
     block = _block(frame, columns)
     for column in range(math.ceil(len(listed) / rows)):
@@ -120,7 +120,7 @@ def draw_table(frame: Frame, listed: Sequence[Candidate], *, columns: int, objec
         for i, candidate in enumerate(listed[column * rows : (column + 1) * rows]):
             cells = (
                 str(column * rows + i + 1),
-                frame.ruler.fitted(candidate.label, _name_room(frame, columns), SMALL_SIZE),
+                frame.ruler.fit(candidate.label, _name_room(frame, columns), SMALL_SIZE),
                 objective.short(objective.cost(candidate)),
                 f"{100 * measurement_of(candidate).test_accuracy:.1f}",
             )

@@ -1,6 +1,6 @@
-"""The frontier and the networks on it as matplotlib figures.
+"""The frontier figure: accuracy against cost, with the networks on the front named.
 
-Figures are built without pyplot, so that nothing global is touched and no display is needed.
+Figures are built without pyplot, which would need a display and change global state.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import COUNT_OF_RELUS, RELUS, Objective
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
-from deepreduce.plan import Candidate
 from deepreduce.report.figures.axes import CostAxis, Spot, draw_axes
 from deepreduce.report.figures.frame import Frame, draw_table, table_columns, table_rows
 from deepreduce.report.figures.labeller import MARKER, REACH, SMALL_MARKER, TEACHER_MARKER, Labeller
@@ -36,7 +36,7 @@ __all__ = [
 _PUBLISHED_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F6A3D")
 _PUBLISHED_MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">", "p", "h")
 
-_LABEL_COLUMNS, _LABEL_LINES = 24, 2  # a label that needs more room is numbered
+_LABEL_COLUMNS, _LABEL_LINES = 24, 2  # a longer label is replaced by a number
 
 
 def frontier_figure(
@@ -49,36 +49,39 @@ def frontier_figure(
     axes_height_inches: float = 4.2,
     objective: Objective = COUNT_OF_RELUS,
 ) -> Figure:
-    """Test accuracy in percent against what one image costs (log axis), with the frontier drawn through.
+    """Return a figure of test accuracy (percent) against the cost of one image (log axis), the frontier as a line.
 
-    `front` is chosen by the caller on validation accuracy, and the figure says so. Each of its points is
-    labelled with network and cost; where the labels do not all fit beside their points, the points are
-    numbered and a table below the plot explains the numbers. The other measured candidates are faint; failed
-    ones are absent, as are those whose cost is not known; those far below the frontier are left out and counted.
-    A network without ReLUs stands left of a break in their axis. `published` points are drawn where ReLUs are the
-    objective. The height follows from what has to be shown. Raises `UserError` for a candidate of `front` without a
-    measurement or cost and for a width below 5 inches.
+    The caller chooses `front` by validation accuracy, and the figure says so. Each point of the front is labelled
+    with network and cost; if the labels do not all fit next to their points, the points are numbered and a table
+    below the plot explains the numbers. Other measured candidates are faint; those far below the frontier are left
+    out and counted. Failed candidates and those of unknown cost are absent. A network without ReLUs is drawn left of
+    a break in the axis of ReLUs. `published` points are drawn if the objective is ReLUs. The height depends on the
+    content. Raises `UserError` for a candidate of `front` without a measurement or cost, and for a width below 5
+    inches.
     """
     if width_inches < 5:
         raise UserError(f"width_inches is {width_inches!r}; a frontier needs at least 5 inches")
     content = _Content.of(candidates, front, published if objective.name == RELUS else (), objective)
     figure = blank_figure(width_inches)
     axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
-    scale = CostAxis.of([spot.cost for spot in content.shown], objective)
-    draw_axes(axes, scale, [spot.percent for spot in content.shown])
+    scale = CostAxis.of([spot.cost for spot in content.spots], objective)
+    draw_axes(axes, scale, [spot.percent for spot in content.spots])
     handles = _draw_points(axes, scale, content)
     frame = Frame(figure, axes, axes_height=axes_height_inches, title=title, note=content.note)
     frame.add_legend(handles)
     frame.lay_out(table_rows=0)
     _draw_labels(frame, scale, content)
-    if not content.shown:
+    if not content.spots:
         axes.text(0.5, 0.5, "no network was measured", transform=axes.transAxes, ha="center", color=GREY)
     return figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Content:
-    """What the plot shows: `points` of the frontier by cost, `others` near it, `hidden` ones below it."""
+    """The plot's content: candidates on the front by cost, `others` near it, the number of `hidden` ones below it.
+
+    `literature` maps a method to its published points.
+    """
 
     objective: Objective
 
@@ -115,20 +118,21 @@ class _Content:
         )
 
     @property
-    def own(self) -> list[Spot]:
+    def front_spots(self) -> list[Spot]:
         return [_spot(c, self.objective) for c in self.points]
 
     @property
-    def star(self) -> Spot | None:
+    def teacher_spot(self) -> Spot | None:
         return None if self.teacher is None else _spot(self.teacher, self.objective)
 
     @property
-    def faint(self) -> list[Spot]:
+    def background_spots(self) -> list[Spot]:
         return [*self.others, *(spot for group in self.literature.values() for spot in group)]
 
     @property
-    def shown(self) -> list[Spot]:
-        return [*self.own, *self.faint, *([] if self.star is None else [self.star])]
+    def spots(self) -> list[Spot]:
+        teacher = [] if self.teacher_spot is None else [self.teacher_spot]
+        return [*self.front_spots, *self.background_spots, *teacher]
 
     @property
     def note(self) -> str:
@@ -146,7 +150,7 @@ def _spot(candidate: Candidate, objective: Objective) -> Spot:
 
 
 def _label_lines(label: str) -> list[str]:
-    """The label in lines of at most `_LABEL_COLUMNS`, broken between the parts of a plan where possible."""
+    """Break a label between the parts of a plan into lines of `_LABEL_COLUMNS`; too many if a part is longer."""
     lines: list[str] = []
     for part in one_line(label).split(", "):
         if lines and len(lines[-1]) + len(part) + 2 <= _LABEL_COLUMNS:
@@ -159,15 +163,15 @@ def _label_lines(label: str) -> list[str]:
 
 
 def _floor(front: Sequence[float], others: Sequence[float]) -> float:
-    """The percentage below which other candidates would only squeeze the frontier together."""
+    """Return the test accuracy, in percent, below which drawing other candidates would only flatten the frontier."""
     if not front:
         return min(others, default=0.0)
     return min(front) - max(0.6 * (max(front) - min(front)), 3.0)
 
 
 def _draw_points(axes: Axes, scale: CostAxis, content: _Content) -> list[Line2D]:
-    """All the markers and the frontier's line; returns what the legend explains."""
-    own, others, literature = content.own, content.others, content.literature
+    """Draw all markers and the frontier's line, and return the handles of the legend."""
+    own, others, literature = content.front_spots, content.others, content.literature
     handles = []
     if own:
         handles += axes.plot(
@@ -186,7 +190,7 @@ def _draw_points(axes: Axes, scale: CostAxis, content: _Content) -> list[Line2D]
             mec=_PUBLISHED_COLOURS[i % len(_PUBLISHED_COLOURS)], markersize=SMALL_MARKER, zorder=2,
             clip_on=False, label=method,
         )  # fmt: skip
-    spot = content.star
+    spot = content.teacher_spot
     if spot is not None:
         handles += axes.plot(
             scale.x(spot), spot.percent, "*", color=VERMILLION, markersize=TEACHER_MARKER, mec="white",
@@ -196,7 +200,7 @@ def _draw_points(axes: Axes, scale: CostAxis, content: _Content) -> list[Line2D]
 
 
 def _draw_labels(frame: Frame, scale: CostAxis, content: _Content) -> None:
-    """Names beside the points, or numbers and a table where the names find no place."""
+    """Draw names next to the points, or numbers and a table if there is no room for the names."""
     objective = content.objective
     named = [c for c in content.points if not c.is_teacher]
     anchored = [*named, *([] if content.teacher is None else [content.teacher])]
@@ -204,17 +208,17 @@ def _draw_labels(frame: Frame, scale: CostAxis, content: _Content) -> None:
         frame,
         scale,
         anchors=[_spot(c, objective) for c in anchored],
-        line=content.own,
-        faint=content.faint,
-        teacher=content.star,
+        line=content.front_spots,
+        faint=content.background_spots,
+        teacher=content.teacher_spot,
     )
     ids = [c.plan_id for c in anchored]
-    last = [] if content.star is None else [f"teacher\n{objective.short(content.star.cost)}"]
-    wrapped = [_label_lines(c.label) for c in named]
-    if all(len(lines) <= _LABEL_LINES for lines in wrapped):
+    last = [] if content.teacher_spot is None else [f"teacher\n{objective.short(content.teacher_spot.cost)}"]
+    labels = [_label_lines(c.label) for c in named]
+    if all(len(lines) <= _LABEL_LINES for lines in labels):
         costs = [objective.cost(c) for c in named]
         counts = [objective.short(cost) if cost else f"no {objective.noun}" for cost in costs]
-        texts = ["\n".join([*lines, count]) for lines, count in zip(wrapped, counts, strict=True)]
+        texts = ["\n".join([*lines, count]) for lines, count in zip(labels, counts, strict=True)]
         if labeller.label([*texts, *last], ids, reach=REACH, strict=True):
             return
     columns = table_columns(frame, named)

@@ -1,8 +1,8 @@
-"""Placing text beside the points of a plot so that nothing collides.
+"""Place labels next to the points of a plot without collisions.
 
-Greedy: for each label a ring of positions around its point is tried and the cheapest free one is taken; then
-each is placed again among the others. All lengths are pixels, y up; a box is (x0, y0, x1, y1), a segment the
-(x, y) of its two ends.
+The search is greedy: each label takes the cheapest free position of a ring around its point, then each is placed once
+more among the others. All lengths are in pixels, with y upwards; a box is (x0, y0, x1, y1), a segment the (x, y) of
+its two ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LEADER_PENALTY = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a label goes: its box, and the leader line from the box to its point, None where it is near."""
+    """The position of a label: its box, and the leader line from its point to the box, None if the box is near."""
 
     box: tuple[float, float, float, float]
     leader: tuple[float, float, float, float] | None
@@ -33,9 +33,9 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What the labels must keep off: `hard` boxes and `walls` at all, `soft` boxes and `segments` if they can.
+    """Obstacles of the labels: `hard` boxes and `walls` must be avoided, `soft` boxes and `segments` if possible.
 
-    `bounds` is the box to stay in; `gap` the least distance to any other thing.
+    Labels stay inside the box `bounds`, at least `gap` away from everything else.
     """
 
     hard: Array  # (n, 4)
@@ -54,16 +54,16 @@ def place_labels(
     radius: float,
     reach: float,
 ) -> list[Placement] | None:
-    """A place for each label of the given (width, height) by its anchor, or None where one finds no place.
+    """Place labels of the given `sizes` (width, height) near their `anchors` (x, y); return None if one has no place.
 
-    `radius` is that of the anchors' own markers, which belong into `surroundings.hard` as well; `reach` the
-    largest distance between a label and its point. Deterministic.
+    `radius` is the radius of the anchors' markers, which must be in `surroundings.hard` as well; `reach` is the
+    largest distance between a label and its point. The result is deterministic.
     """
     points = np.array(anchors, dtype=float).reshape(-1, 2)
     options = [_options(points, i, size, surroundings, radius=radius, reach=reach) for i, size in enumerate(sizes)]
     if any(len(boxes) == 0 for boxes, _, _, _ in options):
         return None
-    # the label of fewest free positions first: the others can still give way
+    # labels with the fewest free positions first, because the others can move
     by_freedom = sorted(range(len(options)), key=lambda i: len(options[i][0]))
     by_position = sorted(range(len(options)), key=lambda i: anchors[i])
     best: tuple[float, dict[int, int]] | None = None
@@ -108,7 +108,7 @@ def _options(
     distance, angle = (grid.ravel() for grid in np.meshgrid(steps, angles, indexing="ij"))
     half = np.array(size) / 2
     direction = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # (n, 2)
-    # the box's own reference point slides along its edge: a label to the right is held at its left edge
+    # the point of the box at `distance` slides along the box's edge: its left edge for a label on the right
     hold = np.clip(1.6 * direction, -1, 1) * half
     centre = anchor + distance[:, None] * direction + hold
     boxes = np.concatenate([centre - half, centre + half], axis=1)  # (n, 4)
@@ -121,7 +121,7 @@ def _options(
     boxes, leaders, distance, angle = boxes[fits], leaders[fits], distance[fits], angle[fits]
     length = np.hypot(*(leaders[:, 2:] - leaders[:, :2]).T)
     others = np.concatenate([around.hard, around.soft])
-    # a leader starts inside its own marker, which is therefore not counted
+    # a leader starts inside the marker of its own point, which is no collision
     own = np.hypot(*((others[:, :2] + others[:, 2:]) / 2 - anchor).T) < 0.5
     rivals = np.delete(points, index, axis=0)
     rivals = rivals[np.hypot(*(rivals - anchor).T) >= 0.5]
@@ -129,7 +129,7 @@ def _options(
     doubtful = (np.hypot(away[..., 0], away[..., 1]) < 1.3 * length[:, None]).any(axis=1)
     cost = (
         length
-        # a frontier rises to the right, so that the upper left of a point is free
+        # prefer the upper left of a point, which is free because a frontier rises to the right
         + 0.25 * radius * (1 - np.cos(angle - 0.75 * np.pi))
         + _LINE_PENALTY * crosses(around.segments, boxes).sum(axis=1)
         + _SOFT_PENALTY * overlap(boxes, around.soft, gap=around.gap).sum(axis=1)
@@ -166,7 +166,7 @@ def _place_in(
 
 
 def overlap(boxes: Array, others: Array, *, gap: float) -> NDArray[np.bool_]:
-    """Which of `boxes` (n, 4) come nearer than `gap` to which of `others` (m, 4): (n, m)."""
+    """Return a mask (n, m): True if one of `boxes` (n, 4) is nearer than `gap` to one of `others` (m, 4)."""
     apart = (
         (boxes[:, None, 0] >= others[None, :, 2] + gap)
         | (boxes[:, None, 2] <= others[None, :, 0] - gap)
@@ -177,7 +177,7 @@ def overlap(boxes: Array, others: Array, *, gap: float) -> NDArray[np.bool_]:
 
 
 def crosses(segments: Array, boxes: Array) -> NDArray[np.bool_]:
-    """Which of `boxes` (n, 4) are touched by which of `segments` (m, 4): (n, m)."""
+    """Return a mask (n, m): True if one of `boxes` (n, 4) is touched by one of `segments` (m, 4)."""
     start, end = segments[None, :, :2], segments[None, :, 2:]
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
     step = np.where(end == start, 1e-9, end - start)  # no division by zero along an axis
@@ -188,7 +188,7 @@ def crosses(segments: Array, boxes: Array) -> NDArray[np.bool_]:
 
 
 def _cross_lines(segments: Array, others: Array) -> NDArray[np.bool_]:
-    """Which of `segments` (n, 4) properly cross which of `others` (m, 4): (n, m)."""
+    """Return a mask (n, m): True if one of `segments` (n, 4) properly crosses one of `others` (m, 4)."""
     a, b = segments[:, None, :2], segments[:, None, 2:]
     c, d = others[None, :, :2], others[None, :, 2:]
 

@@ -1,4 +1,4 @@
-"""Putting the names of networks beside their points."""
+"""Draw the names of networks next to their points."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from deepreduce.report.figures.label_placement import Placement, Surroundings, p
 from deepreduce.report.figures.style import DPI, GREY, INK, LABEL_SIZE, LINE_SPACING, VERMILLION
 
 MARKER, TEACHER_MARKER, SMALL_MARKER = 6.5, 12.0, 4.5
-"""Diameters in points of 1/72 inch: of the frontier's points, of the teacher's, of all others."""
+"""Diameters of the frontier's markers, the teacher's and all others, in points of 1/72 inch."""
 
 REACH = 0.62
-"""Furthest that a label may stand from its point, in inches, where there is room enough."""
+"""Largest distance of a label from its point, in inches, as long as all labels fit."""
 
-_PIXEL = DPI / 72  # of a point of 1/72 inch
+_PIXEL = DPI / 72  # pixels in a point of 1/72 inch
 
 
 class Labeller:
-    """Puts texts beside points. `anchors` are the points, in the order of the texts; `line` the frontier."""
+    """A drawer of texts next to points: `anchors` are the points in the order of the texts, `line` the frontier.
+
+    Texts avoid the markers of `anchors`, `line` and `teacher`, and those of the `faint` points if possible.
+    """
 
     def __init__(
         self,
@@ -42,10 +45,10 @@ class Labeller:
         self._anchors, self._line, self._faint, self._teacher = anchors, line, faint, teacher
 
     def label(self, texts: Sequence[str], ids: Sequence[str], *, reach: float, strict: bool) -> bool:
-        """Draws all the texts, or none and returns False where they find no place.
+        """Draw all texts and return True; if there is no room for one of them, draw none and return False.
 
-        `reach` in inches. `strict` keeps them off the faint markers and the frontier's line altogether, else only
-        as far as possible.
+        `reach` is the largest distance of a text from its point, in inches. If `strict`, texts never touch faint
+        markers or the frontier's line; else they avoid them as far as possible.
         """
         placements = place_labels(
             [self._pixels(s) for s in self._anchors],
@@ -102,7 +105,7 @@ class Labeller:
             return
         start_x, start_y, end_x, end_y = placement.leader
         length = math.hypot(end_x - start_x, end_y - start_y)
-        inside = (TEACHER_MARKER if at_teacher else MARKER) / 2 * DPI / 72 / length  # hidden by the marker
+        inside = (TEACHER_MARKER if at_teacher else MARKER) / 2 * DPI / 72 / length  # the part that the marker hides
         from_x, from_y = self._fraction(start_x + inside * (end_x - start_x), start_y + inside * (end_y - start_y))
         to_x, to_y = self._fraction(end_x, end_y)
         leader = Line2D([from_x, to_x], [from_y, to_y], color=GREY, linewidth=0.6, zorder=7)

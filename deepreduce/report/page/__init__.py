@@ -1,7 +1,7 @@
-"""report.html: one file that shows a run, without a network connection.
+"""report.html: a page of a run in one file that needs no network connection.
 
-`contents` says what it shows, as plain values; `html` puts them into one text with the markup, style and script that
-lie beside it. The script is plain JavaScript: its files are joined into one module in the order of their use.
+`contents` holds the page's data as plain values; `html` joins them with the markup, style and script of this folder.
+The script is plain JavaScript, whose files are joined into one module in the order of their use.
 """
 
 from deepreduce.report.page.contents import NetworkFiles, PageContents, SiteCount, StageWorth, TrainedEpoch

@@ -1,4 +1,4 @@
-// The plots, in the colours of the style, drawn anew when those change.
+// The plots, in the colours of the style sheet; redrawn when those change.
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
@@ -7,10 +7,10 @@ function colours() {
 }
 
 const onTouch = matchMedia("(pointer: coarse)").matches;
-// touch drags scroll the page; the buttons of plotly.js can't be reached by keyboard
+// on touch screens, dragging scrolls the page; the buttons of plotly.js can't be reached by keyboard
 const CHART_OPTIONS = { displayModeBar: false, responsive: true, doubleClick: "reset", showTips: false };
 
-/** plotly.js takes some markup in its texts. */
+/** Escape a text for plotly.js, which interprets some markup. */
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 function layoutOf(colour, { x, y }) {
@@ -33,7 +33,7 @@ function layoutOf(colour, { x, y }) {
 
 // -- the frontier
 
-/** Where on the log axis of costs networks stand; those that cost nothing stand left of a break. */
+/** The log axis of costs, and a network's position on it; networks of cost 0 are left of a break. */
 function costAxis(networks) {
   const positive = networks.map(costOf).filter((cost) => cost > 0).map(Math.log10);
   if (!positive.length) positive.push(3);
@@ -48,7 +48,7 @@ function costAxis(networks) {
   };
 }
 
-/** Round costs in a range of the scale (of logarithms), as many as are read at a glance. */
+/** Ticks at round costs between two logarithms, at most `most` if possible. */
 function costTicks(scale, [start, end], most) {
   const low = Math.max(start, scale.zero === null ? start : scale.low);
   const isWhole = axis.name !== "latency";
@@ -76,7 +76,7 @@ function hoverText(network) {
   const less = network.is_teacher || !timesLess(network) ? "" : ` (${timesLess(network).toFixed(1)}\u00d7 less)`;
   const lines = [`${whole(network.relu_count)} ReLUs${fewer}`];
   if (axis.name !== "relus") lines.unshift(`${axis.name} ${costText(costOf(network))}${less}`);
-  // a line of all stages of a deep network would leave the plot
+  // one line with all stages of a deep network would be wider than the plot
   for (let i = 0; i < stages.length; i += 4) lines.push(stages.slice(i, i + 4).join(" \u00b7 "));
   lines.push(`test ${percent(network.test_accuracy)} %, validation ${percent(network.val_accuracy)} %`);
   const name = network.label.length > 60 ? `${network.label.slice(0, 59)}\u2026` : network.label;
@@ -91,13 +91,13 @@ class FrontierChart {
     this.measure();
   }
 
-  /** Find the networks whose cost is known, and the room that they take. */
+  /** Find the networks of known cost, and the axes' ranges. */
   measure() {
     this.networks = run.networks.filter((network) => network.test_accuracy !== null && costOf(network) !== null);
     this.scale = costAxis(this.networks);
     const percents = this.networks.map((n) => 100 * n.test_accuracy);
     const [low, high] = [Math.min(...percents), Math.max(...percents)];
-    // at least one percent high, lest the noise of training fills it
+    // at least one percent high, so that the noise of training does not fill the plot
     const margin = Math.max(0.09 * (high - low), (1 - (high - low)) / 2);
     this.whole = { x: this.scale.range, y: [low - margin, high + margin] };
     this.view = this.whole;
@@ -171,7 +171,7 @@ class FrontierChart {
     this.show(this.whole);
   }
 
-  /** Another cost is shown from now on. */
+  /** Adapt the chart to the newly chosen axis. */
   changeAxis() {
     this.measure();
     this.onZoom(false);

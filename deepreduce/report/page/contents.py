@@ -1,4 +1,4 @@
-"""What the page shows, as the plain values that its script reads."""
+"""The data of the page, as the plain values that its script reads."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import BYTES, COUNT_OF_RELUS, LATENCY, Objective, basis_of
 from deepreduce.cost.price import KINDS, CostEstimate
 from deepreduce.frontier import front_by, knee, measurement_of
-from deepreduce.plan import Candidate
 from deepreduce.report.tables import candidates_csv
 
 _OWN_COMMAND = "deepreduce"
@@ -20,16 +20,20 @@ _OWN_COMMAND = "deepreduce"
 
 @dataclass(frozen=True, kw_only=True)
 class SiteCount:
-    """A ReLU site of a network with its ReLUs for one image."""
+    """A ReLU site of a network and its number of ReLUs for one image.
+
+    `action` says what stands there where some of its ReLUs are gone ("12 of 64 channels"); else it is "".
+    """
 
     name: str
     stage: str
     relu_count: int
+    action: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedEpoch:
-    """An epoch of a network's training; an accuracy (a fraction) that was not measured is None."""
+    """An epoch of a network's training; `val_accuracy` (a fraction) is None if it was not measured."""
 
     epoch: int
     train_loss: float
@@ -38,10 +42,10 @@ class TrainedEpoch:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFiles:
-    """What a network's folder says beside its row in the tables.
+    """The contents of a network's folder that the tables do not have.
 
-    `path` is where Python finds the folder. A network that `needs_model` reduces a module that was made in Python,
-    which loading it takes.
+    `path` is the folder's path for `load_reduced`. `needs_model`: the original was a module given in Python, which
+    loading the network requires.
     """
 
     path: str
@@ -61,12 +65,12 @@ class StageWorth:
 
 @dataclass(frozen=True, kw_only=True)
 class PageContents:
-    """All that the page of a run shows.
+    """The data of a run's page.
 
-    `candidates` hold the teacher. `files` has an entry for each of them, by plan_id. `criticality` is empty where
-    the order of culling was given. `config_yaml` is the run's config, `config_path` where it lies, `environment`
-    what the run noted about its machine. A run that is not `complete` has networks still to train. The page opens
-    with the frontier of `objective`, and offers those of all costs that are known.
+    `candidates` include the teacher; `files` has an entry for each candidate, by plan_id. `criticality` is empty if
+    the user gave the order of culling. `config_yaml` is the text of the run's config, `config_path` its path,
+    `environment` the run's record of its machine. A run that is not `complete` has networks left to train. The page
+    opens with the frontier of `objective` and offers the frontiers of all known costs.
     """
 
     title: str
@@ -80,7 +84,7 @@ class PageContents:
     objective: Objective = COUNT_OF_RELUS
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values without NaN or infinity, which JSON has not."""
+        """Return the data as JSON values, with None for NaN and infinity."""
         teacher = next(c for c in self.candidates if c.is_teacher)
         stages = list(measurement_of(teacher).stage_relu_counts)
         objectives = _objectives(self.candidates)
@@ -109,13 +113,13 @@ def _presets(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _objectives(candidates: Sequence[Candidate]) -> list[Objective]:
-    """Every cost that some measured network is known to have, ReLUs first."""
+    """Return the objectives under which some measured network has a cost, ReLUs first."""
     priced = [Objective(name=name, preset=p) for p in _presets(candidates) for name in (LATENCY, BYTES)]
     return [COUNT_OF_RELUS, *(o for o in priced if front_by(o, candidates))]
 
 
 def _axis(objective: Objective, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """An axis of the frontier, the networks on it, and the one at its knee."""
+    """Return an axis of the frontier chart, the networks on its front, and the network at its knee."""
     front = front_by(objective, candidates)
     return {
         "key": _key(objective),
@@ -131,7 +135,7 @@ def _key(objective: Objective) -> str:
 
 
 def _price(price: CostEstimate) -> dict[str, Any]:
-    """Seconds by layers (of each of `KINDS`) and by cause, bytes by layers, and rounds."""
+    """Return seconds by kind of layer (in the order of `KINDS`) and by cause, bytes by kind of layer, and rounds."""
     shares = {share.kind: share for share in price.shares}
     return {
         "seconds": [shares[kind].seconds for kind in KINDS],
@@ -166,12 +170,12 @@ def _network(candidate: Candidate, files: NetworkFiles, objectives: Sequence[Obj
         "train_seconds": None if measured is None else measured.train_seconds,
         "folder": candidate.folder,
         "plan": candidate.plan.to_json(),
-        "sites": [[s.name, s.stage, s.relu_count] for s in files.sites],
-        # a column each: a run may hold thousands of epochs
+        "sites": [[s.name, s.stage, s.relu_count, *filter(None, [s.action])] for s in files.sites],
+        # columns instead of rows save names: a run may have thousands of epochs
         "history": {
             "epoch": [e.epoch for e in files.history],
-            "train_loss": [_rounded(e.train_loss) for e in files.history],
-            "val_accuracy": [_rounded(e.val_accuracy) for e in files.history],
+            "train_loss": [_round(e.train_loss) for e in files.history],
+            "val_accuracy": [_round(e.val_accuracy) for e in files.history],
         },
         "snippet": _snippet(files),
     }
@@ -191,17 +195,17 @@ def _snippet(files: NetworkFiles) -> str:
 
 
 def _commands(words: Any, *, config_path: str) -> dict[str, str | None]:
-    """The command that began the run, where it was ours, and the one that runs its config anew."""
+    """Return the command that started the run (None if it was not deepreduce's), and the one that repeats the run."""
     again = [_OWN_COMMAND, "optimize", "--config", config_path, "--out", "runs/again"]
     given = None
     if isinstance(words, list) and words and PurePath(str(words[0])).stem == _OWN_COMMAND:
-        # where the program lay is this machine's matter
+        # the program's path is particular to this machine
         given = shlex.join([_OWN_COMMAND, *(str(word) for word in words[1:])])
     return {"given": given, "again": shlex.join(again)}
 
 
 def _facts(values: Mapping[str, Any], *, section: str = "") -> list[tuple[str, str]]:
-    """What the run noted, as (name, text) lines; the command has a place of its own."""
+    """Return the recorded environment as (name, text) pairs, without the command, which the page shows apart."""
     found: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -220,7 +224,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _rounded(value: float | None) -> float | None:
-    """To what a plot can show; a long history is most of the page's own size."""
+def _round(value: float | None) -> float | None:
+    """Round to the digits that a plot shows: a long history makes up most of the page's own size."""
     finite = _finite(value)
     return None if finite is None else float(f"{finite:.5g}")

@@ -1,21 +1,21 @@
-// Where the seconds and bytes of one image go, a stacked bar each.
+// The seconds and bytes of one image by their causes, as stacked bars.
 
 const LAYERS = ["ReLU", "linear", "other"];
 const CAUSES = ["computing", "sending", "waiting"];
 
 const total = (parts) => parts.reduce((sum, part) => sum + part, 0);
 
-/** A bar of parts, named for who can't see their colours; it is as long as its sum is of `most`. */
+/** Create a bar of parts, of length sum(parts) / most, with a text for readers who can't see the colours. */
 function stack(parts, names, most, text) {
-  const told = names.map((name, i) => `${name} ${text(parts[i])}`).join(", ");
+  const description = names.map((name, i) => `${name} ${text(parts[i])}`).join(", ");
   const spans = names.map((name, i) => {
     const span = el("span", { class: `part ${name}` });
     span.style.width = `${(100 * Math.max(parts[i], 0)) / (most || 1)}%`;
     return span;
   });
-  return el("td", { class: "costs", title: told },
+  return el("td", { class: "costs", title: description },
     el("span", { class: "stack", "aria-hidden": "true" }, ...spans),
-    el("span", { class: "sum" }, text(total(parts))), el("span", { class: "unseen" }, ` (${told})`));
+    el("span", { class: "sum" }, text(total(parts))), el("span", { class: "unseen" }, ` (${description})`));
 }
 
 class CostTable {
@@ -25,7 +25,7 @@ class CostTable {
     choice.append(...run.presets.map(({ name, basis }) => el("option", { value: name }, basis)));
   }
 
-  /** The networks of the frontier, the teacher and the selected one, the slowest first. */
+  /** Show the networks of the frontier, the teacher and the selected network, slowest first. */
   draw(selected) {
     const preset = this.choice.value;
     const shown = run.networks

@@ -1,4 +1,4 @@
-// The selected network beside the original, the criticality of the stages, and how to run it all again.
+// The selected network compared to the original, the criticality of the stages, and how to repeat the run.
 
 function showDetails(network) {
   $("details-title").textContent = network.label;
@@ -18,7 +18,7 @@ function showDetails(network) {
   $("details-body").replaceChildren(...parts);
 }
 
-/** What is unfolded, by name: it stays so from network to network. */
+/** Names of the open parts, which stay open when another network is selected. */
 const unfolded = new Set(isNarrow() ? [] : ["sites"]);
 
 function unfolding(name, title, content) {
@@ -38,7 +38,7 @@ function figuresOf(network) {
     figure("Test accuracy", measured ? `${percent(network.test_accuracy)} %` : NOTHING,
       measured && !network.is_teacher ? difference : null, "main"),
     figure("Validation accuracy", measured ? `${percent(network.val_accuracy)} %` : NOTHING,
-      measured ? "by which it is chosen" : null),
+      measured ? "used to choose networks" : null),
     figure("Disagrees with teacher", measured ? `${percent(network.churn)} %` : NOTHING,
       measured ? "of test images" : null),
     figure("Multiply-accumulates", measured ? short(network.macs) : NOTHING),
@@ -47,7 +47,7 @@ function figuresOf(network) {
   );
 }
 
-/** What an image costs under secure computation, wherever that is known. */
+/** The costs of one image under secure computation, for every preset with an estimate. */
 function pricesOf(network) {
   const known = run.presets.filter(({ name }) => name in network.prices);
   if (!known.length) return [];
@@ -82,8 +82,9 @@ function stagesOf(network) {
 
 function sitesOf(network) {
   const kept = new Map(network.sites.map(([name, , count]) => [name, count]));
+  const actions = new Map(network.sites.map(([name, , , action]) => [name, action]));
   const known = new Set(teacher.sites.map(([name]) => name));
-  // a site that the original has not would come from a change of depth
+  // a site that the original does not have can come from a change of depth
   const sites = [...teacher.sites, ...network.sites.filter(([name]) => !known.has(name)).map(([n, s]) => [n, s, 0])];
   if (!sites.length) return [];
   const most = Math.max(...sites.map(([, , count]) => count), ...kept.values(), 1);
@@ -96,7 +97,7 @@ function sitesOf(network) {
     }
     const count = kept.get(name) ?? 0;
     rows.push(el("tr", { class: count ? null : "gone" },
-      el("th", { scope: "row" }, name),
+      el("th", { scope: "row" }, name, actions.get(name) ? el("small", {}, actions.get(name)) : null),
       el("td", { class: "bar" }, bar(count / most, had / most)),
       el("td", { class: "number" }, whole(count)),
       el("td", { class: "number" }, whole(had))));
@@ -132,8 +133,8 @@ function showCriticality() {
     { name: "ReLUs", number: true },
   ];
   $("criticality-body").append(
-    el("p", { class: "note" }, "What a stage's ReLUs are worth for their number: from the validation accuracy with",
-      " ReLUs in that stage alone. The least critical is culled first, the most critical is kept."),
+    el("p", { class: "note" }, "The value of a stage's ReLUs relative to their number, computed from the validation",
+      " accuracy with ReLUs in that stage only. The least critical stage is culled first, the most critical is kept."),
     tableOf(heads, rows, { class: "bars", id: "criticality-table" }));
 }
 
@@ -142,12 +143,12 @@ function showCriticality() {
 function showReproduce() {
   const parts = [];
   if (run.commands.given !== null) {
-    parts.push(snippet("The command that began this run", run.commands.given, { wrap: true }));
+    parts.push(snippet("The command that started this run", run.commands.given, { wrap: true }));
   } else {
-    parts.push(el("p", { class: "note" }, "This run was begun from Python, with the config below."));
+    parts.push(el("p", { class: "note" }, "This run was started from Python, with the config below."));
   }
   parts.push(
-    snippet("The same run again, from its config", run.commands.again, { wrap: true }),
+    snippet("The command that repeats it, from its config", run.commands.again, { wrap: true }),
     el("details", {}, el("summary", {}, "Config (config.yaml)"), snippet("config.yaml", run.config)),
     el("h3", {}, "Environment"),
     el("dl", { class: "facts", id: "environment" },

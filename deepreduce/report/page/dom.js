@@ -1,20 +1,20 @@
-// What all parts share: the data, elements made from text alone, and figures as people read them.
+// Shared by all parts: the data, elements built from text only, and formatted numbers.
 
 const run = JSON.parse(document.getElementById("data").textContent);
 const teacher = run.networks.find((network) => network.is_teacher);
 const byId = new Map(run.networks.map((network) => [network.id, network]));
 
-/** The cost that the frontier is shown for: ReLUs, or latency or bytes under a preset. */
+/** The cost axis of the shown frontier: ReLUs, or latency or bytes under a preset. */
 let axis = run.axes.find((each) => each.key === run.axis);
 
 const isOnFront = (network) => axis.front.includes(network.id);
 
-/** What a network costs by the shown cost; null where that is not known. */
+/** A network's cost on the shown axis; null if it is unknown. */
 const costOf = (network) => network.costs[axis.key] ?? null;
 
 const $ = (id) => document.getElementById(id);
 
-/** An element with properties and attributes; strings among the children become text, never markup. */
+/** Create an element with attributes and listeners; strings among the children become text, never markup. */
 function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -30,7 +30,7 @@ const NOTHING = "\u2013";
 
 const whole = (count) => (count === null ? NOTHING : count.toLocaleString("en-US"));
 
-/** At most one decimal of K, or two of M: 512, 28.7K, 557.1K, 1.23M. */
+/** Format a count with at most one decimal of K, or two of M: 512, 28.7K, 557.1K, 1.23M. */
 function short(count) {
   if (Math.round(count) < 1000) return String(Math.round(count));
   if (count < 999950) return `${Number((count / 1e3).toFixed(1))}K`;
@@ -38,7 +38,7 @@ function short(count) {
   return `${Number((count / 1e9).toFixed(2))}G`;
 }
 
-/** Three digits with their unit, as the plots and tables of a run have them. */
+/** Format three digits, as the plots and tables of a run do. */
 const digits = (value) => (value < 999.5 ? String(Number(value.toPrecision(3))) : whole(Math.round(value)));
 
 function shortSeconds(seconds) {
@@ -53,22 +53,22 @@ function shortBytes(count) {
   return `${Math.round(count)} B`;
 }
 
-/** A cost on the axis, and in a sentence. */
+/** Format a cost for the axis, and for a sentence. */
 const shortCost = (cost) => ({ relus: short, latency: shortSeconds, bytes: shortBytes })[axis.name](cost);
 const costText = (cost) => (axis.name === "relus" ? counted(cost, "ReLU", "ReLUs") : shortCost(cost));
 
 const percent = (fraction) => (fraction === null ? NOTHING : (100 * fraction).toFixed(2));
 
-/** Why there is no measurement, in a word: "failed" or "dropped"; null for a network that was measured. */
+/** Why a network has no measurement, "failed" or "dropped"; null if it has one. */
 const unmeasured = (network) => (network.failure === null ? null : network.is_dropped ? "dropped" : "failed");
 
-/** How many times fewer ReLUs than the teacher's; null for a network without any. */
+/** The teacher's ReLUs divided by the network's; null for a network without ReLUs. */
 const timesFewer = (network) => (network.relu_count ? teacher.relu_count / network.relu_count : null);
 
-/** How many times less than the teacher a network costs, as the frontier is shown; null where that is not known. */
+/** The teacher's cost divided by the network's, on the shown axis; null if one is 0 or unknown. */
 const timesLess = (network) => (costOf(network) && costOf(teacher) ? costOf(teacher) / costOf(network) : null);
 
-/** Percentage points of test accuracy above the teacher's. */
+/** Test accuracy minus the teacher's, in percentage points; null if it was not measured. */
 const againstTeacher = (network) =>
   network.test_accuracy === null ? null : 100 * (network.test_accuracy - teacher.test_accuracy);
 
@@ -89,24 +89,24 @@ function duration(seconds) {
 
 const counted = (count, one, many) => `${whole(count)} ${count === 1 ? one : many}`;
 
-/** Whether the details lie above the table instead of beside it. */
+/** True if the screen is too narrow to show the details next to the table. */
 const isNarrow = () => !matchMedia("(min-width: 64rem)").matches;
 
-/** Says to a screen reader what changed. */
+/** Tell a screen reader what changed. */
 function announce(text) {
   $("status").textContent = text;
 }
 
-/** A text to copy, with the button that does. */
+/** Create a text with a button that copies it. */
 function snippet(name, text, { wrap = false } = {}) {
   const code = el("pre", { class: wrap ? "wrap" : null, tabindex: "0", "aria-label": name }, text);
   const copy = async () => {
     try {
       await navigator.clipboard.writeText(text);
     } catch {
-      // an older browser, or one that forbids it: leave the text marked for the reader's own keys
+      // older browsers, and ones that forbid the clipboard: select the text, so that the reader can copy it
       getSelection().selectAllChildren(code);
-      button.textContent = "Marked: press Ctrl+C";
+      button.textContent = "Selected: press Ctrl+C";
       return;
     }
     button.textContent = "Copied";
@@ -117,7 +117,7 @@ function snippet(name, text, { wrap = false } = {}) {
   return el("div", { class: "snippet" }, el("div", { class: "head" }, el("span", {}, name), button), code);
 }
 
-/** A bar as long as `part` of the greatest value, on a track as long as `of` it. */
+/** Create a bar of length `part` on a track of length `of`, both fractions of the greatest value. */
 function bar(part, of = 0) {
   const width = (share) => {
     const span = el("span");

@@ -1,8 +1,8 @@
-"""The page as one text: markup, style, script, data and plotly.js.
+"""Join markup, style, script, data and plotly.js into the text of the page.
 
-Whatever came from a run (labels, paths, its config) reaches the page in two places only: as JSON that can't close its
-element, which the script shows as text, and escaped in the title. Should that ever fail, a content security policy
-still lets no script run but ours and no address be loaded.
+A run's data (labels, paths, its config) enter the page in two places: as JSON that can't close its element, which the
+script shows as text, and escaped in the title. If that ever failed, the content security policy would still block
+other scripts and all network requests.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-from deepreduce.errors import UserError
 from deepreduce.report.page.contents import PageContents
+from deepreduce.utils.optional import require_packages
 
 _SCRIPTS = ("dom.js", "charts.js", "details.js", "costs.js", "table.js", "main.js")
 
 
 def page_html(contents: PageContents) -> str:
-    """The page, ASCII but for plotly.js. Raises `UserError` where plotly is not installed."""
+    """Return the page's HTML, which is ASCII except for plotly.js. Raises `UserError` if plotly is not installed."""
     plotly, script = _plotly_js(), "\n".join(_asset(name) for name in _SCRIPTS)
-    return _filled(
+    return _fill(
         _asset("page.html"),
         {
             "policy": _policy(plotly, script),
-            "title": _escaped(contents.title),
-            "version": _escaped(version("deepreduce")),
+            "title": _escape(contents.title),
+            "version": _escape(version("deepreduce")),
             "style": _asset("page.css"),
             "data": _json(contents.to_json()),
             "plotly": plotly,
@@ -41,15 +41,12 @@ def page_html(contents: PageContents) -> str:
 
 
 def _plotly_js() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise UserError(
-            "the page needs plotly, which is not installed; install it with: pip install 'deepreduce[report]'"
-        ) from None
+    require_packages("the page", "plotly", extra="report")
+    from plotly.offline import get_plotlyjs
+
     bundle = get_plotlyjs()
     assert isinstance(bundle, str) and "</script" not in bundle.lower()
-    # a browser reads line ends as \n, and the policy's hash is of what it reads
+    # browsers normalise line ends to \n before they hash a script for the policy
     return bundle.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -58,7 +55,7 @@ def _asset(name: str) -> str:
 
 
 def _policy(*scripts: str) -> str:
-    """Nothing from any address, no script but these; styles and images are made by plotly.js as it draws."""
+    """Return a policy that blocks network requests and all scripts but these; plotly.js makes styles and images."""
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:;"
@@ -66,16 +63,16 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return html.escape(text).encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _json(value: Any) -> str:
-    """JSON in which no markup can begin or end."""
+    """Return JSON without the characters that begin or end markup."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
-def _filled(template: str, values: Mapping[str, str]) -> str:
-    """The template with its `{{name}}` replaced, in one pass: what a value holds is never taken for a name."""
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    """Replace each `{{name}}` of the template in one pass, so that a `{{name}}` within a value stays as it is."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)

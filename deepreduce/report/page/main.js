@@ -1,4 +1,4 @@
-// Puts the parts together: one network is selected, and all of them show it.
+// Connects the parts: one network is selected, and all parts show it.
 
 let selected = byId.get(axis.first);
 
@@ -19,7 +19,7 @@ function select(network) {
 
 function selectFromTable(network) {
   select(network);
-  // on a narrow screen the details are not beside the table: go there, with a way back
+  // on a narrow screen the details are away from the table: go there, with a way back
   if (isNarrow()) $("details-title").focus();
 }
 
@@ -57,7 +57,7 @@ function gainOf(network) {
   if (axis.name === "relus") {
     return network.relu_count ? `${timesFewer(network).toFixed(1)}\u00d7 fewer ReLUs` : "no ReLUs";
   }
-  const words = { latency: "a latency of", bytes: "a need of" }[axis.name];
+  const words = { latency: "a latency of", bytes: "communication of" }[axis.name];
   const less = timesLess(network) === null ? "" : ` (${timesLess(network).toFixed(1)}\u00d7 less)`;
   return `${words} ${costText(costOf(network))}${less}`;
 }
@@ -98,7 +98,7 @@ $("previous").addEventListener("click", () => step(-1));
 $("next").addEventListener("click", () => step(1));
 $("zoom-out").addEventListener("click", () => {
   frontierChart.showAll();
-  $("frontier-title").focus(); // the button is gone
+  $("frontier-title").focus(); // the focused button is hidden now
 });
 $("download").addEventListener("click", downloadCsv);
 $("frontier-only").addEventListener("change", (event) => table.showFrontierOnly(event.target.checked));

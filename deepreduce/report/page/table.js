@@ -1,4 +1,4 @@
-// The table of all networks: sorts by each column, selects, and downloads as CSV.
+// The table of all networks, which can be sorted by each column, selects networks, and downloads as CSV.
 
 const status = (network) => {
   if (network.failure !== null) return unmeasured(network);
@@ -33,7 +33,7 @@ const COLUMNS = [
 
 const isNumber = (column) => column.text !== undefined;
 
-/** Numbers as numbers, texts as people order them ("S2" before "S10"), what is missing last in either order. */
+/** Compare numbers by value and texts naturally ("S2" before "S10"); missing values come last in either order. */
 function compare(a, b, descending) {
   if (a === null || b === null) return (a === null) - (b === null);
   const order = typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true });
@@ -52,7 +52,7 @@ class NetworkTable {
     this.fill();
   }
 
-  /** Write the rows, with the shown cost's frontier among them. */
+  /** Write the rows, which mark the frontier of the shown cost. */
   fill() {
     this.rows = new Map(run.networks.map((network) => [network, this.rowOf(network)]));
     this.arrange();
@@ -68,7 +68,7 @@ class NetworkTable {
       const kind = isNumber(column) ? "number" : value === "failed" ? "failed" : (column.kind ?? null);
       return el("td", { class: kind }, isNumber(column) ? column.text(value) : value);
     });
-    // the whole row for the mouse, its button for the keyboard: a press of the button reaches the row too
+    // the mouse can click anywhere in the row, the keyboard its button, whose click also reaches the row
     return el("tr", { "data-network": network.id, onclick: () => this.onSelect(network) },
       el("th", { scope: "row" }, button), ...cells);
   }

@@ -1,1 +1,1 @@
-"""Rewrite linear regions into one layer each."""
+"""Rewrite each linear region of a network into one layer."""

@@ -1,4 +1,4 @@
-"""Collapse: replace linear regions by one convolution each, where that is cheaper and exact."""
+"""Collapse linear regions: replace each by one convolution where that is cheaper and exact."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from deepreduce.network.linear_ops import IDENTITY, Pair, compute, is_identity
 from deepreduce.network.network import Network
 from deepreduce.network.trace import describe, observe
 from deepreduce.transforms.collapse.choose import Cover, LayerCost, Merge, Merging, is_exact, macs
-from deepreduce.transforms.collapse.regions import Area, Region, amounts_between, area_of, needed, run_region
+from deepreduce.transforms.collapse.regions import Area, Region, amounts_between, area_of, needed_areas, run_region
 
-COLLAPSED, DEARER, REFUSED = "collapsed", "dearer", "refused"
+COLLAPSED, NOT_CHEAPER, REFUSED = "collapsed", "not cheaper", "refused"
 
 _CHUNK_ELEMENTS = 2**24
 """Largest tensor (in elements) of one backward pass through a region."""
@@ -26,10 +26,11 @@ _CHUNK_ELEMENTS = 2**24
 
 @dataclass(frozen=True, kw_only=True)
 class RegionReport:
-    """What became of a linear region, the graph nodes from `entry` (not in it) to `exit`.
+    """The outcome for a linear region: the graph nodes after `entry` up to `exit`.
 
-    `outcome` is "collapsed" (one convolution now), "dearer" (as it is, or merged in part, because one convolution
-    would cost more) or "refused" (a cheaper convolution would differ at the borders); `reason` says why in words.
+    `outcome` is "collapsed" (into one convolution), "not cheaper" (unchanged or merged in part, because one
+    convolution would cost more) or "refused" (a cheaper convolution would differ at the borders). `reason` explains
+    the outcome. Layers and multiply-accumulates (for one image) are counted before and after.
     """
 
     entry: str
@@ -42,7 +43,7 @@ class RegionReport:
     macs_after: int
 
     def to_text(self) -> str:
-        """One line for a reader."""
+        """Return the report as one line."""
         sizes = (
             f"{self.layers_before} -> {self.layers_after} layers, {self.macs_before:,} -> {self.macs_after:,} MACs"
         )
@@ -51,26 +52,26 @@ class RegionReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Collapsed:
-    """A collapsed network, in evaluation mode and for inference only, and what became of each linear region."""
+    """A collapsed network, in evaluation mode and for inference only, and the outcome for each linear region."""
 
     network: Network
     regions: tuple[RegionReport, ...]
 
 
 def collapse(network: Network, *, cost: LayerCost = macs) -> Collapsed:
-    """A new network that gives the same logits with fewer or cheaper layers, and what was done, region by region.
+    """Return a new network with the same logits and fewer or cheaper layers, and a report of each linear region.
 
-    Linear regions (one entry, one exit; convolutions, batch-norms, additions, average pools, what does nothing in
-    evaluation) become one convolution where that costs less under `cost`, which prices one layer (default: its
-    multiply-accumulates; of equal costs, the fewer layers). Batch-norms are folded that way, 1x1 convolutions merged
-    with their neighbours, and identities dropped. A convolution that would differ from its region at the borders is
-    never put in: train the network padded once (`pad_once`) where the report refuses a region for that.
+    A linear region (one entry, one exit; convolutions, batch-norms, additions, average pools, identities in
+    evaluation) becomes one convolution if that costs less under `cost`, a function of a layer (default: its
+    multiply-accumulates; of equal costs, fewer layers win). So batch-norms are folded, 1x1 convolutions are merged
+    with their neighbours, and identities are dropped. A region whose convolution would differ at the borders is
+    refused: train the network padded once (`pad_once`) to collapse it.
 
-    Exact up to rounding, for images of the network's `input_shape`; kernels are computed in float64. Works on the
-    meta device, without weights. Raises `PlanError` for a network that torch.fx can't follow.
+    The logits are equal up to rounding for images of the network's `input_shape`; kernels are computed in float64. A
+    network on the meta device collapses without weights. Raises `PlanError` for a network that torch.fx can't trace.
     """
     if network.untraceable is not None:
-        raise PlanError(f"{network.name} can't be collapsed: for that torch.fx must follow it; {network.untraceable}")
+        raise PlanError(f"{network.name} can't be collapsed, because torch.fx can't trace it; {network.untraceable}")
     merging = Merging(network, cost)
     module = copy.deepcopy(network.module).eval()
     nodes = {node.name: node for node in module.graph.nodes}
@@ -78,7 +79,7 @@ def collapse(network: Network, *, cost: LayerCost = macs) -> Collapsed:
     for region in merging.regions:
         cover = merging.best(region, is_exact)
         for merge in cover.merges:
-            _put_in(module, nodes, merge, network.node_shapes)
+            _insert_convolution(module, nodes, merge, network.node_shapes)
         if len(region.ops) > 1:
             reports.append(_report(merging, region, cover))
     _drop_identities(module)
@@ -117,41 +118,41 @@ def _report(merging: Merging, region: Region, cover: Cover) -> RegionReport:
 def _outcome(merging: Merging, region: Region, cover: Cover) -> tuple[str, str]:
     whole = merging.merge(region)
     if whole in cover.merges:
-        return COLLAPSED, f"one {_in_words(whole)}"
+        return COLLAPSED, f"one {_describe(whole)}"
     cheaper = merging.best(region, lambda merge: True)
     if cheaper.price < cover.price:
         merge = next(merge for merge in cheaper.merges if not is_exact(merge))
         way_out = (
             "train it padded once" if merging.can_be_padded_once(merge) else "its layers are called elsewhere too"
         )
-        return REFUSED, f"one {_in_words(merge)} would differ at the borders, because {merge.obstacle}; {way_out}"
+        return REFUSED, f"one {_describe(merge)} would differ at the borders, because {merge.obstacle}; {way_out}"
     if whole is None:
-        return DEARER, "its branches have different strides"
-    return DEARER, f"one {_in_words(whole)} would take {whole.layer.macs:,} MACs"
+        return NOT_CHEAPER, "its branches have different strides"
+    return NOT_CHEAPER, f"one {_describe(whole)} would take {whole.layer.macs:,} MACs"
 
 
-def _in_words(merge: Merge | None) -> str:
+def _describe(merge: Merge | None) -> str:
     assert merge is not None
     (height, width), channels = merge.layer.kernel, merge.layer.in_shape[0]
     return f"{height}x{width} convolution from {channels} channels"
 
 
-# -- putting a convolution in -------------------------------------------------------------------------------
+# -- inserting a convolution --------------------------------------------------------------------------------
 
 
-def _put_in(
+def _insert_convolution(
     module: fx.GraphModule, nodes: dict[str, fx.Node], merge: Merge, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Replace the merge's nodes by its convolution; `nodes` are the graph's by their first names."""
+    """Replace the merge's nodes by its convolution; `nodes` maps the original names to the graph's present nodes."""
     region, layer = merge.region, merge.layer
     left, right, top, bottom = amounts_between(area_of(layer.in_shape), merge.read)
-    padding = (top, left) if _pads_alike(merge, (top, left)) else (0, 0)
+    padding = (top, left) if _is_right_padding(merge, (top, left)) else (0, 0)
     convolution = _convolution(module, merge, shapes, padding=padding)
     module.add_submodule(layer.name, convolution)
     exit = nodes[region.exit]
     with module.graph.inserting_before(exit):
         source = nodes[region.entry]
-        if padding == (0, 0) and any((left, right, top, bottom)) and not _pads_alike(merge, padding):
+        if padding == (0, 0) and any((left, right, top, bottom)) and not _is_right_padding(merge, padding):
             source = module.graph.call_function(F.pad, (source, (left, right, top, bottom)))
         replacement = module.graph.call_module(layer.name, (source,))
     exit.replace_all_uses_with(replacement)
@@ -160,8 +161,8 @@ def _put_in(
     nodes[region.exit] = replacement
 
 
-def _pads_alike(merge: Merge, padding: Pair) -> bool:
-    """Whether a convolution that pads all sides by `padding` (height, width) reads the right places."""
+def _is_right_padding(merge: Merge, padding: Pair) -> bool:
+    """Return True if a convolution that pads both sides by `padding` (height, width) reads the right positions."""
     layer = merge.layer
     top, left = (-low for low, _ in merge.read)
     sizes = [
@@ -190,14 +191,14 @@ def _convolution(
 
 
 def kernel_of(merge: Merge, module: fx.GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-    """The weight (C', C / groups, height, width) and bias (C') of a merge's convolution, in float64 on the CPU.
+    """Return the weight (C', C / groups, height, width) and bias (C') of a merge's convolution: float64, on the CPU.
 
-    Row by row it is the gradient of the region's output at one position with respect to what that position reads.
+    Row c of the weight is the gradient of output channel c at one position with respect to that position's window.
     """
     region, layer = merge.region, merge.layer
     if _is_folding(merge):
-        return _folded(region, module)
-    made = needed(region, ((0, 0), (0, 0)))
+        return _fold(region, module)
+    made = needed_areas(region, ((0, 0), (0, 0)))
     if merge.is_dense:
         made = {name: area_of(shapes[name]) for name in made}
     out_channels, in_channels = layer.out_shape[0], layer.in_shape[0]
@@ -210,35 +211,35 @@ def kernel_of(merge: Merge, module: fx.GraphModule, shapes: Mapping[str, tuple[i
             exit = run_region(region, module, entry, present=made, made=made)  # (rows, C', 1, 1)
             (gradient,) = torch.autograd.grad(exit[torch.arange(len(rows)), rows].sum(), entry)
         gradient = gradient[..., :: merge.dilation[0], :: merge.dilation[1]]
-        parts.append(_block_of(gradient, rows // (out_channels // layer.groups), layer.groups))
+        parts.append(_select_group(gradient, rows // (out_channels // layer.groups), layer.groups))
     return torch.cat(parts), exit[0, :, 0, 0].detach()
 
 
 def _is_folding(merge: Merge) -> bool:
-    """True for a convolution and what scales and shifts its channels: the common case, and a cheap one."""
+    """Return True for a convolution followed by batch-norms and identities only, the common case and a cheap one."""
     first, *rest = merge.region.ops
     return first.kind == CONV and not merge.is_dense and all(op.kind in (BATCH_NORM, IDENTITY) for op in rest)
 
 
-def _folded(region: Region, module: fx.GraphModule) -> tuple[Tensor, Tensor]:
+def _fold(region: Region, module: fx.GraphModule) -> tuple[Tensor, Tensor]:
     first, *rest = region.ops
     convolution = module.get_submodule(first.layer)
     assert isinstance(convolution, nn.Conv2d)
     weight = convolution.weight.detach().double()
     bias = convolution.bias.detach().double() if convolution.bias is not None else weight.new_zeros(len(weight))
 
-    def after(channels: Tensor) -> Tensor:
+    def run_rest(channels: Tensor) -> Tensor:
         values = channels.view(1, -1, 1, 1)
         for op in rest:
             values = compute(op, module, [values])
         return values.flatten()
 
-    scale = after(torch.ones_like(bias)) - after(torch.zeros_like(bias))
-    return weight * scale.view(-1, 1, 1, 1), after(bias)
+    scale = run_rest(torch.ones_like(bias)) - run_rest(torch.zeros_like(bias))
+    return weight * scale.view(-1, 1, 1, 1), run_rest(bias)
 
 
-def _block_of(rows: Tensor, groups: Tensor, count: int) -> Tensor:
-    """Of each row (C, height, width) the channels of its own group, of `count`."""
+def _select_group(rows: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Select of rows (N, C, height, width) the channels of each row's group (N,), out of `count` groups."""
     blocks = rows.reshape(len(rows), count, -1, *rows.shape[2:])
     block: Tensor = blocks[torch.arange(len(rows)), groups]
     return block

@@ -1,4 +1,4 @@
-"""Pad once: zero padding of a linear region done at its entry, so that the region is one convolution, borders too."""
+"""Pad linear regions once, at their entries, so that one convolution computes a region including its borders."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from deepreduce.network.linear_ops import PAD
 from deepreduce.network.network import Network
 from deepreduce.network.trace import describe, observe
 from deepreduce.transforms.collapse.choose import LayerCost, Merging, is_exact, macs
-from deepreduce.transforms.collapse.regions import Region, amounts_between, area_of, needed, read_by
+from deepreduce.transforms.collapse.regions import Region, amounts_between, area_of, needed_areas, read_area
 
 
 def pad_once(network: Network, *, cost: LayerCost = macs) -> Network:
-    """A new network, to be trained, in which every linear region that is worth collapsing is padded once.
+    """Return a new network, to be trained, in which every linear region that is worth collapsing is padded once.
 
-    All of a region's zero padding happens at its entry; the layers inside pad nothing, and branches that skip some
-    of them are cropped. Inside, feature maps are larger than before by what the layers behind still take off, so
-    that training it costs more; what leaves the region has its old shape. Weights, and names of sites and layers,
-    stay; values differ near the borders. Worth collapsing is what one convolution computes at less `cost` (default:
-    multiply-accumulates, which is what a plan's `pad_once` means). The result is for images of the network's
-    `input_shape`.
+    All zero padding of such a region moves to its entry: the layers inside pad nothing, and branches that skip some
+    of the layers are cropped. Feature maps inside the region are larger than before, so that training costs more; the
+    region's output keeps its shape. Weights and the names of sites and layers stay; values differ near the borders. A
+    region is worth collapsing if one convolution computes it at less `cost` (default: multiply-accumulates, as for a
+    plan's `pad_once`). The result is for images of the network's `input_shape`.
 
-    Raises `PlanError` where padding is done once already, or nowhere inside a region that is worth it.
+    Raises `PlanError` if no region would become cheaper, among others because the network is padded once already.
     """
     regions = regions_to_pad(network, cost=cost)
     if not regions:
@@ -49,7 +48,7 @@ def pad_once(network: Network, *, cost: LayerCost = macs) -> Network:
 
 
 def regions_to_pad(network: Network, *, cost: LayerCost = macs) -> list[Region]:
-    """The linear regions that one convolution would compute at less cost, if they were padded once."""
+    """Return the linear regions that one convolution would compute at less cost if they were padded once."""
     merging = Merging(network, cost)
     merges = [
         merge
@@ -60,24 +59,24 @@ def regions_to_pad(network: Network, *, cost: LayerCost = macs) -> list[Region]:
 
 
 def _pad_at_entry(module: fx.GraphModule, region: Region, network: Network) -> None:
-    """Let every op read exactly what one convolution would, and pad nothing itself."""
+    """Rewrite the region's ops to read exactly what one convolution would, and to pad nothing themselves."""
     nodes = {node.name: node for node in module.graph.nodes}
-    areas = needed(region, area_of(network.node_shapes[region.exit]))
+    areas = needed_areas(region, area_of(network.node_shapes[region.exit]))
     present = {**areas, region.entry: area_of(network.node_shapes[region.entry])}
     with module.graph.inserting_before(nodes[region.ops[0].node]):
-        entry = _resized(module, nodes[region.entry], amounts_between(present[region.entry], areas[region.entry]))
+        entry = _pad(module, nodes[region.entry], amounts_between(present[region.entry], areas[region.entry]))
     made: dict[tuple[str, tuple[int, ...]], fx.Node] = {}
     for op in region.ops:
-        node, read = nodes[op.node], read_by(op, areas[op.node])
+        node, read = nodes[op.node], read_area(op, areas[op.node])
         with module.graph.inserting_before(node):
             operands = []
             for name in op.operands:
                 amounts = amounts_between(areas[name], read)
                 source = entry if name == region.entry else nodes[name]
                 if (name, amounts) not in made:
-                    made[name, amounts] = _resized(module, source, amounts)
+                    made[name, amounts] = _pad(module, source, amounts)
                 operands.append(made[name, amounts])
-        _read(node, operands)
+        _set_operands(node, operands)
         if op.layer:
             _stop_padding(module.get_submodule(op.layer))
         elif op.kind == PAD:
@@ -86,12 +85,12 @@ def _pad_at_entry(module: fx.GraphModule, region: Region, network: Network) -> N
             module.graph.erase_node(node)
 
 
-def _resized(module: fx.GraphModule, source: fx.Node, amounts: tuple[int, int, int, int]) -> fx.Node:
-    """The node, padded with zeros by `amounts` (left, right, top, bottom); negative ones cut off."""
+def _pad(module: fx.GraphModule, source: fx.Node, amounts: tuple[int, int, int, int]) -> fx.Node:
+    """Return the node padded with zeros by `amounts` (left, right, top, bottom); negative amounts crop."""
     return module.graph.call_function(F.pad, (source, amounts)) if any(amounts) else source
 
 
-def _read(node: fx.Node, operands: Sequence[fx.Node]) -> None:
+def _set_operands(node: fx.Node, operands: Sequence[fx.Node]) -> None:
     waiting = list(operands)
     node.args = tuple(waiting.pop(0) if isinstance(value, fx.Node) else value for value in node.args)
     assert not waiting

@@ -1,8 +1,8 @@
-"""Linear regions of a network: parts of its data flow with one entry and one exit that only map linearly.
+"""Find linear regions of a network: parts of its data flow with one entry and one exit that map linearly.
 
-Such a part is one convolution, up to its borders. Its *window* is what one output position reads of the entry; the
-borders differ where a layer inside pads with zeros what another layer has made, because the one convolution goes on
-there with what the layers would have made of the zeros around the entry (and of their biases).
+One convolution computes such a region, except perhaps at the borders. Its *window* is the part of the entry that one
+output position reads. The borders differ if a layer inside pads an inner tensor with zeros: outside of that tensor,
+the one convolution would compute what the layers make of the zeros around the entry and of their biases.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from deepreduce.network.linear_ops import LinearOp, Pair, compute, linear_ops
 from deepreduce.network.network import Network
 
 Interval = tuple[int, int]
-"""First and last position along an axis; 0 is the first of the tensor as the network makes it."""
+"""First and last position along an axis; 0 is the first position of the tensor in the network."""
 
 Area = tuple[Interval, Interval]
 """Intervals of height and width."""
 
 Taps = tuple[int, ...]
-"""Positions along an axis, smallest first."""
+"""Positions along an axis, in ascending order."""
 
 _EVERYWHERE = (-(10**9), 10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """The linear ops between `entry` (not one of them) and `exit` (the last of them), in graph order."""
+    """The linear ops after the node `entry` up to the node `exit`, the last op, in graph order."""
 
     entry: str
     exit: str
@@ -47,11 +47,11 @@ class Region:
 
     @property
     def groups(self) -> int:
-        """Blocks of channels that do not mix on the whole way."""
+        """Number of blocks of channels that do not mix within the region."""
         return math.gcd(*(op.groups for op in self.ops))
 
     def stride(self) -> Pair | None:
-        """Entry positions between neighbouring exit positions; None where the branches disagree."""
+        """Return the (height, width) stride from entry to exit; None if branches of different strides meet."""
         strides: dict[str, Pair] = {self.entry: (1, 1)}
         for op in self.ops:
             found = {strides[operand] for operand in op.operands}
@@ -63,7 +63,7 @@ class Region:
 
 
 class RegionFinder:
-    """The linear regions of a network's graph, found on the dominators of its networkx DAG."""
+    """A finder of linear regions in a network's graph, by the dominators of its networkx DAG."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -80,7 +80,7 @@ class RegionFinder:
         return Overwrites(self.network.module)
 
     def maximal(self, within: Iterable[str] | None = None) -> list[Region]:
-        """Disjoint regions, each as large as it can be, in graph order; of the nodes `within`, or of the network."""
+        """Return disjoint maximal regions in graph order, of the nodes `within` (None: of the whole network)."""
         free = set(self.ops) if within is None else set(within) & set(self.ops)
         found = []
         for node in sorted(free, key=self._order.__getitem__, reverse=True):
@@ -93,27 +93,27 @@ class RegionFinder:
         return found[::-1]
 
     def chain(self, exit: str, within: Iterable[str]) -> list[str]:
-        """The dominators of `exit` that are entries of regions ending there, farthest first, and `exit` itself.
+        """Return the dominators of `exit` that are entries of regions ending there, farthest first, then `exit`.
 
-        Each is also an exit or entry of the regions between its neighbours: where a region can be cut.
+        A region can be cut at each of these nodes: the nodes between two of them are a region as well.
         """
         allowed = set(within)
         chain = [exit]
         while (entry := self._dominator.get(chain[0])) not in (None, chain[0]):
             assert entry is not None
-            nodes = self._between(entry, exit)
+            nodes = self._nodes_between(entry, exit)
             if not nodes <= allowed or not self._is_closed(nodes, entry, exit):
                 break
             chain.insert(0, entry)
         return chain
 
     def region(self, entry: str, exit: str) -> Region:
-        """The region between two nodes of a chain."""
-        nodes = sorted(self._between(entry, exit), key=self._order.__getitem__)
+        """Return the region between two nodes of a chain."""
+        nodes = sorted(self._nodes_between(entry, exit), key=self._order.__getitem__)
         return Region(entry=entry, exit=exit, ops=tuple(self.ops[node] for node in nodes))
 
-    def _between(self, entry: str, exit: str) -> set[str]:
-        # asked for again and again: a search for few networks looks at hundreds
+    def _nodes_between(self, entry: str, exit: str) -> set[str]:
+        # cached, because a search for a few networks examines hundreds of regions
         if exit not in self._before:
             self._before[exit] = {exit, *nx.ancestors(self._dag, exit)}
         if entry not in self._after:
@@ -121,9 +121,9 @@ class RegionFinder:
         return self._before[exit] & self._after[entry]
 
     def _is_closed(self, nodes: set[str], entry: str, exit: str) -> bool:
-        """Whether nothing but the exit is read outside, and every tensor is read as it was made.
+        """Return True if only the exit is read outside, and no tensor is overwritten before it is read.
 
-        With a rigid op nothing but the entry may be padded: such a region collapses as it is or not at all.
+        A region with a rigid op may pad nothing but its entry, because padding once could not rewrite it.
         """
         if any(self.ops[node].is_rigid for node in nodes):
             inner = (self.ops[node] for node in nodes if self.ops[node].operands != (entry,))
@@ -133,27 +133,27 @@ class RegionFinder:
             if node != exit and not set(self._dag.successors(node)) <= nodes:
                 return False
             for operand in self.ops[node].operands:
-                if (operand not in nodes and operand != entry) or self._overwrites.between(operand, node):
+                if (operand not in nodes and operand != entry) or self._overwrites.occur_between(operand, node):
                     return False
-        return not self._overwrites.between(entry, exit, reader_too=True)
+        return not self._overwrites.occur_between(entry, exit, reader_too=True)
 
     def _pads(self, op: LinearOp) -> bool:
-        """Whether the op reads zeros around an operand."""
+        """Return True if the op reads zeros around an operand."""
         shapes = self.network.node_shapes
-        read, whole = read_by(op, area_of(shapes[op.node])), area_of(shapes[op.operands[0]])
+        read, whole = read_area(op, area_of(shapes[op.node])), area_of(shapes[op.operands[0]])
         return any(low < first or high > last for (low, high), (first, last) in zip(read, whole, strict=True))
 
 
-# -- what is read, position by position ----------------------------------------------------------------------
+# -- the positions that ops read -----------------------------------------------------------------------------
 
 
 def area_of(shape: Sequence[int]) -> Area:
-    """All positions of a feature map (C, H, W)."""
+    """Return the area of all positions of a feature map (C, H, W)."""
     return (0, shape[1] - 1), (0, shape[2] - 1)
 
 
-def read_by(op: LinearOp, made: Area) -> Area:
-    """The positions of its operands that the op reads to make the area `made`; they may lie outside the operands."""
+def read_area(op: LinearOp, made: Area) -> Area:
+    """Return the area of its operands that an op reads to compute the area `made`; it may exceed the operands."""
     height, width = (
         (
             made[axis][0] * op.stride[axis] - op.padding[axis],
@@ -164,18 +164,18 @@ def read_by(op: LinearOp, made: Area) -> Area:
     return height, width
 
 
-def needed(region: Region, made: Area) -> dict[str, Area]:
-    """The positions of every tensor of the region, its entry too, that go into the area `made` of its exit."""
+def needed_areas(region: Region, made: Area) -> dict[str, Area]:
+    """Return the area of every tensor of the region, entry included, from which the exit's area `made` follows."""
     areas = {region.exit: made}
     for op in reversed(region.ops):
-        read = read_by(op, areas[op.node])
+        read = read_area(op, areas[op.node])
         for operand in op.operands:
             areas[operand] = _hull(areas.get(operand, read), read)
     return areas
 
 
 def taps(region: Region) -> tuple[Taps, Taps]:
-    """The rows and the columns of the entry that go into the exit's position (0, 0)."""
+    """Return the rows and the columns of the entry from which the exit's position (0, 0) is computed."""
     height, width = (_taps_along(axis, region) for axis in (0, 1))
     return height, width
 
@@ -196,13 +196,13 @@ def _hull(a: Area, b: Area) -> Area:
 
 
 def inner_padding(region: Region, shapes: Mapping[str, tuple[int, ...]]) -> LinearOp | None:
-    """The first op that reads zeros where one convolution would not, or None: then the region is one, borders too.
+    """Return the first op that reads zeros where one convolution would not; None if one convolution is exact.
 
-    One convolution goes on outside of every tensor inside: with what the layers make of the zeros around the entry.
+    Around every inner tensor, one convolution computes what the layers make of the zeros around the entry.
     """
-    support: dict[str, Area] = {region.entry: area_of(shapes[region.entry])}  # where that can be anything but zero
+    support: dict[str, Area] = {region.entry: area_of(shapes[region.entry])}  # where a tensor can differ from zero
     for op in region.ops:
-        read = read_by(op, area_of(shapes[op.node]))
+        read = read_area(op, area_of(shapes[op.node]))
         for operand in op.operands:
             for wanted, nonzero, whole in zip(read, support[operand], area_of(shapes[operand]), strict=True):
                 low, high = max(wanted[0], nonzero[0]), min(wanted[1], nonzero[1])
@@ -213,7 +213,7 @@ def inner_padding(region: Region, shapes: Mapping[str, tuple[int, ...]]) -> Line
 
 
 def _support(op: LinearOp, operands: Sequence[Area]) -> Area:
-    """Where the op can make anything but zero, of operands that are zero outside of theirs."""
+    """Return the area where the op's output can differ from zero; its operands are zero outside of `operands`."""
     if op.shifts:
         return _EVERYWHERE, _EVERYWHERE
     reached = []
@@ -235,20 +235,20 @@ def _support(op: LinearOp, operands: Sequence[Area]) -> Area:
 def run_region(
     region: Region, module: fx.GraphModule, entry: Tensor, *, present: Mapping[str, Area], made: Mapping[str, Area]
 ) -> Tensor:
-    """The region's exit for an `entry` (N, C, H, W), in the entry's precision, in evaluation mode.
+    """Compute the region's exit (N, C', H', W') from an `entry` (N, C, H, W), in the entry's precision.
 
-    `present` gives the positions that every tensor has; what is read outside of them is zero. `made` gives the
-    positions of every op's output that are computed.
+    The region runs in evaluation mode. `made` gives the area of every op's output to compute; `present` gives the
+    area that every tensor has, outside of which it is zero.
     """
     values = {region.entry: entry}
     for op in region.ops:
-        read = read_by(op, made[op.node])
+        read = read_area(op, made[op.node])
         operands = [F.pad(values[name], amounts_between(present[name], read)) for name in op.operands]
         values[op.node] = compute(op, module, operands)
     return values[region.exit]
 
 
 def amounts_between(present: Area, wanted: Area) -> tuple[int, int, int, int]:
-    """What `F.pad` takes to get the area `wanted` of a tensor that has `present`; negative amounts cut off."""
+    """Return the amounts for `F.pad` that turn a tensor's area `present` into `wanted`; negative amounts crop."""
     (top, bottom), (left, right) = present
     return left - wanted[1][0], wanted[1][1] - right, top - wanted[0][0], wanted[0][1] - bottom

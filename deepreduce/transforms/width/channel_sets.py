@@ -1,4 +1,4 @@
-"""What is known of a network's channels: which go together, which must stay, and where they sit in its weights."""
+"""A network's channels: which can only be removed together, which must stay, and their indices in the weights."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from torch import Tensor
 Ids = NDArray[np.int64]
 
 FIXED, FREE = 0, -1
-"""Labels of values that must stay, and of values that belong to no channel."""
+"""Labels of values whose channel must stay, and of values that belong to no channel."""
 
 OUTPUT = "they are the network's output"
-TOGETHER = "they can only go all together"
+TOGETHER = "they can only be removed all together"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelSet:
-    """Channels that pass through the same layers, any of which may go. `name` is the layer that makes them."""
+    """Interchangeable channels: they pass through the same layers, and any of them can be removed.
+
+    `name` is the layer that outputs them.
+    """
 
     name: str
     channels: tuple[int, ...]
@@ -31,7 +34,7 @@ class ChannelSet:
 
 @dataclass(frozen=True, kw_only=True)
 class PinnedChannels:
-    """Channels of the layer `name` that have to stay, and why."""
+    """A number of output channels of the layer `name` that must stay, and the reason."""
 
     name: str
     count: int
@@ -42,9 +45,9 @@ class PinnedChannels:
 class Channels:
     """The channels of a network.
 
-    `tensors` gives the channel of every index of a parameter's or buffer's dimension, by (name, dimension);
-    `reshaped` the channel of every element that a node of the graph gives or takes, where that node may
-    name sizes in figures. Channels that appear in no set stay.
+    `tensors` maps (name, dimension) of a parameter or buffer to the channel of every index. `reshaped` maps a graph
+    node whose arguments may contain sizes to the channel of every element of its outputs (of its input, for an
+    index). Channels in no set stay.
     """
 
     sets: tuple[ChannelSet, ...]
@@ -54,32 +57,35 @@ class Channels:
 
 
 class ChannelBook:
-    """Labels given out so far, which of them go together, which are pinned, and where they sit in weights."""
+    """A record of labels while a network runs: which belong together, which are pinned, their indices in weights.
+
+    A label stands for one channel of one tensor; labels that belong together become one channel.
+    """
 
     def __init__(self) -> None:
-        self.born = ["the image"]  # by label: the tensor that makes it
+        self.born = ["the image"]  # by label: the tensor whose channel it was first
         self.edges: list[NDArray[np.int64]] = []
         self.reasons: dict[int, str] = {}
         self.tensors: dict[tuple[str, int], Tensor] = {}
-        self.made: dict[str, int] = {}  # the dimension of a layer's weight that counts what it makes
+        self.made: dict[str, int] = {}  # by weight: the dimension of the layer's output channels
         self.opaque: list[PinnedChannels] = []
         self.segments: list[Ids] = []
 
-    def fresh(self, count: int, name: str) -> Tensor:
-        """(count,): new labels, of channels that the tensor `name` makes."""
+    def new_labels(self, count: int, name: str) -> Tensor:
+        """Return new labels (count,) for channels of the tensor `name`."""
         first = len(self.born)
         self.born += [name] * count
         return torch.arange(first, first + count)
 
-    def made_by(self, name: str, dim: int, count: int) -> Tensor:
-        """(count,): the labels of what a layer makes, by its weight's name and dimension."""
+    def output_labels(self, name: str, dim: int, count: int) -> Tensor:
+        """Return the labels (count,) of a layer's output channels, by its weight's name and output dimension."""
         if (name, dim) not in self.tensors:
-            self.tensors[name, dim] = self.fresh(count, name)
+            self.tensors[name, dim] = self.new_labels(count, name)
             self.made[name] = dim
         return self.tensors[name, dim]
 
     def join(self, a: Tensor, b: Tensor) -> None:
-        """Both tensors of one shape: labels at the same place go together."""
+        """Record that labels at the same position of two tensors of one shape belong together."""
         for dim in range(a.dim()):
             if a.stride(dim) == 0 and b.stride(dim) == 0 and a.shape[dim] > 1:
                 a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
@@ -89,13 +95,13 @@ class ChannelBook:
             self.edges.append(np.unique(pairs, axis=1))
 
     def pin(self, labels: Tensor, reason: str) -> None:
-        """These have to stay."""
+        """Record that the channels of these labels must stay, and why."""
         for label in np.unique(labels.numpy()).tolist():
             if label > FIXED:
                 self.reasons.setdefault(label, reason)
 
     def bind(self, name: str, dim: int, labels: Tensor) -> None:
-        """Index i of the tensor's dimension belongs to labels[i]."""
+        """Record that index i of the tensor's dimension belongs to the label `labels[i]`."""
         known = self.tensors.get((name, dim))
         if known is None:
             self.tensors[name, dim] = labels.clone()
@@ -103,14 +109,14 @@ class ChannelBook:
             self.join(known, labels)
 
     def segment(self, labels: Tensor) -> None:
-        """These are a part of a tensor, and are scaled apart from the others of it."""
+        """Record that these labels are a part of a tensor, whose channels are scaled apart from the other parts'."""
         self.segments.append(np.unique(labels.numpy()))
 
-    def closed(self, reshaped: Mapping[str, tuple[Tensor, ...]]) -> Channels:
-        """The finished account: labels that go together become one channel."""
+    def channels(self, reshaped: Mapping[str, tuple[Tensor, ...]]) -> Channels:
+        """Return the channels after the run: labels that belong together become one channel."""
         root = self._roots()
         born = np.asarray(self.born)
-        tensors = {key: _mapped(labels, root) for key, labels in self.tensors.items()}
+        tensors = {key: _map_to_roots(labels, root) for key, labels in self.tensors.items()}
         reasons: dict[int, str] = {int(root[FIXED]): "they meet the image or a constant"}
         for label, reason in self.reasons.items():
             reasons.setdefault(int(root[label]), reason)
@@ -137,11 +143,11 @@ class ChannelBook:
                 *self.opaque,
             ),
             tensors=tensors,
-            reshaped={node: tuple(_mapped(t, root) for t in labels) for node, labels in reshaped.items()},
+            reshaped={node: tuple(_map_to_roots(t, root) for t in labels) for node, labels in reshaped.items()},
         )
 
     def _roots(self) -> Ids:
-        """The smallest label of each label's component."""
+        """Return, for each label, the smallest label that belongs together with it."""
         root: list[int] = list(range(len(self.born)))
 
         def find(label: int) -> int:
@@ -157,22 +163,22 @@ class ChannelBook:
         return np.asarray([find(label) for label in range(len(root))], dtype=np.int64)
 
     def _signatures(self, tensors: Mapping[tuple[str, int], Ids], root: Ids) -> NDArray[np.uint64]:
-        """A hash of where each channel sits: channels of equal signature are interchangeable."""
+        """Return a hash of each channel's positions in the weights; channels of equal hash are interchangeable."""
         signatures = np.zeros(len(root), dtype=np.uint64)
         for (name, dim), labels in tensors.items():
             channels, counts = np.unique(labels[labels >= 0], return_counts=True)
-            signatures[channels] += _hashed(f"{name} {dim}") * (2 * counts.astype(np.uint64) + np.uint64(1))
+            signatures[channels] += _hash(f"{name} {dim}") * (2 * counts.astype(np.uint64) + np.uint64(1))
         for number, segment in enumerate(self.segments):
             channels, counts = np.unique(root[segment[segment >= 0]], return_counts=True)
-            signatures[channels] += _hashed(f"segment {number}") * (2 * counts.astype(np.uint64) + np.uint64(1))
+            signatures[channels] += _hash(f"segment {number}") * (2 * counts.astype(np.uint64) + np.uint64(1))
         return signatures
 
 
-def _hashed(text: str) -> np.uint64:
+def _hash(text: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
 
 
-def _mapped(labels: Tensor, root: Ids) -> Ids:
+def _map_to_roots(labels: Tensor, root: Ids) -> Ids:
     values = labels.numpy().astype(np.int64)
     return np.where(values >= 0, root[values], values)
 

@@ -1,10 +1,10 @@
-"""Alpha for any network: cut channels out of it, the least important first.
+"""Scale the channels of any network by alpha: cut out the least important ones.
 
-Of every set of interchangeable channels (`channels_of`) a share alpha stays, at least one; how many follows from
-the network and alpha alone, so that a saved network is rebuilt without its weights. Which ones follows from the
-weights: a channel's importance is the sum of squares of everything that makes, scales and reads it, each tensor in
-units of its own mean, as in torch-pruning's magnitude importance (DepGraph, CVPR 2023, section 3.3); of equally
-important ones the earlier stay. Without weights, on the meta device, the leading ones do.
+Of every set of interchangeable channels (`channels_of`) the share alpha stays, at least one channel. The number
+depends on the network and alpha only, so that a saved network is rebuilt without its weights. The choice depends on
+the weights: a channel's importance is the sum of squares of all weights that produce, scale or read it, each tensor
+in units of its own mean, as in torch-pruning's magnitude importance (DepGraph, CVPR 2023, section 3.3); of equally
+important channels the earlier ones stay. On the meta device, without weights, the leading channels stay.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LARGEST_DENOMINATOR = 1024
 
 
 def simplest_alpha(network: Network, alpha: float) -> float:
-    """The fraction of smallest denominator that keeps as many channels of each set as `alpha`."""
+    """Return the fraction of smallest denominator that keeps as many channels of each set as `alpha` does."""
     sizes = np.unique([len(s.channels) for s in channels_of(network).sets])
     if not len(sizes):
         return alpha
@@ -43,14 +43,14 @@ def simplest_alpha(network: Network, alpha: float) -> float:
     return alpha
 
 
-def narrowed(network: Network, alpha: float) -> tuple[fx.GraphModule, tuple[str, ...]]:
-    """A copy of the network's module with channels times `alpha`, and what could not be scaled, in words.
+def narrow(network: Network, alpha: float) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    """Return a copy of the network's module with channels times `alpha`, and notes on what could not be scaled.
 
-    Raises `PlanError` where no channel can go.
+    Raises `PlanError` if no channel can be removed.
     """
     channels = channels_of(network)
     wanted = [s for s in channels.sets if _count(len(s.channels), alpha) < len(s.channels)]
-    workable = _workable(network, wanted, alpha)
+    workable = _find_workable(network, wanted, alpha)
     notes = _notes(channels, [s for s in wanted if s not in workable])
     if not workable:
         reasons = "; ".join(notes) or "each of its layers has one channel"
@@ -73,16 +73,19 @@ def _notes(channels: Channels, failed: Sequence[ChannelSet]) -> tuple[str, ...]:
     for channel_set in failed:
         counts = layers.setdefault("the forward pass fails with fewer", {})
         counts[channel_set.name] = counts.get(channel_set.name, 0) + len(channel_set.channels)
-    return tuple(f"not scaled: {_listed(counts)}, because {reason}" for reason, counts in layers.items())
+    return tuple(f"not scaled: {_list_layers(counts)}, because {reason}" for reason, counts in layers.items())
 
 
-def _listed(counts: Mapping[str, int]) -> str:
-    shown = ", ".join(f"{layer} ({count} channels)" for layer, count in list(counts.items())[:3])
-    return shown if len(counts) <= 3 else f"{shown} and {len(counts) - 3} more"
+def _list_layers(counts: Mapping[str, int]) -> str:
+    first = ", ".join(f"{layer} ({count} channels)" for layer, count in list(counts.items())[:3])
+    return first if len(counts) <= 3 else f"{first} and {len(counts) - 3} more"
 
 
-def _workable(network: Network, wanted: Sequence[ChannelSet], alpha: float) -> list[ChannelSet]:
-    """The sets with which the network still runs and gives what it gave; whole when all do, else found by halving."""
+def _find_workable(network: Network, wanted: Sequence[ChannelSet], alpha: float) -> list[ChannelSet]:
+    """Return the sets that can be narrowed such that the network runs and its outputs keep their shapes.
+
+    The sets are tried all at once, then by halves.
+    """
     module = on_meta(network.module)
     whole = observe(module, network.input_shape, name=network.name).outputs
     accepted: list[ChannelSet] = []
@@ -108,7 +111,7 @@ def _workable(network: Network, wanted: Sequence[ChannelSet], alpha: float) -> l
     return accepted
 
 
-# -- which channels -----------------------------------------------------------------------------------------
+# -- choosing channels --------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -132,16 +135,16 @@ def _least_important(channel_set: ChannelSet, alpha: float, importance: NDArray[
     return [int(c) for c in channels[order][_count(len(channels), alpha) :]]
 
 
-# -- cutting them out ---------------------------------------------------------------------------------------
+# -- cutting channels out -----------------------------------------------------------------------------------
 
 
 def _cut(module: fx.GraphModule, channels: Channels, dropped: Sequence[int]) -> None:
-    """Take the channels out of every tensor, layer and figure of the graph."""
+    """Remove the channels from every tensor, layer and size argument of the graph."""
     gone = np.asarray(sorted(dropped), dtype=np.int64)
     replaced = _sliced_tensors(module, channels, gone)
     for owner in module.modules():
-        held: list[dict[str, Any]] = [owner._parameters, owner._buffers]
-        for kind in held:
+        kinds: list[dict[str, Any]] = [owner._parameters, owner._buffers]
+        for kind in kinds:
             for key, tensor in kind.items():
                 if tensor is not None and id(tensor) in replaced:
                     kind[key] = replaced[id(tensor)]
@@ -150,12 +153,12 @@ def _cut(module: fx.GraphModule, channels: Channels, dropped: Sequence[int]) -> 
         if node.op == "get_attr":
             _set_attribute(module, str(node.target), replaced)
         elif channels.reshaped.get(node.name):
-            _set_figures(node, [~np.isin(labels, gone) for labels in channels.reshaped[node.name]])
+            _set_size_arguments(node, [~np.isin(labels, gone) for labels in channels.reshaped[node.name]])
     module.recompile()
 
 
 def _sliced_tensors(module: fx.GraphModule, channels: Channels, gone: NDArray[np.int64]) -> dict[int, Tensor]:
-    """The smaller tensors, by the id of those that they replace."""
+    """Return the smaller tensors, by the id of the tensors that they replace."""
     replaced = {}
     for name, tensor in module_tensors(module):
         smaller = tensor.detach()
@@ -178,7 +181,7 @@ def _set_attribute(module: nn.Module, path: str, replaced: Mapping[int, Tensor])
 
 
 def _set_sizes(layer: nn.Module) -> None:
-    """What a layer says about itself, from its weights."""
+    """Set a layer's attributes of size, such as `out_channels`, from its weights."""
     weight = getattr(layer, "weight", None)
     if isinstance(layer, nn.modules.conv._ConvNd) and isinstance(weight, Tensor):
         made, taken = (1, 0) if layer.transposed else (0, 1)
@@ -203,31 +206,31 @@ def _set_sizes(layer: nn.Module) -> None:
         layer.num_parameters = len(layer.weight)
 
 
-def _set_figures(node: fx.Node, stays: Sequence[NDArray[np.bool_]]) -> None:
-    """Sizes that a call names in figures: what is left of them. `stays` tells it of each element seen or made."""
+def _set_size_arguments(node: fx.Node, stays: Sequence[NDArray[np.bool_]]) -> None:
+    """Reduce the sizes among a call's arguments; `stays` marks the elements that stay of the tensors concerned."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name in ("view", "reshape", "expand"):
         listed = isinstance(node.args[1], (tuple, list)) if len(node.args) > 1 else False
         sizes = list(node.args[1]) if listed else list(node.args[1:])  # type: ignore[arg-type]
         for place, size in enumerate(sizes):
             if isinstance(size, int) and size > 1 and place < stays[0].ndim:
-                sizes[place] = _left(stays[0], place)
+                sizes[place] = _remaining(stays[0], place)
         node.args = (node.args[0], tuple(sizes)) if listed else (node.args[0], *sizes)
     elif name == "split" and len(node.args) > 1:
         dim: Any = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
         if isinstance(dim, int) and isinstance(node.args[1], (int, tuple, list)):
-            node.args = (node.args[0], [_left(part, dim) for part in stays], *node.args[2:])
+            node.args = (node.args[0], [_remaining(part, dim) for part in stays], *node.args[2:])
     elif node.target is operator.getitem and isinstance(node.args[1], tuple):
         bounds = [_bounds(bound, stays[0], dim) for dim, bound in enumerate(node.args[1])]
         if not any(bound is Ellipsis or bound is None for bound in node.args[1]):
             node.args = (node.args[0], tuple(bounds))
     elif name == "layer_norm" and len(node.args) > 1 and isinstance(node.args[1], (tuple, list)):
         if len(node.args[1]) == 1:
-            node.args = (node.args[0], (_left(stays[0], -1),), *node.args[2:])
+            node.args = (node.args[0], (_remaining(stays[0], -1),), *node.args[2:])
 
 
-def _left(stays: NDArray[np.bool_], dim: int) -> int:
-    """Indices of a dimension that hold anything still."""
+def _remaining(stays: NDArray[np.bool_], dim: int) -> int:
+    """Return the number of indices of a dimension with an element that stays."""
     moved = np.moveaxis(stays, dim, 0)
     return int(moved.reshape(len(moved), -1).any(axis=1).sum())
 
@@ -236,11 +239,11 @@ def _bounds(bound: Any, stays: NDArray[np.bool_], dim: int) -> Any:
     if not isinstance(bound, slice) or dim >= stays.ndim:
         return bound
 
-    def moved(at: Any) -> Any:
+    def shift(at: Any) -> Any:
         if not isinstance(at, int) or at == 0:
             return at
         before = np.moveaxis(stays, dim, 0)[:at] if at > 0 else np.moveaxis(stays, dim, 0)[at:]
-        count = _left(before, 0) if len(before) else 0
+        count = _remaining(before, 0) if len(before) else 0
         return count if at > 0 else -count
 
-    return slice(moved(bound.start), moved(bound.stop), bound.step)
+    return slice(shift(bound.start), shift(bound.stop), bound.step)

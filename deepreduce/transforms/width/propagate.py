@@ -1,19 +1,19 @@
-"""Follow the channels of a network through its graph, so that a narrower one can be cut out of it.
+"""Follow the channels of a network through its graph, to find which can be cut out.
 
-One run without data follows every channel through the graph: each tensor is accompanied by a tensor of labels of the
-same shape, a label for each channel that a convolution or linear layer makes. Operations that move values about
-(views, concatenation, chunks, ...) are executed on the labels themselves, so what they do to channels is exact;
-where two labels meet (an addition, a shared layer, a batch-norm) their channels can only go together; and what is not
-understood, the image and the outputs pin their channels down, with the reason.
+One run without data follows every channel: each tensor has a tensor of labels of the same shape, with a label for
+each channel that a convolution or linear layer outputs. Operations that move values (views, concatenation, chunks,
+...) are executed on the labels, so that their effect on channels is exact. Where two labels meet (an addition, a
+shared layer, a batch-norm), their channels can only be removed together. The image, the outputs and operations that
+are not understood pin their channels, with the reason.
 
-Three things follow published practice rather than necessity: in a grouped convolution the same positions go in every
-group, so that it keeps its groups; a depthwise one loses groups; and a channel shuffle passes labels on as they are,
-because no choice of channels survives ShuffleNet's repeated shuffles in halves (weights behind one are therefore
-inherited by position).
+Three rules follow published practice: of a grouped convolution the same positions are removed in every group, so that
+it keeps its groups; a depthwise convolution loses groups; and a channel shuffle passes labels on unchanged, because
+no choice of channels survives ShuffleNet's repeated shuffles in halves (so weights after a shuffle are inherited by
+position).
 
-Why not torch-pruning's dependency graph: version 1.6.1 fails on torchvision's ShuffleNets and Swins, takes chunks
-in the order in which autograd visits them, and guesses along which dimension a view or concatenation works. Where it
-does follow a network, the tests hold these sets against it.
+torch-pruning's dependency graph is not used: version 1.6.1 fails on torchvision's ShuffleNets and Swins, takes chunks
+in the order in which autograd visits them, and guesses along which dimension a view or concatenation works. For the
+networks that it can follow, the tests compare these sets to its groups.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _MOVING = {
     "repeat", "reshape", "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose",
     "unbind", "unsqueeze", "view", "_unsafe_view", "_reshape_alias", "constant_pad_nd",
 }  # fmt: skip
-"""ATen operations that put the same values elsewhere; executed on the labels."""
+"""ATen operations that move values without changing them; they are executed on the labels."""
 
 _CUTTING = {"chunk", "narrow", "select", "slice", "split", "split_with_sizes", "unbind"}
-"""Those whose results hold part of the input: each part must be scaled on its own."""
+"""Operations that return parts of the input, each of which must be scaled on its own."""
 
 _SAME = {"alias", "clone", "contiguous", "detach", "lift_fresh", "lift_fresh_copy", "_to_copy", "channel_shuffle",
          "native_channel_shuffle"}  # fmt: skip
@@ -63,40 +63,40 @@ _known: WeakKeyDictionary[Network, Channels] = WeakKeyDictionary()
 
 
 def channels_of(network: Network) -> Channels:
-    """Return which channels of a network belong together: what a change of width may take out.
+    """Return the sets of a network's channels that can be removed, and the channels that must stay.
 
-    Found by one run of the network for one image without data, and kept for as long as the network lives.
+    They are found by running one image without data, and cached for as long as the network lives.
     """
     known = _known.get(network)
     if known is None:
-        followed = run_without_data(network.module, network.input_shape, name=network.name, interpreter=_Following)
-        assert isinstance(followed, _Following)
-        known = _known[network] = followed.book.closed(followed.reshaped)
+        run = run_without_data(network.module, network.input_shape, name=network.name, interpreter=_LabelInterpreter)
+        assert isinstance(run, _LabelInterpreter)
+        known = _known[network] = run.book.channels(run.reshaped)
     return known
 
 
-class _Following(fx.Interpreter):
-    """Runs a graph with every operation watched; notes the labels at nodes that may name sizes in figures."""
+class _LabelInterpreter(fx.Interpreter):
+    """An interpreter that labels every tensor, and records the labels at nodes whose arguments may contain sizes."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module, garbage_collect_values=False)
         self.book = ChannelBook()
-        self.watch = _Watch(self.book, {id(t): name for name, t in module_tensors(graph_module)})
+        self.labelling = _LabellingMode(self.book, {id(t): name for name, t in module_tensors(graph_module)})
         self.reshaped: dict[str, tuple[Tensor, ...]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        self.watch.where = str(n.target) if n.op == "call_module" else n.name
+        self.labelling.where = str(n.target) if n.op == "call_module" else n.name
         taken = [self.env[source] for source in n.all_input_nodes]
-        with self.watch:
+        with self.labelling:
             result = super().run_node(n)
         if n.op in ("call_function", "call_method"):
-            shown = taken[:1] if n.target is operator.getitem else result
-            tensors = shown if isinstance(shown, (tuple, list)) else [shown]
+            values = taken[:1] if n.target is operator.getitem else result
+            tensors = values if isinstance(values, (tuple, list)) else [values]
             if tensors and all(isinstance(t, Tensor) for t in tensors):
-                self.reshaped[n.name] = tuple(self.watch.labels_of(t).clone() for t in tensors if _names_sizes(n))
+                self.reshaped[n.name] = tuple(self.labelling.labels_of(t).clone() for t in tensors if _names_sizes(n))
         if n.op == "output":
             for tensor in _tensors_in(result):
-                self.book.pin(self.watch.labels_of(tensor), OUTPUT)
+                self.book.pin(self.labelling.labels_of(tensor), OUTPUT)
         return result
 
 
@@ -116,17 +116,17 @@ def _tensors_in(value: Any) -> list[Tensor]:
     return [t for item in value for t in _tensors_in(item)] if isinstance(value, (tuple, list)) else []
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Gives every tensor its labels, operation by operation."""
+class _LabellingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A dispatch mode that gives every tensor its labels, operation by operation."""
 
     def __init__(self, book: ChannelBook, names: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.book, self.names = book, names
-        self.where = ""  # the layer or call that runs
+        self.where = ""  # the layer or call that is running
         self._labels: dict[int, Tensor] = {}
         self._transposed: dict[int, str] = {}  # views of weight matrices
         self._unshuffled: dict[int, Tensor] = {}  # labels before a view that may begin a channel shuffle
-        self._alive: list[Tensor] = []  # so that an id stays one tensor's
+        self._alive: list[Tensor] = []  # keeps tensors alive, so that an id belongs to one tensor only
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -140,16 +140,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # -- labels of a tensor ---------------------------------------------------------------------------------
 
     def labels_of(self, tensor: Tensor) -> Tensor:
-        """(*tensor.shape) of labels; a constant's are fixed, a single number's belong to no channel."""
+        """Return a tensor's labels, in its shape; those of constants are FIXED, those of single numbers FREE."""
         known = self._labels.get(id(tensor))
         if known is not None:
             return known
         wide = [d for d, size in enumerate(tensor.shape) if size > 1]
         name = self.names.get(id(tensor))
-        if name is not None and len(wide) == 1:  # a weight for each channel
+        if name is not None and len(wide) == 1:  # a parameter with one value per channel
             dim = wide[0]
             if (name, dim) not in self.book.tensors:
-                self.book.tensors[name, dim] = self.book.fresh(tensor.shape[dim], name)
+                self.book.tensors[name, dim] = self.book.new_labels(tensor.shape[dim], name)
             shape = [tensor.shape[dim] if d == dim else 1 for d in range(tensor.dim())]
             return self.book.tensors[name, dim].view(shape)
         return torch.full((1,) * tensor.dim(), FIXED if wide else FREE).expand(tensor.shape)
@@ -166,7 +166,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._set(o, part)
 
     def _channels(self, tensor: Tensor, dim: int) -> Tensor:
-        """(channels,): the label of each index of `dim`; labels that share an index go together."""
+        """Return the label (channels,) of each index of `dim`; join labels that share an index."""
         labels = self.labels_of(tensor).movedim(dim, 0)
         first = labels.flatten(1)[:, 0] if labels.dim() > 1 else labels
         if labels.dim() > 1:
@@ -195,30 +195,30 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif base in _SPATIAL or (base == "constant_pad_nd" and args[0].shape[:2] == out.shape[:2]):
             self._spatial(args[0], out)
         elif base in _REDUCING and isinstance(out, Tensor) and out.shape != args[0].shape:
-            self._reducing(args, out)
+            self._reduction(args, out)
         elif base in _MOVING:
-            self._moving(base, func, args, kwargs, out)
+            self._move(base, func, args, kwargs, out)
         else:
-            self._other(base, args, kwargs, out)
+            self._element_wise(base, args, kwargs, out)
 
     def _convolution(self, args: tuple[Any, ...], out: Tensor) -> None:
         image, weight, bias, transposed, groups = args[0], args[1], args[2], bool(args[6]), int(args[8])
         if id(weight) not in self.names or (transposed and groups > 1):
             reason = "its weight is computed" if id(weight) not in self.names else "it is grouped and transposed"
             self.book.opaque.append(PinnedChannels(name=self.where, count=out.shape[1], reason=reason))
-            return self._pin_all(args, out, f"they meet a convolution that is not followed: {reason}")
+            return self._pin_all(args, out, f"they meet a convolution that can't be followed: {reason}")
         name = self.names[id(weight)]
         taken = self._channels(image, 1)
         made_dim, taken_dim = (1, 0) if transposed else (0, 1)
         count = out.shape[1]
-        made = self.book.made_by(name, made_dim, count)
+        made = self.book.output_labels(name, made_dim, count)
         if groups == 1:
             self.book.bind(name, taken_dim, taken)
-        elif weight.shape[1] == 1:  # depthwise: a channel and all that is made of it
+        elif weight.shape[1] == 1:  # depthwise: an input channel and its output channels belong together
             self.book.join(taken.repeat_interleave(count // groups), made)
             self.book.bind(name, 1, torch.tensor([FREE]))
         else:
-            # the same positions in every group
+            # the same positions of every group belong together
             for labels in (taken.view(groups, -1), made.view(groups, -1)):
                 self.book.join(labels[:1].expand(labels.shape), labels)
             self.book.bind(name, 1, taken.view(groups, -1)[0])
@@ -236,7 +236,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not name:
             return self._pin_all(args, out, "two tensors are multiplied")
         self.book.bind(name, 1, self._channels(x, -1))
-        made = self.book.made_by(name, 0, out.shape[-1])
+        made = self.book.output_labels(name, 0, out.shape[-1])
         if isinstance(bias, Tensor):
             self._bind_vector(bias, made)
         self._set(out, made.expand(out.shape))
@@ -257,7 +257,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             channels = self._channels(x, 1)
             vectors = args[1:3] if base == "native_group_norm" else args[1:5]
-        if base == "native_group_norm" and int(args[6]) < len(channels):  # else each channel is a group, and goes
+        if base == "native_group_norm" and int(args[6]) < len(channels):  # else each channel is its own group
             grouped = channels.view(int(args[6]), -1)
             self.book.join(grouped[:1].expand(grouped.shape), grouped)
         for vector in vectors:
@@ -273,7 +273,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return self._pin_all((x,), out, "an unusual shape is pooled")
             self._set(tensor, channels.view(1, -1, *(1,) * (tensor.dim() - 2)).expand(tensor.shape))
 
-    def _reducing(self, args: tuple[Any, ...], out: Tensor) -> None:
+    def _reduction(self, args: tuple[Any, ...], out: Tensor) -> None:
         x = args[0]
         dims = next((a for a in args[1:] if isinstance(a, (list, tuple))), None)
         if dims is None and len(args) > 1 and isinstance(args[1], int) and not isinstance(args[1], bool):
@@ -286,21 +286,21 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if any(_varies(first, d) for d in range(x.dim())):
                     self.book.join(first.expand(labels.shape), labels)
                 else:
-                    first = torch.full_like(first, FREE)  # a sum over channels has as many terms as there are
+                    first = torch.full_like(first, FREE)  # a sum over channels works for any number of channels
             labels = first
         self._set(out, labels.reshape(out.shape) if labels.numel() == out.numel() else labels.expand(out.shape))
 
-    def _moving(self, base: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
-        def labelled(value: Any) -> Any:
+    def _move(self, base: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        def to_labels(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return self.labels_of(value)
             if isinstance(value, (tuple, list)):
-                return type(value)(labelled(v) for v in value)
+                return type(value)(to_labels(v) for v in value)
             return value
 
-        moved = [labelled(value) for value in args]
+        moved = [to_labels(value) for value in args]
         if base in ("view", "_unsafe_view", "_reshape_alias", "reshape"):
-            labels: Any = self._viewed(args[0], moved[0], out)
+            labels: Any = self._view(args[0], moved[0], out)
         elif base == "expand":
             labels = moved[0].expand(out.shape)
         elif base == "constant_pad_nd":
@@ -314,7 +314,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if base in ("permute", "transpose"):
             self._pass_on_shuffle(args[0], out)
 
-    def _viewed(self, source: Tensor, labels: Tensor, out: Tensor) -> Tensor:
+    def _view(self, source: Tensor, labels: Tensor, out: Tensor) -> Tensor:
         seen = labels.reshape(out.shape)
         if id(source) in self._unshuffled and self._unshuffled[id(source)].shape == out.shape:
             return self._unshuffled[id(source)]
@@ -322,7 +322,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if out.dim() > source.dim() and len(varying) > 1:
             self._alive.append(out)
             self._unshuffled[id(out)] = labels
-            for part in seen.unbind(varying[0]):  # a grid of channels keeps as many in each row
+            for part in seen.unbind(varying[0]):  # each row of a grid of channels must keep the same number
                 self.book.segment(part)
         return seen
 
@@ -331,13 +331,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._alive.append(out)
             self._unshuffled[id(out)] = self._unshuffled[id(source)]
 
-    def _other(self, base: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+    def _element_wise(self, base: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         taken = _tensors_in([*args, *kwargs.values()])
         made = _tensors_in(out)
         if not made:
             return
         if not taken:
-            return  # a constant; labels_of knows
+            return  # a constant, which `labels_of` labels when it is read
         shape = made[0].shape
         fits = all(t.shape == shape for t in made) and not any(self._is_matrix(t) for t in taken)
         try:
@@ -345,13 +345,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except ValueError:
             fits = False
         if not fits or base in ("bmm", "matmul"):
-            return self._pin_all(tuple(taken), out, f"{base} is not followed")
-        labels = self._met([self.labels_of(t) for t in taken], shape)
+            return self._pin_all(tuple(taken), out, f"{base} can't be followed")
+        labels = self._join_broadcast([self.labels_of(t) for t in taken], shape)
         for tensor in made:
             self._set(tensor, labels)
 
-    def _met(self, operands: Sequence[Tensor], shape: torch.Size) -> Tensor:
-        """The labels of an element-wise operation's result; operands of other shapes are broadcast."""
+    def _join_broadcast(self, operands: Sequence[Tensor], shape: torch.Size) -> Tensor:
+        """Join the labels of an element-wise operation's operands, broadcast to `shape`, and return the result's."""
         operands = [labels.view((1,) * (len(shape) - labels.dim()) + labels.shape) for labels in operands]
         full = [labels for labels in operands if labels.shape == shape]
         result = full[0] if full else operands[0].expand(shape)
@@ -360,7 +360,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if any(_varies(result, d) for d in spread):
                 if not full and bool((labels > FIXED).any()):
                     self.book.pin(labels, "two tensors are broadcast against each other")
-                continue  # one value for all channels binds none
+                continue  # a value that all channels share constrains none
             wide = labels.expand(shape)
             self.book.join(result, wide)
             if bool((result == FREE).any()):

@@ -28,7 +28,8 @@ from deepreduce.private.parties.processes import (
 from deepreduce.private.protocol import PROTOCOLS, SERVER
 from deepreduce.private.serving import listen
 from tests.helpers import REPOSITORY
-from tests.helpers.private_networks import all_end, images, needs_engine, small_resnet
+from tests.helpers.private_networks import images, needs_engine, small_resnet
+from tests.helpers.processes import all_end
 
 SEMI2K = PROTOCOLS["semi2k"]
 

@@ -23,5 +23,8 @@ def test_another_version_of_python_is_refused_in_one_line(
 def test_a_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 11, 0))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs spu, jax; install it with: pip install 'deepreduce\[private\]'"):
+    with pytest.raises(
+        UserError,
+        match=r"needs spu, jax, which are not installed; install it with: pip install 'deepreduce\[private\]'",
+    ):
         install.check_installed()

@@ -83,5 +83,5 @@ def test_no_text_collides_or_leaves_the_figure(count: int, seed: int) -> None:
 
 
 def test_no_networks_are_no_figure() -> None:
-    with pytest.raises(UserError, match="no network to draw"):
+    with pytest.raises(UserError, match="no networks whose costs to draw"):
         costs_figure([], title="x")

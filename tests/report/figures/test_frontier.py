@@ -11,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from deepreduce.candidate import Candidate
 from deepreduce.errors import UserError
 from deepreduce.frontier import pareto_front
-from deepreduce.plan import Candidate
 from deepreduce.report.figures.frontier import PublishedPoint, figure_bytes, frontier_figure
 from tests.helpers.report_examples import candidate, failed, random_run, teacher
 

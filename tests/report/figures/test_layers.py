@@ -111,6 +111,20 @@ def test_a_cell_says_how_many_relus_are_kept_and_nothing_where_none_is() -> None
     assert rows == ["teacher", "163.8K", "cull S1", "32.8K"]
 
 
+def test_a_masked_cell_is_a_bar_as_wide_as_the_share_that_is_kept() -> None:
+    sites = sites_of([2, 1])
+    kept = {name: count // 4 for name, _, count in sites}
+    masked = LayerRow(label="masks", relu_count=sum(kept.values()), kept=kept, masked=frozenset(list(kept)[:2]))
+    figure = drawn([row("teacher", sites), masked], sites)
+    bars = [p for p in figure.axes[0].patches if p.get_gid() == "bar"]
+    assert [(p.get_x(), p.get_y(), p.get_width()) for p in bars] == [(0, 1, 0.25), (1, 1, 0.25)]
+    assert len({to_hex(p.get_facecolor()) for p in bars}) == 1 and colours_of(figure)[1, 2] != "#ffffff"
+    (legend,) = figure.legends
+    assert legend.get_texts()[-1].get_text() == "bars: masked" and not flaws(figure)
+    assert len(numbers_of(figure)) == 6
+    assert len(drawn([row("teacher", sites)], sites).legends[0].get_texts()) == 6
+
+
 def test_every_column_has_its_name_where_there_is_room() -> None:
     names = [t.get_text() for t in drawn([row("teacher", RESNET18)], RESNET18).axes[0].texts if t.get_gid() == "site"]
     assert names == [name for name, _, _ in RESNET18]

@@ -16,7 +16,7 @@ from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.store.checkpoint import describe_network
-from deepreduce.store.run_folder import NetworkFolder
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.transforms import apply_plan, cull, normalise_plan, reshape, thin
 from tests.helpers.independent import executed_macs, executed_relus
 from tests.helpers.zoo import CLASSES, REDUCIBLE, TOYS, conv
@@ -110,7 +110,7 @@ def test_what_can_not_be_scaled_stays_and_is_told() -> None:
     [
         ([weight_norm(nn.Conv2d(3, 6, 3)), nn.ReLU()], "0 (6 channels), because its weight is computed"),
         ([nn.Conv2d(3, 6, 3), nn.LocalResponseNorm(3), nn.ReLU()],
-         "0 (6 channels), because they can only go all together"),
+         "0 (6 channels), because they can only be removed all together"),
         ([nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 6, 2, groups=2)],
          "2 (6 channels), because it is grouped and transposed"),
         ([nn.Conv2d(3, 6, 3), nn.LayerNorm([6, 6, 6]), nn.ReLU()],

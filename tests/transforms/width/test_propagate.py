@@ -113,7 +113,7 @@ class Pinned(Head):
 def test_what_must_stay_is_told_with_the_reason() -> None:
     pinned = {p.name: (p.count, p.reason) for p in channels_of(of(Pinned())).pinned}
     assert pinned["first"] == (3, "they meet the image or a constant")
-    assert pinned["last"] == (5, "bmm is not followed")
+    assert pinned["last"] == (5, "bmm can't be followed")
     assert "fc" not in pinned  # a classifier's outputs stay as a matter of course
 
 

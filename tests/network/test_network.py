@@ -1,4 +1,4 @@
-"""A network that went to another process is the network it was: counts, logits, and what plans make of it."""
+"""The values of a network: lookups, its data flow, and that they survive the way to another process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deepreduce.errors import PlanError
 from deepreduce.models import build_model, resolve_spec
-from deepreduce.network import Network, trace_network
+from deepreduce.network import Network, ReluSite, trace_network
 from deepreduce.network.network import SITE
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, cull_plan, normalise_plan
@@ -138,5 +138,24 @@ def test_what_is_known_of_a_network_is_known_after_the_way_too() -> None:
 def test_a_graph_of_other_nodes_is_refused() -> None:
     network = TOYS["basic"].network()
     state = network.__getstate__()
-    with pytest.raises(pickle.UnpicklingError, match="comes back with other graph nodes"):
+    with pytest.raises(pickle.UnpicklingError, match="graph nodes and loads with"):
         object.__new__(Network).__setstate__({**state, "nodes": state["nodes"][:-1]})
+
+
+def test_an_unknown_stage_or_site_is_an_error_with_the_nearest() -> None:
+    network = TOYS["basic"].network()
+    with pytest.raises(PlanError, match=r"unknown stage 'S3'; .*known: S1, S2"):
+        network.sites_of("S3")
+    with pytest.raises(PlanError, match=r"did you mean 'blocks.0.relu1'"):
+        network.site("block.0.relu1")
+    assert isinstance(network.site("relu"), ReluSite)
+
+
+def test_the_dag_carries_the_sites_and_macs_of_the_report() -> None:
+    network = TOYS["basic"].network()
+    dag = network.dag
+    assert {data["site"] for _, data in dag.nodes(data=True)} - {None} == {site.name for site in network.sites}
+    assert sum(data["macs"] for _, data in dag.nodes(data=True)) == network.macs
+    assert all(dag.in_degree(n) == 0 for n, data in dag.nodes(data=True) if data["op"] == "placeholder")
+    additions = [n for n, data in dag.nodes(data=True) if dag.in_degree(n) == 2]
+    assert len(additions) == 4  # one per block

@@ -1,0 +1,56 @@
+"""What came of a plan: a trained network's measurement, and the candidate that holds both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deepreduce.cost.price import CostEstimate
+from deepreduce.plan import ReductionPlan
+
+TEACHER_ID = "teacher"
+"""The `plan_id` under which tables hold the full network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a trained network costs and achieves. Accuracies and churn are fractions.
+
+    `stage_relu_counts` maps each stage to its ReLUs for one image; `macs` are multiply-accumulates for one
+    image; `churn` is the share of test images on which the network and its teacher disagree;
+    `train_seconds` is wall time of training and validating, over all interruptions.
+    """
+
+    relu_count: int
+    stage_relu_counts: Mapping[str, int] = field(hash=False)
+    macs: int
+    val_accuracy: float
+    test_accuracy: float
+    churn: float
+    train_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A plan with what became of it.
+
+    `label` is the plan in a reader's words ("cull S1, thin"). `folder` holds its plan and weights, relative
+    to the run folder. A candidate whose training failed, or was given up because another one is better
+    (`is_dropped`), has `measurement` None and the reason in `failure`. `prices` tell what an image costs it under
+    secure computation, by the name of a preset such as "cheetah-lan".
+    """
+
+    plan_id: str
+    plan: ReductionPlan
+    label: str
+    relu_count: int
+    folder: str
+    measurement: Measurement | None = None
+    failure: str | None = None
+    is_dropped: bool = False
+    prices: Mapping[str, CostEstimate] = field(default_factory=dict, hash=False)
+
+    @property
+    def is_teacher(self) -> bool:
+        """True for the full network, which tables list beside its reductions."""
+        return self.plan_id == TEACHER_ID

@@ -1,0 +1,299 @@
+"""From a YAML file, keyword arguments and `key=value` settings to a config; all mistakes come in one error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
+from deepreduce.errors import ConfigError, UserError, nearest_name
+from deepreduce.store.names import CONFIG
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RESULT_FREE = (
+    "data.root", "data.download", "data.workers", "training.checkpoint_seconds", "distill.remember_gb",
+    "cost.presets", "plot", "device", "threads", "side_by_side", "log",
+)  # fmt: skip
+"""Keys that change no number of a run: the run may be resumed with other values.
+
+Device, threads and `side_by_side` change numbers only by what they resolve to, which the run's identity holds.
+"""
+
+_NAMED_SECTIONS = ("model", "data", "method")
+"""Sections that may be written as the plain name of what they configure."""
+
+
+def load_config(
+    path: str | Path | None = None,
+    *,
+    values: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
+) -> OptimizeConfig:
+    """Return the config of a YAML file, overridden by `values` (nested or dotted keys), then by `key=value` settings.
+
+    Raises `ConfigError` that lists every mistake at once, each with the nearest known name.
+    """
+    merged: dict[str, Any] = {} if path is None else read_yaml(Path(path))
+    mistakes: list[str] = []
+    for key, value in (values or {}).items():
+        merged = _assign(merged, key.split("."), value)
+    for setting in settings:
+        try:
+            path_in, value = _split_setting(setting)
+        except ConfigError as error:
+            mistakes.append(str(error))
+        else:
+            merged = _assign(merged, path_in, value)
+    try:
+        config = OptimizeConfig.model_validate(merged)
+    except ValidationError as error:
+        mistakes += _describe_errors(error.errors(), known=_known_keys(merged.get("method")))
+    if mistakes:
+        # with values or settings besides, a mistake may not be the file's
+        source = f"{path}: " if path is not None and not values and not settings else ""
+        raise ConfigError(source + _join_mistakes(mistakes))
+    return config
+
+
+def resolve_config(
+    *,
+    model: str | nn.Module | None = None,
+    data: Any = None,
+    config: str | Path | OptimizeConfig | None = None,
+    settings: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> OptimizeConfig:
+    """Return one config from a file or object, overridden by `values`, by model and data, then by settings.
+
+    Raises `ConfigError` that lists every mistake at once.
+    """
+    overrides: dict[str, Any] = {}
+    if isinstance(config, OptimizeConfig):
+        overrides |= config.model_dump(mode="json")
+        config = None
+    overrides |= dict(values or {})
+    if model is not None:
+        overrides["model.name"] = model if isinstance(model, str) else f"{FROM_PYTHON}{type(model).__name__}"
+    if data is not None:
+        overrides["data.name"] = data if isinstance(data, str) else f"{FROM_PYTHON}{type(data).__name__}"
+    return load_config(config, values=overrides, settings=settings)
+
+
+def read_run_config(folder: Path) -> OptimizeConfig:
+    """Return the config of a run folder. Raises `UserError` where the folder has none."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds no run with a {CONFIG}; give the folder that optimize wrote to")
+    return load_config(folder / CONFIG)
+
+
+def config_of_network(folder: Path) -> OptimizeConfig | None:
+    """Return the config of the run that a network's folder lies in; None where it lies in none."""
+    for parent in folder.resolve().parents[:2]:
+        if (parent / CONFIG).is_file():
+            return load_config(parent / CONFIG)
+    return None
+
+
+def config_for_network(
+    folder: Path,
+    *,
+    config: Path | None = None,
+    data: str | None = None,
+    settings: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> OptimizeConfig:
+    """Return the config of the run that a network's folder lies in, or of the given file, overridden by the rest."""
+    found = config if config is not None else config_of_network(folder)
+    return resolve_config(data=data, config=found, settings=settings, values=values)
+
+
+def _split_setting(setting: str) -> tuple[list[str], Any]:
+    key, separator, text = setting.partition("=")
+    path = key.strip().split(".")
+    if not separator or not all(path):
+        raise ConfigError(f"setting {setting!r} is not key=value, as in training.epochs=2")
+    try:
+        return path, _parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"setting {setting!r}: {_one_line(error)}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file. Raises `ConfigError` where it is missing, malformed or no mapping."""
+    try:
+        content = _parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config {path} is not text in UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path} is not YAML: {_one_line(error)}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"config {path} holds a {type(content).__name__}; it needs keys and values, as in 'model: resnet18'"
+        )
+    strange = [key for key in content if not isinstance(key, str)]
+    if strange:
+        raise ConfigError(f"config {path} has the key {strange[0]!r}; keys are names such as 'model' and 'data'")
+    return content
+
+
+def dump_config(config: OptimizeConfig) -> str:
+    """Return the config as YAML, every key with its value."""
+    return yaml.dump(
+        config.model_dump(mode="json"),
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=None,
+        allow_unicode=True,
+        width=100,
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, with 5e-4 as a number and a date as a text; refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [(key.value, key.start_mark) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for i, (name, mark) in enumerate(keys):
+            if name in (earlier for earlier, _ in keys[:i]):
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is given twice", mark)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes YAML; quotes texts that `_Loader` would read as something else, or whose line breaks it would change."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        broken = data.splitlines() not in ([data], [])
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if broken else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+_FLOAT, _TIMESTAMP = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
+# YAML 1.2's; PyYAML follows 1.1, where 5e-4 lacks a point and is a text, and 1:30 is ninety
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
+for _class in (_Loader, _Dumper):
+    _class.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_FLOAT, _TIMESTAMP)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    _class.add_implicit_resolver(_FLOAT, _NUMBER, list("-+.0123456789"))
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, RecursionError) as error:
+        # an explicit tag that its value does not fit, or thousands of brackets
+        raise yaml.YAMLError(str(error)) from error
+
+
+def differing_keys(a: OptimizeConfig, b: OptimizeConfig) -> list[str]:
+    """Return the dotted keys in which two configs differ and which change results, with both values."""
+    flat_a, flat_b = _flatten(a.model_dump(mode="json")), _flatten(b.model_dump(mode="json"))
+    return [
+        f"{key} ({flat_a.get(key)!r}, now {flat_b.get(key)!r})"
+        for key in flat_a | flat_b
+        if flat_a.get(key) != flat_b.get(key)
+        and not any(key == free or key.startswith(free + ".") for free in RESULT_FREE)
+    ]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _assign(values: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return `values` with one dotted key set; a plain `model: resnet18` becomes `model.name` next to others."""
+    key, *rest = path
+    inside = values.get(key)
+    if isinstance(inside, str) and rest:
+        inside = {"name": inside}
+    section = dict(inside) if isinstance(inside, Mapping) else {}
+    if rest:
+        value = _assign(section, rest, value)
+    elif isinstance(value, Mapping):
+        for inner, inner_value in value.items():
+            section = _assign(section, [inner], inner_value)
+        value = section
+    elif key in _NAMED_SECTIONS and isinstance(value, str) and section:
+        value = {**section, "name": value}
+    return {**values, key: value}
+
+
+def _known_keys(method: Any) -> list[str]:
+    """Return all dotted keys of a config whose section `method` is this."""
+    name = method.get("name") if isinstance(method, Mapping) else method
+    try:
+        usual = OptimizeConfig.model_validate({"method": {"name": name}})
+    except ValidationError:  # there is no such method
+        usual = OptimizeConfig()
+    return list(_flatten(usual.model_dump(mode="json")))
+
+
+def _describe_errors(errors: Sequence[ErrorDetails], *, known: Sequence[str]) -> list[str]:
+    # a list whose items are wrong is reported as too short besides
+    broken = {tuple(error["loc"][:-1]) for error in errors}
+    return [_describe_error(e, known) for e in errors if not (e["type"] == "too_short" and tuple(e["loc"]) in broken)]
+
+
+def _describe_error(error: ErrorDetails, known: Sequence[str]) -> str:
+    where = ".".join(part for part in error["loc"] if isinstance(part, str))
+    where += "".join(f"[{part}]" for part in error["loc"] if isinstance(part, int))
+    if error["type"] == "extra_forbidden":
+        return _describe_unknown_key(where, known)
+    if error["type"] in ("model_type", "model_attributes_type"):
+        plain = "a name, or " if where in _NAMED_SECTIONS else ""
+        return f"{where} is {error['input']!r}; it needs {plain}keys and values, as in {where}: {{...}}"
+    rule = error["msg"].removeprefix("Value error, ").removesuffix(" after validation, not 0")
+    rule = f"{rule[0].lower()}{rule[1:]}".replace("tuple", "list")
+    return f"{where} is {error['input']!r}: {rule}"
+
+
+def _describe_unknown_key(where: str, known: Sequence[str]) -> str:
+    """Describe a key that is not known: where it belongs or the nearest key, then the keys of its section."""
+    section, _, name = where.rpartition(".")
+    by_name: dict[str, list[str]] = {}
+    for key in known:
+        by_name.setdefault(key.rpartition(".")[2], []).append(key)
+    beside = [key.removeprefix(f"{section}.") for key in known if key.startswith(f"{section}.")]
+    if not section:
+        beside = list(OptimizeConfig.model_fields)
+    near = name if name in by_name else nearest_name(name, beside if section else [*beside, *by_name])
+    if near in beside:
+        nearest = [f"{section}.{near}" if section else near]
+    else:
+        nearest = by_name.get(near or "", [])
+    hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
+    return f"unknown config key {where!r}; {hint}known{' in ' + section if section else ''}: {', '.join(beside)}"
+
+
+def _join_mistakes(mistakes: Sequence[str]) -> str:
+    if len(mistakes) == 1:
+        return mistakes[0]
+    return f"{len(mistakes)} mistakes: " + "; ".join(f"({i}) {text}" for i, text in enumerate(mistakes, start=1))
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())

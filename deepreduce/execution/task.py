@@ -1,0 +1,159 @@
+"""Trainings and their results as plain data, which any process on any machine can be sent.
+
+Folders are POSIX paths relative to the run's folder, as in "candidates/3fa9c1d2e4"; who trains opens them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepreduce.candidate import Measurement
+from deepreduce.plan import ReductionPlan
+from deepreduce.training import CallbackFactory, Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """A trained network of the run, to take initial weights from."""
+
+    folder: str
+    plan: ReductionPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """A network to train: what reduces the original to it, where its files go, and what it starts from.
+
+    Its initial weights are those of `start`, or the original's where that is None; `seed` draws those that it does
+    not inherit. After the training, `statistics_batches` batches give it new batch-norm statistics (0: it keeps the
+    training's). `test` says whether to measure its test accuracy: what only helps to choose has a validation accuracy
+    alone.
+    """
+
+    name: str
+    plan: ReductionPlan
+    folder: str
+    seed: int
+    start: WarmStart | None = None
+    statistics_batches: int = 0
+    test: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTask:
+    """One training: of one student, or of several of one size, whose convolutions share weights.
+
+    Students that share weights all start from what the first one does. `turns` are their numbers, each as often as
+    that student is trained before all turns come again; a student alone needs none. `folder` holds the snapshot of
+    the training until it is done: the student's own folder, or one for the students together. `first_epoch` is the
+    epoch of the augmentation schedule that is shown first: students that are trained at the same time begin apart, so
+    that they need not ask the teacher the same. `callbacks` take part in the training.
+    """
+
+    name: str
+    students: tuple[Student, ...]
+    folder: str
+    recipe: Recipe
+    seed: int
+    turns: tuple[int, ...] = ()
+    first_epoch: int = 0
+    callbacks: tuple[CallbackFactory, ...] = ()
+
+    @classmethod
+    def alone(
+        cls,
+        student: Student,
+        recipe: Recipe,
+        *,
+        first_epoch: int = 0,
+        callbacks: tuple[CallbackFactory, ...] = (),
+    ) -> TrainTask:
+        """Return the task of training one student, in its own folder."""
+        return cls(
+            name=student.name, students=(student,), folder=student.folder, recipe=recipe, seed=student.seed,
+            first_epoch=first_epoch, callbacks=callbacks,
+        )  # fmt: skip
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether the students are trained together; then none of them has a history of its own."""
+        return bool(self.turns) or len(self.students) > 1
+
+    def share_of_steps(self, number: int) -> float:
+        """Return the share of the training's steps that train the student of that number."""
+        return self.turns.count(number) / len(self.turns) if self.turns else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What became of a student: accuracies and churn as fractions, or why it failed.
+
+    `test_accuracy` and `churn` (the share of test images on which it disagrees with the teacher) are None where they
+    were not asked for. `train_seconds` are wall seconds over all interruptions.
+    """
+
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    churn: float | None = None
+    train_seconds: float = 0.0
+    relu_count: int = 0
+    stage_relu_counts: dict[str, int] | None = None
+    macs: int = 0
+    failure: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of metrics.json; what was not measured is absent."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, test: bool) -> TrainResult:
+        """Return the result that `to_json` gave, of a student with or without a test accuracy.
+
+        Raises `ValueError` for any other value.
+        """
+        try:
+            result = cls(**value)
+        except TypeError as error:
+            raise ValueError(f"its metrics can't be read: {error}") from error
+        if not result._holds_numbers():
+            raise ValueError("its metrics hold what is no number")
+        measured = result.val_accuracy is not None and test == (result.test_accuracy is not None)
+        if result.failure is None and not measured:
+            raise ValueError("its metrics are incomplete")
+        return result
+
+    def _holds_numbers(self) -> bool:
+        counts = {} if self.stage_relu_counts is None else self.stage_relu_counts
+        if not isinstance(counts, dict):
+            return False
+        accuracies = (v for v in (self.val_accuracy, self.test_accuracy, self.churn) if v is not None)
+        numbers = [*accuracies, self.train_seconds, self.relu_count, self.macs, *counts.values()]
+        return all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+
+    def summary(self) -> str:
+        """Return the result in a few words, as in "val 90.28 %, test 89.50 %, 14,336 ReLUs, 12 s"."""
+        if self.failure is not None:
+            return f"failed: {self.failure}"
+        parts = [
+            f"{name} {100 * accuracy:.2f} %"
+            for name, accuracy in (("val", self.val_accuracy), ("test", self.test_accuracy))
+            if accuracy is not None
+        ]
+        return f"{', '.join(parts)}, {self.relu_count:,} ReLUs, {self.train_seconds:.0f} s"
+
+    def measurement(self) -> Measurement | None:
+        """Return the result as a measurement; None for a network that failed or that was not tested."""
+        if self.failure is not None or self.val_accuracy is None or self.test_accuracy is None:
+            return None
+        return Measurement(
+            relu_count=self.relu_count,
+            stage_relu_counts=self.stage_relu_counts or {},
+            macs=self.macs,
+            val_accuracy=self.val_accuracy,
+            test_accuracy=self.test_accuracy,
+            churn=self.churn or 0.0,
+            train_seconds=self.train_seconds,
+        )

@@ -1,0 +1,114 @@
+"""The interface of a method of ReLU reduction: a generator that asks for trainings and returns networks to train.
+
+A method is one class in one file. It never trains: it yields the trainings that it needs, is sent their results, and
+returns its proposals. So a test drives it in milliseconds (`run_search` with a function that makes results up), a dry
+run drives it without training, and a run trains what it asks for on whatever executor there is.
+
+To add a method, register a class under the entry-point group `deepreduce.methods`:
+
+```toml
+[project.entry-points."deepreduce.methods"]
+mine = "mypackage.mine:Mine"
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+
+from deepreduce.cost.objective import COUNT_OF_RELUS, UNLIMITED, Limits, Objective
+from deepreduce.methods.options import MethodOptions
+from deepreduce.methods.proposal import Pricing, Proposal, Proposals, unpriced
+from deepreduce.network import Network
+
+if TYPE_CHECKING:
+    from deepreduce.training.callbacks import CallbackFactory
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRequest:
+    """One training that a method needs before it can propose networks.
+
+    The network of `proposal` is trained alone for `epochs` epochs, from the weights that the recipe starts students
+    from. `callbacks` take part in its training (`deepreduce.training.callbacks`).
+    """
+
+    proposal: Proposal
+    epochs: float
+    callbacks: tuple[CallbackFactory, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingAnswer:
+    """The result of a requested training: validation accuracy as a fraction, None where it failed or never ran."""
+
+    val_accuracy: float | None = None
+
+
+Answers: TypeAlias = Mapping[TrainingRequest, TrainingAnswer]
+Search: TypeAlias = Generator[Sequence[TrainingRequest], Answers, Proposals]
+
+
+class TrialBudget(Protocol):
+    """What a run can spend on the trainings that a method asks for before it proposes networks."""
+
+    def epoch_costs(self, networks: Sequence[Proposal]) -> list[float]:
+        """Return the cost of training each network alone for an epoch, in epochs of the full network."""
+
+    def trial_epochs(self, networks: Sequence[Proposal]) -> list[float]:
+        """Return for how many epochs each of the networks can be trained."""
+
+    def pays_in_full(self, networks: Sequence[Proposal]) -> bool:
+        """Return whether each of the networks can be trained by the full recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchContext:
+    """What a method may know of the run.
+
+    `objective` is the cost of the frontier, `limits` what no network may exceed. `price` estimates what a network
+    costs under each preset of the run, `objective_price` under that of the objective alone, which takes less
+    time. `budget` says what trainings cost, `val_images` how many images a validation accuracy is measured on (its
+    standard error follows).
+    """
+
+    budget: TrialBudget
+    val_images: int
+    objective: Objective = COUNT_OF_RELUS
+    limits: Limits = UNLIMITED
+    price: Pricing = unpriced
+    objective_price: Pricing = unpriced
+
+
+O_contra = TypeVar("O_contra", bound=MethodOptions, contravariant=True)
+
+
+class Method(Protocol[O_contra]):
+    """A method of ReLU reduction: from a network to the reduced networks worth training."""
+
+    name: str
+    """As in `method: NAME` of a config."""
+    summary: str
+    """One line for `deepreduce methods`: what it does, and the paper."""
+    Options: type[MethodOptions]
+    """The options, which `search` is handed."""
+
+    def search(self, network: Network, options: O_contra, context: SearchContext) -> Search:
+        """Yield the trainings that the method needs, receive their results, return the networks to train.
+
+        `network` has no weights (it lies on the meta device). May yield any number of times, or never. Raises
+        `PlanError` where nothing is left to train.
+        """
+
+
+def run_search(search: Search, train: Callable[[Sequence[TrainingRequest]], Answers]) -> Proposals:
+    """Run a search to its end; `train` answers the trainings that it asks for."""
+    try:
+        requests = next(search)
+        while True:
+            requests = search.send(train(requests))
+    except StopIteration as end:
+        proposals: Proposals = end.value
+        return proposals

@@ -1,0 +1,80 @@
+"""What a training changes, to be saved, copied and restored: weights, momenta, and the callbacks' state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepreduce.training.callbacks import TrainingCallback
+from deepreduce.training.events import Snapshot
+
+
+class RestorableState:
+    """The weights, batch-norm statistics and momenta of a training, and the state of its callbacks.
+
+    `shares_weights` says that networks inside `module` share weights, which are then saved once.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        callbacks: TrainingCallback,
+        *,
+        shares_weights: bool,
+    ) -> None:
+        self._module, self._optimizer, self._callbacks = module, optimizer, callbacks
+        self._shares_weights = shares_weights
+
+    def snapshot(self) -> Snapshot:
+        """Return the present state; its tensors are the live ones, not copies."""
+        tensors = {f"model.{name}": tensor for name, tensor in self._weights().items()}
+        for name, parameter in self._module.named_parameters():
+            momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        values: dict[str, Any] = {}
+        for name, value in self._callbacks.state_dict().items():
+            if isinstance(value, Tensor):
+                tensors[f"callbacks.{name}"] = value
+            else:
+                values[name] = value
+        return Snapshot(tensors=tensors, values=values)
+
+    def copy(self) -> Snapshot:
+        """Return a copy of the present state, which further training does not change."""
+        live = self.snapshot()
+        tensors = {name: tensor.clone() for name, tensor in live.tensors.items()}
+        return Snapshot(tensors=tensors, values=copy.deepcopy(dict(live.values)))
+
+    def load(self, state: Snapshot) -> None:
+        """Go back to a state. Raises `KeyError`, `TypeError`, `ValueError` or `RuntimeError` if it is another's."""
+        weights = with_prefix(state.tensors, "model.")
+        if weights.keys() != self._weights().keys():
+            raise ValueError("it holds weights of other names")
+        self._module.load_state_dict(weights, strict=False)  # one of the names of a shared weight is enough
+        momenta = with_prefix(state.tensors, "momentum.")
+        self._optimizer.state.clear()
+        for name, parameter in self._module.named_parameters():
+            if name in momenta:
+                # in the memory layout of the weight, so that the arithmetic is that of an uninterrupted training
+                momentum = torch.empty_like(parameter, requires_grad=False).copy_(momenta[name])
+                self._optimizer.state[parameter]["momentum_buffer"] = momentum
+        self._callbacks.load_state_dict({**state.values, **with_prefix(state.tensors, "callbacks.")})
+
+    def _weights(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self._module.state_dict()
+        if not self._shares_weights:
+            return state
+        # a shared weight has a name in each network; the last one stands for all
+        names = {t.data_ptr() if t.numel() else name: name for name, t in state.items()}.values()
+        return {name: state[name] for name in names}
+
+
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
