@@ -33,8 +33,8 @@ from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
 from deepreduce.observers.base import RunObserver
 from deepreduce.private import PrivateRun, measure
-from deepreduce.private.images import pixels_of_file, standardised
-from deepreduce.private.serving import ServerInfo
+from deepreduce.private.handshake import ServerInfo
+from deepreduce.private.images import read_pixels, standardise
 from deepreduce.report.published import Overlay
 from deepreduce.run.dry_run import DryRun, dry_run_of
 from deepreduce.run.optimize import run
@@ -382,17 +382,17 @@ def first_images(data: ImageData, count: int) -> Tensor:
     return torch.cat(found)[:count]
 
 
-def image_to_query(name: str, offer: ServerInfo, data: DataConfig, *, seed: int) -> Tensor:
-    """Return the image (C, H, W), standardised as the server of `offer` does: from a file of pixels, or a test image.
+def image_to_query(name: str, server: ServerInfo, data: DataConfig, *, seed: int) -> Tensor:
+    """Return the image (C, H, W), standardised as `server` does: from a file of pixel values, or a test image.
 
-    `name` is a path, or the number of one of `data`'s test images. Raises `DataError` for what is neither.
+    `name` is a path, or the number of one of `data`'s test images. Raises `DataError` if it is neither.
     """
     if not name.isdigit():
-        return standardised(pixels_of_file(Path(name), offer.input_shape), offer.standardisation)
+        return standardise(read_pixels(Path(name), server.input_shape), server.standardisation)
     found = load_data(data, seed=seed)
     image = first_images(found, int(name) + 1)[-1]
-    if found.standardisation is None or offer.standardisation is None:
+    if found.standardisation is None or server.standardisation is None:
         return image
     own = found.standardisation
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (own.mean, own.std))
-    return standardised(image * std + mean, offer.standardisation)  # the server may have trained on other images
+    return standardise(image * std + mean, server.standardisation)  # the server may have trained on other images

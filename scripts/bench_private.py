@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Networks of runs under secure computation, side by side as a table; docs/private.md has one.
+"""Measure networks of runs under secure computation and print them as a table; docs/private.md has one.
 
-Each is the folder of a network. Speeds are told against the first and the second: the full network, and the one of
-fewer ReLUs that others are compared with. Each network is asked in turn with the others, `--rounds` times, by the
-queries of `deepreduce private run`.
+FOLDER is a network's folder. Speeds are relative to the first network, the full one, and to the second, which has
+fewer ReLUs and is what others are compared with. Networks are measured in turn, `--rounds` times, by the queries of
+`deepreduce private run`.
 
 python scripts/bench_private.py FOLDER FOLDER ... [--protocols semi2k cheetah] [--images 5 1] [--rounds 2]
 """
@@ -23,30 +23,32 @@ from deepreduce.private.result import Spread
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A network under a protocol, in all rounds."""
+    """A network under a protocol, measured in all rounds."""
 
     runs: tuple[PrivateRun, ...]
 
     def seconds(self, link: Link = LINKS["loopback"]) -> Spread:
-        """Of all queries, over a link."""
+        """Return the seconds of all queries over a link."""
         queries = [query for run in self.runs for query in run.queries]
         return Spread.of(
             [link.seconds(compute=q.seconds, sent_bytes=q.serial_bytes, messages=q.messages) for q in queries]
         )
 
     def median(self, amount: str) -> float:
-        """Of the bytes or messages of a query."""
+        """Return the median of a query's `amount`: bytes or messages."""
         return statistics.median(getattr(query, amount) for run in self.runs for query in run.queries)
 
     @property
     def agreement(self) -> str:
-        """How far the predictions are PyTorch's."""
+        """Return how well the predictions and logits agree with PyTorch's."""
         found = self.runs[0].agreement
         return f"{found.same_argmax} of {found.images}, {found.max_abs_error:.2g} of {found.max_abs_logit:.3g}"
 
 
-def measured(folders: Sequence[Path], protocol: str, *, images: int, rounds: int, repeats: int) -> list[Measured]:
-    """Every network, in turn with the others."""
+def measure_in_turn(
+    folders: Sequence[Path], protocol: str, *, images: int, rounds: int, repeats: int
+) -> list[Measured]:
+    """Measure every network, in turn with the others."""
     found: list[list[PrivateRun]] = [[] for _ in folders]
     for _ in range(rounds):
         for folder, runs in zip(folders, found, strict=True):
@@ -56,7 +58,7 @@ def measured(folders: Sequence[Path], protocol: str, *, images: int, rounds: int
 
 
 def rows_of(protocol: str, found: Sequence[Measured]) -> list[list[str]]:
-    """The table's rows of one protocol."""
+    """Return the table's rows for one protocol."""
     label = found[0].runs[0].protocol.label
     rows = [[f"**{label}**, seconds"], ["over lan, computed"], ["over wan, computed"]]
     for one in found:
@@ -95,7 +97,9 @@ def main() -> None:
         ["test accuracy", *(f"{100 * each['test_accuracy']:.2f} %" for each in metrics)],
     ]
     for protocol, images in zip(options.protocols, options.images, strict=True):
-        found = measured(options.folders, protocol, images=images, rounds=options.rounds, repeats=options.repeats)
+        found = measure_in_turn(
+            options.folders, protocol, images=images, rounds=options.rounds, repeats=options.repeats
+        )
         rows += rows_of(protocol, found)
     print("\n".join(f"| {' | '.join(row)} |" for row in rows))
 

@@ -1,4 +1,4 @@
-"""The commands of `deepreduce private`. With `cli`, the only room that prints."""
+"""Define the commands of `deepreduce private`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Candidate = Annotated[Path, typer.Argument(help="The folder of a network: RUN/candidates/HASH or RUN/teacher.")]
+Candidate = Annotated[Path, typer.Argument(help="A network's folder: RUN/candidates/HASH or RUN/teacher.")]
 ProtocolName = Annotated[
     str,
     typer.Option("--protocol", help="cheetah, semi2k (trusted dealer: a cost reference) or aby3 (three parties)."),
@@ -28,12 +28,19 @@ LinkName = Annotated[
     typer.Option("--link", help="loopback (measured), lan or wan (computed from bytes and messages)."),
 ]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that a query may take.")]
-Data = Annotated[str | None, typer.Option("--data", help="Another data set than the run's.")]
+Data = Annotated[str | None, typer.Option("--data", help="A data set other than the run's.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of config keys.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any config key, as in data.root=/data. Repeatable."),
 ]
+Shape = Annotated[
+    bool, typer.Option("--shape", help="Also time queries over --link, shaped by the Linux kernel (needs root).")
+]
+Ports = Annotated[
+    str | None, typer.Option("--ports", help="One port per party, as in 9001,9002 (default: free ones).")
+]
+CsvFile = Annotated[Path | None, typer.Option("--csv", help="Write the cost of each layer to this CSV file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -42,25 +49,20 @@ def run(
     candidate: Candidate,
     protocol: ProtocolName = "cheetah",
     link: LinkName = "loopback",
-    shape: Annotated[
-        bool,
-        typer.Option("--shape", help="Time queries over --link too, as Linux makes it for root."),
-    ] = False,
-    images: Annotated[int, typer.Option("--images", help="Test images to run, one query each.")] = 1,
-    repeats: Annotated[int, typer.Option("--repeats", help="Time at least so many queries.")] = 3,
-    ports: Annotated[
-        str | None, typer.Option("--ports", help="A port for each party, as in 9001,9002 (default: free ones).")
-    ] = None,
+    shape: Shape = False,
+    images: Annotated[int, typer.Option("--images", help="Number of test images, one query each.")] = 1,
+    repeats: Annotated[int, typer.Option("--repeats", help="Least number of timed queries.")] = 3,
+    ports: Ports = None,
     timeout: Timeout = 600.0,
     data: Data = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the layers to this CSV file.")] = None,
+    csv_file: CsvFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a network in two processes (aby3: three), each with its own secret, and measure every layer.
 
-    The logits are compared with PyTorch's. A first query is not timed.
+    Compares the logits with PyTorch's. The first query is not timed.
     """
     from deepreduce.api import private_run
     from deepreduce.config.load import config_for_network
@@ -68,13 +70,12 @@ def run(
     from deepreduce.private.protocol import protocol_named
     from deepreduce.utils.files import write_text
 
-    parties, over = protocol_named(protocol).parties, link_named(link)
+    parties, chosen_link = protocol_named(protocol).parties, link_named(link)
     _check_count("--images", images)
     _check_count("--repeats", repeats)
     _check_seconds("--timeout", timeout)
-    given_ports = _ports(ports, parties)
-    if csv_file is not None:
-        _check_writable(csv_file)
+    chosen_ports = _parse_ports(ports, parties)
+    _check_writable(csv_file)
     found = private_run(
         candidate,
         config_for_network(candidate, config=config, data=data, settings=settings or ()),
@@ -83,7 +84,7 @@ def run(
         shape=shape,
         images=images,
         repeats=repeats,
-        ports=given_ports,
+        ports=chosen_ports,
         timeout_s=timeout,
     )
     if csv_file is not None:
@@ -91,7 +92,7 @@ def run(
     if as_json:
         print(json.dumps({"link": link, **found.to_json()}, indent=2))
         return
-    print(found.to_text(over))
+    print(found.to_text(chosen_link))
     if csv_file is not None:
         print(f"\nLayers written to {csv_file}.")
 
@@ -103,33 +104,41 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     protocol: ProtocolName = "cheetah",
     link: Annotated[
-        str, typer.Option("--link", help="To the clients: loopback, lan or wan. Layers merge where that is faster.")
+        str,
+        typer.Option(
+            "--link",
+            help="Link to the clients: loopback, lan or wan. Layers are merged where that is faster over it.",
+        ),
     ] = "lan",
     idle: Annotated[
-        float, typer.Option("--idle", help="Seconds that a client may ask nothing before it is the next one's turn.")
+        float,
+        typer.Option(
+            "--idle", help="Seconds without a query after which a session ends, so that the next client connects."
+        ),
     ] = 60.0,
     timeout: Timeout = 600.0,
 ) -> None:
-    """Hold a network's weights and answer one client after another, until Ctrl-C."""
+    """Serve a network's weights to one client after another, until Ctrl-C."""
     from deepreduce.cost.link import link_named
-    from deepreduce.private.serving import listening, protocol_between_two
+    from deepreduce.private.handshake import two_party_protocol
+    from deepreduce.private.serving import listen
     from deepreduce.private.serving import serve as serve_network
     from deepreduce.store.checkpoint import SavedNetwork
     from deepreduce.transforms.collapse.costs import collapse_cost
 
-    protocol_between_two(protocol)
+    two_party_protocol(protocol)
     cost = collapse_cost(protocol, link_named(link))
     _check_seconds("--idle", idle)
     _check_seconds("--timeout", timeout)
     saved = SavedNetwork.read(candidate)
-    with listening(host, port) as door:
+    with listen(host, port) as listener:
         serve_network(
             saved.load(),
-            door,
+            listener,
             protocol=protocol,
             standardisation=saved.standardisation,
             timeout_s=timeout,
-            told=lambda line: print(line, flush=True),
+            report=lambda line: print(line, flush=True),
             idle_s=idle,
             cost=cost,
         )
@@ -140,42 +149,44 @@ def query(
     connect: Annotated[str, typer.Option("--connect", metavar="HOST:PORT", help="Where 'private serve' listens.")],
     image: Annotated[
         list[str],
-        typer.Option("--image", help="A .npy or picture file of pixel values, or a test image's number. Repeatable."),
+        typer.Option(
+            "--image", help="A .npy or picture file of pixel values, or the number of a test image. Repeatable."
+        ),
     ],
     protocol: Annotated[
         str,
         typer.Option(
-            "--protocol", help="What the server must offer: cheetah, or semi2k (a cost reference: it hides nothing)."
+            "--protocol", help="Protocol that the server must use: cheetah, or semi2k (a cost reference, not secure)."
         ),
     ] = "cheetah",
     timeout: Timeout = 600.0,
-    data: Annotated[str | None, typer.Option("--data", help="The data set that --image numbers.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="The data set whose test images --image numbers.")
+    ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have a server classify images that it never sees. The logits are known here alone."""
+    """Have a server classify images that it never sees. Only the client learns the logits."""
     from deepreduce.api import image_to_query
     from deepreduce.config.load import resolve_config
-    from deepreduce.private.serving import protocol_between_two, session
+    from deepreduce.private.handshake import two_party_protocol
+    from deepreduce.private.querying import open_session
 
-    host, _, digits = connect.rpartition(":")
-    port = int(digits) if digits.isdecimal() and len(digits) < 6 else 0
-    if not host or not 0 < port < 2**16:
-        raise UserError(f"--connect is {connect!r}; give HOST:PORT as in 127.0.0.1:9000")
-    protocol_between_two(protocol)
+    host, port = _parse_address(connect)
+    two_party_protocol(protocol)
     _check_seconds("--timeout", timeout)
     for name in image:
         if not name.isdecimal() and not os.path.exists(name):
-            raise UserError(f"--image is {name!r}; give a file that is there, or the number of a test image")
+            raise UserError(f"--image is {name!r}; give a file that exists, or the number of a test image")
     chosen = resolve_config(data=data, config=config, settings=settings or ())
-    with session(host, port, timeout_s=timeout, protocol=protocol) as served:
-        label = served.offer.protocol.label
+    with open_session(host, port, timeout_s=timeout, protocol=protocol) as session:
+        server, label = session.server, session.server.protocol.label
         if not as_json:
-            print(f"{served.offer.program.network} under {label}", flush=True)
+            print(f"{server.program.network} under {label}", flush=True)
         replies = []
         for name in image:
-            reply = served.query(image_to_query(name, served.offer, chosen.data, seed=chosen.seed))
+            reply = session.query(image_to_query(name, server, chosen.data, seed=chosen.seed))
             replies.append(
                 {"image": name, "class": reply.predicted, "seconds": reply.seconds, "logits": list(reply.logits)}
             )
@@ -189,16 +200,17 @@ def query(
 @app.command()
 def calibrate(
     protocol: ProtocolName = "cheetah",
-    repeats: Annotated[int, typer.Option("--repeats", help="Time each network so often.")] = 5,
+    repeats: Annotated[int, typer.Option("--repeats", help="Timed queries per network.")] = 5,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write the model here too (it is kept in the user's cache).")
+        Path | None,
+        typer.Option("--out", help="Also write the model to this file (it is always kept in the user's cache)."),
     ] = None,
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
-    """Fit a protocol's cost model to this machine, and judge it on six networks that the fit has not seen.
+    """Fit a protocol's cost model to this machine, and judge it on six networks outside the fit.
 
-    Its estimates can then be asked for by name, as in mine-cheetah-lan.
+    The model's estimates then have a name for --preset, such as mine-cheetah-lan.
     """
     from deepreduce.cost.preset import CALIBRATED, save_calibration
     from deepreduce.private.calibrate import calibrate as fit_this_machine
@@ -206,15 +218,14 @@ def calibrate(
 
     _check_count("--repeats", repeats)
     _check_seconds("--timeout", timeout)
-    if out is not None:
-        _check_writable(out)
+    _check_writable(out)
     name = f"{CALIBRATED}{protocol}"
     found = fit_this_machine(
         protocol,
         name=name,
         repeats=repeats,
         timeout_s=timeout,
-        told=lambda line: typer.echo(line, err=True),
+        report=lambda line: typer.echo(line, err=True),
     )
     kept = save_calibration(name, found.to_json())
     if out is not None:
@@ -226,14 +237,14 @@ def calibrate(
     print(f"\n{name} kept in {kept}.")
 
 
-# -- what is given is checked before anything starts -----------------------------------------------------------------
+# -- checks before anything starts ----------------------------------------------------------------------------------
 
 
 _MOST_SECONDS = 86_400
 
 
 def _check_seconds(flag: str, seconds: float) -> None:
-    if not 0 < seconds <= _MOST_SECONDS:  # NaN is neither
+    if not 0 < seconds <= _MOST_SECONDS:  # false for NaN
         raise UserError(f"{flag} is {seconds:g}; give seconds above 0, at most {_MOST_SECONDS:,}")
 
 
@@ -242,10 +253,12 @@ def _check_count(flag: str, count: int) -> None:
         raise UserError(f"{flag} is {count}; give at least 1")
 
 
-def _check_writable(path: Path) -> None:
-    """Raises what writing the file would, which would otherwise be told when all is measured."""
+def _check_writable(path: Path | None) -> None:
+    """Raise now what writing the file would raise after the measurement."""
     from deepreduce.utils.files import writing
 
+    if path is None:
+        return
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -253,8 +266,8 @@ def _check_writable(path: Path) -> None:
             pass
 
 
-def _ports(text: str | None, count: int) -> list[int] | None:
-    """The `count` ports in `text`, none of which is in use."""
+def _parse_ports(text: str | None, count: int) -> list[int] | None:
+    """Return the `count` ports in `text`. Raises `UserError` if one of them is in use."""
     from deepreduce.private.parties.processes import choose_ports
 
     if text is None:
@@ -265,3 +278,11 @@ def _ports(text: str | None, count: int) -> list[int] | None:
         raise UserError(f"--ports is {text!r}; give whole numbers as in 9001,9002") from None
     choose_ports(count, ports)
     return ports
+
+
+def _parse_address(text: str) -> tuple[str, int]:
+    host, _, digits = text.rpartition(":")
+    port = int(digits) if digits.isdecimal() and len(digits) < 6 else 0
+    if not host or not 0 < port < 2**16:
+        raise UserError(f"--connect is {text!r}; give HOST:PORT as in 127.0.0.1:9000")
+    return host, port

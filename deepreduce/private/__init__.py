@@ -1,7 +1,7 @@
-"""Reduced networks under real secure computation: each party a process with its own secret, on SPU.
+"""Run reduced networks under real secure computation: one process per party, each with its own secret, on SPU.
 
-`measure` runs a network and says what each layer costs. The parties' processes import from here too, and do without
-PyTorch: names load when they are first used.
+`measure` runs a network and reports what each layer costs. The parties' processes import from this package without
+PyTorch, so its names load on first use.
 """
 
 from typing import TYPE_CHECKING, Any

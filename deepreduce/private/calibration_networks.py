@@ -1,4 +1,4 @@
-"""The small networks that `deepreduce private calibrate` fits to, and those that it judges the fit on."""
+"""Build the small networks that `deepreduce private calibrate` fits to, and those that it judges the fit on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from deepreduce.transforms import apply_plan, collapse, cull_plan, thin_plan
 
 
 def calibration_networks(*, seed: int = 0) -> list[Network]:
-    """Four networks for one image each, with random weights from `seed`.
+    """Return four networks with random weights from `seed`.
 
-    Between them, convolutions span maps of 4x4 to 32x32, kernels of 1x1 to 11x11, 3 to 256 channels, strides and
-    groups; their matrix products (positions x window, window x filters) are long, wide and deep in turn.
+    Their convolutions cover feature maps of 4x4 to 32x32, kernels of 1x1 to 11x11, 3 to 256 channels, strides and
+    groups. Each dimension of the matrix product (positions x window, window x filters) is the largest in some layer.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -42,7 +42,7 @@ def _head(channels: int, classes: int) -> list[nn.Module]:
 
 
 def _narrowing() -> nn.Module:
-    """Ever fewer positions and more channels, as in a ResNet."""
+    """Build a network with fewer positions and more channels from stage to stage, as a ResNet has."""
     return nn.Sequential(
         _conv(3, 8), _conv(8, 16, 1), _conv(16, 16), _conv(16, 32, stride=2), _conv(32, 32), _conv(32, 64, 1),
         _conv(64, 32, stride=2), _conv(32, 64), _conv(64, 64), _conv(64, 128, stride=2), _conv(128, 128),
@@ -51,7 +51,7 @@ def _narrowing() -> nn.Module:
 
 
 def _kernels() -> nn.Module:
-    """Large windows over few channels, as collapsed regions have, and groups."""
+    """Build a network with large kernels over few channels, as collapsed regions have, and with groups."""
     return nn.Sequential(
         _conv(3, 16, 11), nn.AvgPool2d(2), _conv(16, 16, 5), _conv(16, 16, groups=16), _conv(16, 48, 1),
         nn.MaxPool2d(2), _conv(48, 24, 7, stride=2), _conv(24, 96), _conv(96, 96, 1), *_head(96, 200),
@@ -68,7 +68,7 @@ class _Residual(nn.Module):
 
 
 def _odd_sizes() -> nn.Module:
-    """Sizes that fill no packing, and residual additions."""
+    """Build a network with sizes that fill no ciphertext packing, and with residual additions."""
     return nn.Sequential(
         _conv(3, 20), _Residual(20), _conv(20, 40, stride=2), _Residual(40), _conv(40, 80, stride=2), _Residual(80),
         _conv(80, 160, stride=2), _conv(160, 40), *_head(40, 100),
@@ -76,7 +76,7 @@ def _odd_sizes() -> nn.Module:
 
 
 def _scales() -> nn.Module:
-    """Batch-norms that no convolution before them can take in, and a ReLU6."""
+    """Build a network with batch-norms that can't be folded into a convolution, and with a ReLU6."""
     return nn.Sequential(
         _conv(3, 12), nn.BatchNorm2d(12), nn.ReLU(), _conv(12, 24, stride=2), nn.BatchNorm2d(24), nn.ReLU6(),
         _conv(24, 48, 1), nn.BatchNorm2d(48), nn.ReLU(), *_head(48, 10),
@@ -84,7 +84,7 @@ def _scales() -> nn.Module:
 
 
 def judging_networks(*, seed: int = 0) -> list[Network]:
-    """Six reduced and whole networks of the zoo, narrow, on which a calibration is judged."""
+    """Return six narrow networks of the zoo, full and reduced, on which a calibration is judged."""
     resnet18 = _zoo("resnet18", width=16, seed=seed)
     culled = cull_plan(resnet18, ["S1"])
     collapsed = collapse(apply_plan(resnet18, culled.merge(ReductionPlan(pad_once=True)))).network

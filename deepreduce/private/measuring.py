@@ -20,7 +20,13 @@ from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import Array, Lowered, lower
 from deepreduce.private.lowering.program import REVEAL, REVEALED, Program
 from deepreduce.private.parties.link_shaping import ShapedLink
-from deepreduce.private.parties.processes import Loopback, PartyProcess, Transport, answers, running_parties
+from deepreduce.private.parties.processes import (
+    Loopback,
+    PartyProcess,
+    Transport,
+    receive_answers,
+    running_parties,
+)
 from deepreduce.private.parties.wire import Message
 from deepreduce.private.protocol import CLIENT, Protocol, protocol_named
 from deepreduce.private.result import Agreement, LayerCost, OverLink, PrivateRun, Query, Spread
@@ -40,40 +46,34 @@ def measure(
     cost: LayerCostFunction = macs,
     timeout_s: float = 600.0,
 ) -> PrivateRun:
-    """What `network` costs under `protocol`, layer by layer, and its logits for `images` (N, C, H, W) under it.
+    """Return the cost of `network` under `protocol`, layer by layer, and its logits for `images` (N, C, H, W).
 
-    Each image is one query, in turn, and at least `repeats` queries are timed after a first one that is not; the
-    parties are processes of their own that end with the call. `ports` are one for each party (None: free ones). The
-    images are as the network takes them (standardised). `shaped` has as many queries timed again over that link,
-    which the kernel then makes (`deepreduce.private.parties.link_shaping`). Linear regions are collapsed where that
-    lowers `cost`, which prices one layer. Raises `UserError` for what can't be expressed and a link that can't be
-    made, `RunError` where a party dies or a query takes more than `timeout_s` seconds.
+    The images are standardised, as the network takes them. Each is one query; at least `repeats` queries are timed,
+    after one that is not. Every party is a process that ends with the call. `ports` holds one port per party (None:
+    free ones). With `shaped`, the same queries are timed again over that link, shaped by the kernel
+    (`deepreduce.private.parties.link_shaping`). Linear regions are collapsed where that lowers `cost`, the cost of a
+    layer. Raises `UserError` for a network that can't be lowered and a link that can't be shaped, and `RunError` if a
+    party dies or a query takes more than `timeout_s` seconds.
     """
     chosen = protocol_named(protocol)
     check_installed()
-    if not 0 < timeout_s < math.inf:
-        raise UserError(f"timeout_s is {timeout_s!r}; give seconds, more than 0")
-    if len(images) < 1 or tuple(images.shape[1:]) != network.input_shape or repeats < 1:
-        raise UserError(
-            f"images of shape {tuple(images.shape)} and {repeats} repeats are given; give {network.name} at least"
-            f" one image of {network.input_shape} and one repeat"
-        )
-    slow = None if shaped is None else ShapedLink.made_here(shaped)
+    _check_arguments(network, images, repeats=repeats, timeout_s=timeout_s)
+    slow = None if shaped is None else ShapedLink.on_this_machine(shaped)
     lowered = lower(prepare(network, cost=cost))
     turns = [images[index % len(images)] for index in range(max(len(images), repeats))]
-    setup_seconds, found = _asked(lowered, chosen, Loopback(ports=ports), turns, timeout_s=timeout_s)
+    setup_seconds, answers = _run_queries(lowered, chosen, Loopback(ports=ports), turns, timeout_s=timeout_s)
     over_link = None
     if slow is not None:
-        _, delayed = _asked(lowered, chosen, slow, turns, timeout_s=timeout_s)
+        _, delayed = _run_queries(lowered, chosen, slow, turns, timeout_s=timeout_s)
         seconds = Spread.of([answer.seconds for answer in delayed])
         over_link = OverLink(link=slow.link, delays=slow.delays, seconds=seconds)
-    logits = np.concatenate([answer.logits for answer in found[: len(images)]])
+    logits = np.concatenate([answer.logits for answer in answers[: len(images)]])  # (N, classes)
     return PrivateRun(
         network=network.name,
         relu_count=network.relu_count,
         protocol=chosen,
-        layers=tuple(_layer_costs(lowered.program, chosen, found)),
-        queries=tuple(_query_cost(lowered.program, chosen, answer) for answer in found),
+        layers=tuple(layer_costs(lowered.program, chosen, answers)),
+        queries=tuple(query_cost(lowered.program, chosen, answer) for answer in answers),
         setup_seconds=setup_seconds,
         agreement=_agreement(network, images, logits),
         logits=tuple(tuple(float(value) for value in row) for row in logits),
@@ -81,51 +81,70 @@ def measure(
     )
 
 
-def _asked(
-    lowered: Lowered, protocol: Protocol, place: Transport, images: Sequence[Tensor], *, timeout_s: float
+def _check_arguments(network: Network, images: Tensor, *, repeats: int, timeout_s: float) -> None:
+    if not 0 < timeout_s < math.inf:
+        raise UserError(f"timeout_s is {timeout_s!r}; give seconds, more than 0")
+    if len(images) < 1 or tuple(images.shape[1:]) != network.input_shape or repeats < 1:
+        raise UserError(
+            f"images of shape {tuple(images.shape)} and {repeats} repeats are given; give {network.name} at least"
+            f" one image of {network.input_shape} and one repeat"
+        )
+
+
+def _run_queries(
+    lowered: Lowered, protocol: Protocol, transport: Transport, images: Sequence[Tensor], *, timeout_s: float
 ) -> tuple[float, list[Answer]]:
-    """Seconds until the first query is over, which is of the first image and not counted; and each image's answer."""
+    """Return the seconds of setup, which include an extra query of the first image, and the answer for each image."""
     begin = time.perf_counter()
     with running_parties(
-        lowered.program, protocol, weights=lowered.weights, masks=lowered.masks, place=place, timeout_s=timeout_s
+        lowered.program,
+        protocol,
+        weights=lowered.weights,
+        masks=lowered.masks,
+        transport=transport,
+        timeout_s=timeout_s,
     ) as parties:
-        ask(parties, images[0], timeout_s=timeout_s)
+        run_query(parties, images[0], timeout_s=timeout_s)
         setup_seconds = time.perf_counter() - begin
-        return setup_seconds, [ask(parties, image, timeout_s=timeout_s) for image in images]
+        return setup_seconds, [run_query(parties, image, timeout_s=timeout_s) for image in images]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One query: the client's logits (1, classes), the wall seconds, and what each party saw of each layer."""
+    """The outcome of one query: the client's logits (1, classes), wall seconds, and each party's layer profiles."""
 
     logits: Array
     seconds: float
     profiles: tuple[tuple[LayerProfile, ...], ...]
 
 
-def ask(parties: Sequence[PartyProcess], image: Tensor, *, timeout_s: float) -> Answer:
-    """The logits of one image (C, H, W), which goes to the client's process alone."""
+def run_query(parties: Sequence[PartyProcess], image: Tensor, *, timeout_s: float) -> Answer:
+    """Compute the logits of one image (C, H, W), which only the client's process receives."""
     begin = time.perf_counter()
     for party in parties:
-        party.tell(query_of(image) if party.rank == CLIENT else Message(kind="query"))
-    heard = answers(parties, timeout_s=timeout_s)
+        party.send(query_message(image) if party.rank == CLIENT else Message(kind="query"))
+    messages = receive_answers(parties, timeout_s=timeout_s)
     return Answer(
-        logits=heard[CLIENT].arrays["logits"],
+        logits=messages[CLIENT].arrays["logits"],
         seconds=time.perf_counter() - begin,
-        profiles=tuple(tuple(LayerProfile(**values) for values in message.values["profiles"]) for message in heard),
+        profiles=tuple(
+            tuple(LayerProfile(**values) for values in message.values["profiles"]) for message in messages
+        ),
     )
 
 
-def query_of(image: Tensor) -> Message:
-    """What the client's process is told of an image (C, H, W): it holds images channels-last."""
-    stored = image.detach().float().permute(1, 2, 0)[None].contiguous().cpu()
+def query_message(image: Tensor) -> Message:
+    """Return the message that gives the client's process an image (C, H, W); it is sent channels-last."""
+    stored = image.detach().float().permute(1, 2, 0)[None].contiguous().cpu()  # (1, H, W, C)
     return Message(kind="query", arrays={"image": stored.numpy()})
 
 
-def _layer_costs(program: Program, protocol: Protocol, found: Sequence[Answer]) -> list[LayerCost]:
+def layer_costs(program: Program, protocol: Protocol, answers: Sequence[Answer]) -> list[LayerCost]:
+    """Return the cost of each layer: medians over the answers."""
     costs = []
-    for (name, kind), *seen in zip(_profiled(program), *(_by_layer(answer) for answer in found), strict=True):
-        parts = [_part(each, kind, protocol) for each in seen]
+    by_layer = zip(_profiled_layers(program), *(_profiles_by_layer(answer) for answer in answers), strict=True)
+    for (name, kind), *profiles in by_layer:
+        parts = [_part_of_query(each, kind, protocol) for each in profiles]
         costs.append(
             LayerCost(
                 name=name,
@@ -140,10 +159,10 @@ def _layer_costs(program: Program, protocol: Protocol, found: Sequence[Answer]) 
     return costs
 
 
-def _query_cost(program: Program, protocol: Protocol, answer: Answer) -> Query:
-    parts = [
-        _part(each, kind, protocol) for (_, kind), each in zip(_profiled(program), _by_layer(answer), strict=True)
-    ]
+def query_cost(program: Program, protocol: Protocol, answer: Answer) -> Query:
+    """Return the cost of one query: its own seconds, and the sums over its layers."""
+    by_layer = zip(_profiled_layers(program), _profiles_by_layer(answer), strict=True)
+    parts = [_part_of_query(profiles, kind, protocol) for (_, kind), profiles in by_layer]
     return Query(
         seconds=answer.seconds,
         bytes=sum(part.bytes for part in parts),
@@ -153,29 +172,29 @@ def _query_cost(program: Program, protocol: Protocol, answer: Answer) -> Query:
     )
 
 
-def _profiled(program: Program) -> list[tuple[str, str]]:
-    """Name and kind of all that a query is profiled as: its layers, and the message that reveals the logits."""
+def _profiled_layers(program: Program) -> list[tuple[str, str]]:
+    """Return name and kind of what a query's profile lists: the layers, and the message that reveals the logits."""
     return [*((layer.name, layer.kind) for layer in program.layers), (REVEALED, REVEAL)]
 
 
-def _by_layer(answer: Answer) -> Iterable[tuple[LayerProfile, ...]]:
-    """What each party saw, layer by layer."""
+def _profiles_by_layer(answer: Answer) -> Iterable[tuple[LayerProfile, ...]]:
+    """Yield the profiles of each layer, one per party."""
     return zip(*answer.profiles, strict=True)
 
 
-def _part(seen: Sequence[LayerProfile], kind: str, protocol: Protocol) -> Query:
-    """One layer's part of a query; the parties wait for each other, so that the slowest tells the time."""
+def _part_of_query(profiles: Sequence[LayerProfile], kind: str, protocol: Protocol) -> Query:
+    """Return one layer's part of a query; parties wait for each other, so the slowest one's time counts."""
     return Query(
-        seconds=max(profile.seconds for profile in seen),
-        bytes=sum(profile.bytes_sent for profile in seen),
-        serial_bytes=protocol.sequential_bytes([profile.bytes_sent for profile in seen], kind),
-        sent_messages=sum(profile.messages_sent for profile in seen),
-        messages=protocol.sequential_messages([profile.messages_sent for profile in seen], kind),
+        seconds=max(profile.seconds for profile in profiles),
+        bytes=sum(profile.bytes_sent for profile in profiles),
+        serial_bytes=protocol.sequential_bytes([profile.bytes_sent for profile in profiles], kind),
+        sent_messages=sum(profile.messages_sent for profile in profiles),
+        messages=protocol.sequential_messages([profile.messages_sent for profile in profiles], kind),
     )
 
 
 def _agreement(network: Network, images: Tensor, logits: Array) -> Agreement:
-    module = copy.deepcopy(network.module).cpu().float().eval()  # as it was given, before anything was made of it
+    module = copy.deepcopy(network.module).cpu().float().eval()  # the given network, neither prepared nor collapsed
     with torch.no_grad():
         expected = torch.cat([module(image[None].float().cpu()) for image in images]).numpy()  # (N, classes)
     return Agreement(

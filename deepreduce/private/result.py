@@ -1,9 +1,7 @@
-"""What a run under secure computation gives: cost per layer, and how well it agrees with PyTorch."""
+"""Hold what a run under secure computation measured: cost per layer and per query, and agreement with PyTorch."""
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +12,7 @@ from deepreduce.cost.layers import ADD, BATCH_NORM, CONV, LINEAR, MATMUL, MAX_PO
 from deepreduce.cost.link import LINKS, Link
 from deepreduce.errors import UserError
 from deepreduce.private.protocol import Protocol
+from deepreduce.private.tables import csv_of, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +26,17 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value."""
+        """Return the spread of one or more values."""
         return cls(median=statistics.median(values), low=min(values), high=max(values), count=len(values))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What one query cost, from the image to its logits: wall seconds with the parties on one machine.
+    """The cost of one query, from the image to its logits, with all parties on one machine.
 
-    `bytes` and `sent_messages` are all that all parties sent, as the engine's profile counts them. `serial_bytes` and
-    `messages` leave out what was on its way at the same time (`Protocol`): they are what a link's bandwidth and delay
-    are multiplied with.
+    `seconds` is wall time. `bytes` and `sent_messages` are the sums over all parties, from the engine's profile.
+    `serial_bytes` and `messages` count only what is sent one after another (`Protocol`): a link's bandwidth and delay
+    apply to these.
     """
 
     seconds: float
@@ -49,9 +48,9 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """What one layer of the network costs for one image, in the quantities of a `Query`; of several, the median.
+    """The cost of one layer for one image, in the quantities of `Query`: medians over the timed queries.
 
-    `name` is that of the site or layer in the network that ran, `kind` one of `KINDS` in
+    `name` is the site or layer of the network that ran, `kind` one of `KINDS` in
     `deepreduce.private.lowering.program`.
     """
 
@@ -66,7 +65,7 @@ class LayerCost:
 
 @dataclass(frozen=True, kw_only=True)
 class KindCost:
-    """All layers of one kind: how many they are and the sums of what they cost; seconds are medians."""
+    """The number of layers of one kind and the sums of their costs; `seconds` is a sum of medians."""
 
     kind: str
     layers: int
@@ -77,7 +76,7 @@ class KindCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Logits under secure computation against those of PyTorch, over `images` different images."""
+    """Logits under secure computation compared with PyTorch's, over `images` different images."""
 
     images: int
     same_argmax: int
@@ -87,35 +86,25 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class OverLink:
-    """Whole queries over a `link` that the kernel made. Without `delays` it limited the bandwidth alone."""
+    """Queries timed over a `link` that the kernel shapes; if not `delays`, it limits the bandwidth only."""
 
     link: Link
     delays: bool
     seconds: Spread
 
     def total(self, messages: int) -> float:
-        """The median seconds, with the delay of so many messages added where the kernel had none."""
+        """Return the median seconds, plus the computed delay of `messages` messages if the kernel adds none."""
         return self.seconds.median + (0.0 if self.delays else self.link.waiting(messages))
-
-    def to_text(self, messages: int) -> str:
-        """A line for a terminal."""
-        spread = f"{self.seconds.low:.3f} to {self.seconds.high:.3f} in {self.seconds.count} queries"
-        if self.delays:
-            return f"over it as the kernel makes it: {self.seconds.median:.3f} s, {spread}"
-        return (
-            f"over its bandwidth as the kernel makes it: {self.seconds.median:.3f} s, {spread}; with the delay,"
-            f" computed because the kernel has no netem: {self.total(messages):.3f} s"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateRun:
-    """A network under secure computation, measured.
+    """The measurement of a network under secure computation, over loopback (except `over_link`).
 
-    `layers` are in the order in which they run; they need not add up to a query, which is why `queries` are kept: now
-    and then cheetah refills its oblivious transfers, each time in another layer. `setup_seconds` is what comes once:
-    starting the parties, compiling, and the first query, which is counted nowhere else. `logits` are one row for each
-    image. All is on loopback, but for `over_link`.
+    `layers` are in execution order. Their medians need not add up to a query's cost, so `queries` are kept too: from
+    time to time Cheetah refills its oblivious transfers, each time in another layer. `setup_seconds` covers what
+    happens once: starting the parties, compiling, and the first query, which no other figure includes. `logits` holds
+    one row per image.
     """
 
     network: str
@@ -130,27 +119,27 @@ class PrivateRun:
 
     @property
     def seconds(self) -> Spread:
-        """Of a query."""
+        """Return the wall seconds of a query."""
         return Spread.of([query.seconds for query in self.queries])
 
     @property
     def bytes(self) -> int:
-        """Sent by all parties for one image: the median of the queries."""
+        """Return the bytes that all parties send for one image: the median of the queries."""
         return statistics.median_low(query.bytes for query in self.queries)
 
     @property
     def serial_bytes(self) -> int:
-        """Those that wait for each other: the median of the queries."""
+        """Return the bytes that are sent one after another for one image: the median of the queries."""
         return statistics.median_low(query.serial_bytes for query in self.queries)
 
     @property
     def messages(self) -> int:
-        """One-way messages, one after another, for one image: the median of the queries."""
+        """Return the one-way messages that follow one after another for one image: the median of the queries."""
         return statistics.median_low(query.messages for query in self.queries)
 
     @property
     def kinds(self) -> tuple[KindCost, ...]:
-        """The layers summed by kind, the slowest kind first."""
+        """Return the costs of the layers summed by kind, the slowest kind first."""
         found: dict[str, list[LayerCost]] = {}
         for layer in self.layers:
             found.setdefault(layer.kind, []).append(layer)
@@ -167,47 +156,22 @@ class PrivateRun:
         return tuple(sorted(costs, key=lambda cost: -cost.seconds))
 
     def seconds_over(self, link: Link) -> float:
-        """Seconds of one query over `link`, computed from each that was measured: compute + bytes + messages."""
+        """Return the seconds of a query over `link`, computed from the measured queries (`Link.seconds`)."""
         return statistics.median(
             link.seconds(compute=query.seconds, sent_bytes=query.serial_bytes, messages=query.messages)
             for query in self.queries
         )
 
     def to_text(self, link: Link) -> str:
-        """Tables for a terminal: does it agree, what does it cost over `link`, per kind and per layer."""
-        found, seconds = self.agreement, self.seconds
-        lines = [
-            f"{self.network}: {self.relu_count:,} ReLUs under {self.protocol.label}",
-            f"same prediction as PyTorch on {found.same_argmax} of {found.images} images; logits differ by at most"
-            f" {found.max_abs_error:.3g} (largest: {found.max_abs_logit:.3g})",
-            f"a query on loopback: {seconds.median:.3f} s, {seconds.low:.3f} to {seconds.high:.3f} in {seconds.count}"
-            f" queries; {self._told('bytes')}, {self._told('messages')} one after another",
-            f"once, ahead of the first: {self.setup_seconds:.1f} s",
-        ]
-        if link.computed:
-            lines.append(
-                f"a query over {link.label}: {self.seconds_over(link):.3f} s, computed from that, not measured"
-            )
-        if self.over_link is not None:
-            lines.append(self.over_link.to_text(self.messages))
-        lines += ["", _row("kind", "layers", "seconds", "", "", "bytes", "messages")]
-        lines += [_row(c.kind, c.layers, f"{c.seconds:.4f}", "", "", c.bytes, c.messages) for c in self.kinds]
-        lines += ["", _row("layer", "kind", "seconds", "low", "high", "bytes", "messages")]
-        for layer in self.layers:
-            median, low, high = (
-                f"{value:.4f}" for value in (layer.seconds.median, layer.seconds.low, layer.seconds.high)
-            )
-            lines.append(_row(layer.name, layer.kind, median, low, high, layer.bytes, layer.messages))
-        return "\n".join(lines)
+        """Return tables for a terminal: agreement, cost over `link`, cost per kind and per layer."""
+        return text_of(self, link)
 
-    def _told(self, amount: str) -> str:
-        """The median of an amount of a query, and its range where it varies."""
-        spread = Spread.of([getattr(query, amount) for query in self.queries])
-        varies = f" ({spread.low:,} to {spread.high:,})" if spread.low != spread.high else ""
-        return f"{getattr(self, amount):,}{varies} {amount}"
+    def to_csv(self) -> str:
+        """Return a CSV table with one row per layer."""
+        return csv_of(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, all of them."""
+        """Return everything as plain values."""
         return {
             "network": self.network,
             "relu_count": self.relu_count,
@@ -237,22 +201,6 @@ class PrivateRun:
             "logits": [list(row) for row in self.logits],
         }
 
-    def to_csv(self) -> str:
-        """One row for each layer."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        spread_of = ["seconds", "seconds_low", "seconds_high", "repeats"]
-        writer.writerow(["name", "kind", *spread_of, *_COUNTS, "protocol"])
-        for layer in self.layers:
-            spread = layer.seconds
-            seconds = [f"{value:.6f}" for value in (spread.median, spread.low, spread.high)]
-            counts = [getattr(layer, count) for count in _COUNTS]
-            writer.writerow([layer.name, layer.kind, *seconds, spread.count, *counts, self.protocol.label])
-        return text.getvalue()
-
-
-_COUNTS = ("bytes", "serial_bytes", "sent_messages", "messages")
-"""Of a `Query`, all but its seconds."""
 
 _LAYER_KINDS = {
     "convolution": CONV, "linear": LINEAR, "product": MATMUL, "scale": BATCH_NORM, "relu": RELU, "relu6": RELU6,
@@ -297,8 +245,3 @@ def _adding_up(parts: Sequence[float], total: float) -> list[float]:
     parts, total = [float(part) for part in parts], float(total)
     scale = min(1.0, total / sum(parts)) if sum(parts) > 0 else 1.0
     return [*(scale * part for part in parts), max(0.0, total - sum(parts))]
-
-
-def _row(name: str, kind: str | int, seconds: str, low: str, high: str, sent: str | int, messages: str | int) -> str:
-    counts = [f"{value:,}" if isinstance(value, int) else value for value in (sent, messages)]
-    return f"{name[-40:]:<40} {kind:<12} {seconds:>9} {low:>9} {high:>9} {counts[0]:>14} {counts[1]:>8}"

@@ -23,9 +23,9 @@ from deepreduce.private.parties.processes import choose_ports
 from deepreduce.private.result import cost_of_run
 from deepreduce.store.names import private_run
 from tests.helpers.private_networks import needs_engine, parties_left, saved_network
+from tests.helpers.private_servers import scripted_server, server_info
 from tests.helpers.processes import all_end
 from tests.helpers.runs import command, plain_environment
-from tests.private.test_serving import offer_of, saying
 
 pytestmark = needs_engine
 
@@ -119,7 +119,7 @@ def test_a_mistake_in_calibrating_is_one_line(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--protocol", "aby3"], "aby3 needs 3 parties; serve and query are two"),
+        (["--protocol", "aby3"], "aby3 needs 3 parties, but serve and query are two"),
         (["--protocol", "semi3k"], "did you mean 'semi2k'"),
         (["--timeout", "nan"], "--timeout is nan; give seconds"),
         (["--idle", "0"], "--idle is 0; give seconds"),
@@ -137,16 +137,16 @@ def test_a_mistake_in_serving_is_one_line(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--protocol", "aby3"], "aby3 needs 3 parties; serve and query are two"),
+        (["--protocol", "aby3"], "aby3 needs 3 parties, but serve and query are two"),
         (["--timeout", "-inf"], "--timeout is -inf; give seconds"),
         (["--connect", "127.0.0.1:65536"], "give HOST:PORT"),
         (["--connect", "127.0.0.1:0"], "give HOST:PORT"),
         (["--connect", "127.0.0.1:²"], "give HOST:PORT"),
         (["--connect", ":9000"], "give HOST:PORT"),
         (["--connect", "nowhere"], "give HOST:PORT"),
-        (["--image", "nowhere.png"], "--image is 'nowhere.png'; give a file that is there"),
-        (["--image", ""], "--image is ''; give a file that is there"),
-        (["--image", "x" * 5000], "give a file that is there"),
+        (["--image", "nowhere.png"], "--image is 'nowhere.png'; give a file that exists"),
+        (["--image", ""], "--image is ''; give a file that exists"),
+        (["--image", "x" * 5000], "give a file that exists"),
     ],
 )
 def test_a_mistake_in_asking_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,10 +155,10 @@ def test_a_mistake_in_asking_is_one_line(words: list[str], said: str, capsys: py
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
 def test_a_server_that_hides_nothing_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with saying(offer_of("semi2k").to_message()) as (port, heard):
-        said = "offers semi2k (trusted dealer: a cost reference), not cheetah; give --protocol semi2k if all you want"
+    with scripted_server(server_info("semi2k").to_message()) as (port, received):
+        said = "under semi2k (trusted dealer: a cost reference), not cheetah; give --protocol semi2k if you only need"
         is_one_line(["private", "query", "--connect", f"127.0.0.1:{port}", "--image", "3", *words], said, capsys)
-    assert heard == []
+    assert received == []
 
 
 @contextmanager
@@ -196,27 +196,25 @@ def test_a_server_answers_one_client_after_another_until_ctrl_c(folder: Path, tm
     assert pixels.shape == DIGITS
     np.save(tmp_path / "image.npy", pixels)
     with server(folder) as (process, port):
-        first = client(port, "--image", "image.npy", "--image", "3", "--json", cwd=tmp_path)
-        assert (first.returncode, first.stderr) == (0, "")
-        by_file, by_number = json.loads(first.stdout)["replies"]
-        np.testing.assert_allclose(by_file["logits"], by_number["logits"], atol=0.01)
-        expected = load_reduced(folder, raw_pixels=True)(digits.images[3][None]).detach().numpy()[0]
-        np.testing.assert_allclose(by_file["logits"], expected, atol=0.01)
-
-        # one that is killed in the middle of it all does not hurt the next
+        # a client that is killed in the middle of a session does not hurt the next
         doomed = subprocess.Popen(
             [Path(sys.executable).with_name("deepreduce"), "private", "query", "--connect", f"127.0.0.1:{port}",
              "--protocol", "semi2k", *(word for _ in range(500) for word in ("--image", "3"))],
             cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=plain_environment(),
         )  # fmt: skip
         assert doomed.stdout is not None
-        doomed.stdout.readline(), doomed.stdout.readline()
+        assert doomed.stdout.readline() == "resnet20 under semi2k (trusted dealer: a cost reference)\n"
+        assert doomed.stdout.readline().startswith("3: class ")
         left = [int(pid) for pid in parties_left(doomed.pid)]
         doomed.kill()
         doomed.communicate()
         assert left and all_end(left, seconds=10)
-        again = client(port, "--image", "3", cwd=tmp_path)
-        assert again.returncode == 0 and "class" in again.stdout
+        later = client(port, "--image", "image.npy", "--image", "3", "--json", cwd=tmp_path)
+        assert (later.returncode, later.stderr) == (0, "")
+        by_file, by_number = json.loads(later.stdout)["replies"]
+        np.testing.assert_allclose(by_file["logits"], by_number["logits"], atol=0.01)
+        expected = load_reduced(folder, raw_pixels=True)(digits.images[3][None]).detach().numpy()[0]
+        np.testing.assert_allclose(by_file["logits"], expected, atol=0.01)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130 and errors.splitlines()[-1] == "deepreduce: interrupted"

@@ -1,4 +1,4 @@
-"""Parties whose messages arrive late: each connects to the others through a proxy that holds bytes back."""
+"""Delay the messages between parties: each connects to the others through a proxy that holds bytes back."""
 
 from __future__ import annotations
 
@@ -9,44 +9,41 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from deepreduce.network import Network
-from deepreduce.private.lowering.aten_graph import prepare
-from deepreduce.private.lowering.lower import lower
-from deepreduce.private.measuring import ask
-from deepreduce.private.parties.processes import HOST, PartyProcess, answers, choose_ports
-from deepreduce.private.protocol import PROTOCOLS, SERVER
-from tests.helpers.private_networks import images
+import torch
+
+from deepreduce.private.lowering.lower import Lowered
+from deepreduce.private.measuring import Answer, run_query
+from deepreduce.private.parties.processes import HOST, PartyProcess, choose_ports, receive_answers
+from deepreduce.private.protocol import SERVER, Protocol
 
 _PATIENCE = 240.0
 
 
-def seconds_over_delays(network: Network, *, protocol: str, one_way_s: Sequence[float]) -> list[list[float]]:
-    """Seconds of each layer of a query, as the slowest party saw it, for each of the delays."""
-    chosen = PROTOCOLS[protocol]
-    lowered = lower(prepare(network))
-    image = images(1, network)[0]
-    ports = choose_ports(2 * chosen.parties, None)
-    real, proxies = ports[: chosen.parties], ports[chosen.parties :]
+def answers_over_delays(
+    lowered: Lowered, image: torch.Tensor, *, protocol: Protocol, one_way_s: Sequence[float]
+) -> list[Answer]:
+    """Return the answer to the image for each delay, by the same parties, after a query that warms them up."""
+    ports = choose_ports(2 * protocol.parties, None)
+    real, proxies = ports[: protocol.parties], ports[protocol.parties :]
     with ExitStack() as stack:
         link = stack.enter_context(_delaying(dict(zip(proxies, real, strict=True))))
-        parties = [stack.enter_context(PartyProcess(rank)) for rank in range(chosen.parties)]
+        parties = [stack.enter_context(PartyProcess(rank)) for rank in range(protocol.parties)]
         for party in parties:
-            reached = [real[rank] if rank == party.rank else proxies[rank] for rank in range(chosen.parties)]
+            reached = [real[rank] if rank == party.rank else proxies[rank] for rank in range(protocol.parties)]
             arrays = {**lowered.masks, **(lowered.weights if party.rank == SERVER else {})}
             addresses = [f"{HOST}:{port}" for port in reached]
-            party.join(lowered.program, chosen, addresses, arrays, timeout_s=_PATIENCE)
-        answers(parties, timeout_s=_PATIENCE)
-        ask(parties, image, timeout_s=_PATIENCE)
-        found = []
+            party.join(lowered.program, protocol, addresses, arrays, timeout_s=_PATIENCE)
+        receive_answers(parties, timeout_s=_PATIENCE)
+        run_query(parties, image, timeout_s=_PATIENCE)
+        answers = []
         for delay in one_way_s:
             link.one_way_s = delay
-            answer = ask(parties, image, timeout_s=_PATIENCE)
-            found.append([max(p.seconds for p in each) for each in zip(*answer.profiles, strict=True)])
-    return found
+            answers.append(run_query(parties, image, timeout_s=_PATIENCE))
+    return answers
 
 
 class _Link:
-    """Proxies with a delay that may change while they work."""
+    """Proxies whose delay may change while they run."""
 
     def __init__(self) -> None:
         self.one_way_s = 0.0
@@ -71,7 +68,7 @@ class _Link:
                 await asyncio.gather(self._pump(reader, beyond_writer), self._pump(beyond_reader, writer))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Hand on what comes, each piece so much later than it came."""
+        """Forward what arrives, each piece after the delay."""
         pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
         async def deliver() -> None:
@@ -95,7 +92,7 @@ class _Link:
 
 @contextmanager
 def _delaying(ports: dict[int, int]) -> Iterator[_Link]:
-    """Proxies that lead from each of the ports to the one behind it."""
+    """Run proxies from each port to the port behind it."""
     link, listening, loops = _Link(), threading.Event(), []
 
     async def run() -> None:

@@ -1,4 +1,4 @@
-"""A program run in plain JAX: what the bridge made of a network, without any secure computation."""
+"""Run a program in plain JAX, without secure computation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from deepreduce.private.lowering.lower import Lowered, lower
 
 
 def lowered(network: Network) -> Lowered:
+    """Return the prepared and lowered network."""
     return lower(prepare(network))
 
 
 def logits_of(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
-    """(1, classes) for one image (1, C, H, W)."""
-    from deepreduce.private.spu.kernels import layer_function
+    """Return the program's logits (1, classes) for one image (1, C, H, W)."""
+    from deepreduce.private.spu.layer_function import layer_function
 
     program = found.program
     values: dict[str, Any] = dict(found.weights)
@@ -31,10 +32,22 @@ def logits_of(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
 
 
 def calibrated(module: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
-    """The module with batch-norm statistics of random images, in evaluation mode."""
+    """Give the module batch-norm statistics of random images; return it in evaluation mode."""
     torch.manual_seed(0)
     module.train()
     with torch.no_grad():
         for _ in range(10):
             module(torch.randn(16, *shape))
     return module.eval()
+
+
+def assert_agrees(network: Network, *, images: int = 2) -> None:
+    """Check that the lowered network computes what the network does."""
+    found = lowered(network)
+    network.module.eval()
+    torch.manual_seed(1)
+    for _ in range(images):
+        image = torch.randn(1, *network.input_shape)
+        with torch.no_grad():
+            expected = network.module(image).numpy()
+        np.testing.assert_allclose(logits_of(found, image), expected, rtol=1e-3, atol=1e-4)

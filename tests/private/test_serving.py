@@ -1,19 +1,15 @@
-"""A standing server outlives whatever its clients do, and a client's image stays its own whatever the server says."""
+"""A server outlives whatever its clients do, and holds nothing of theirs."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import queue
 import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,341 +18,85 @@ import pytest
 import torch
 
 from deepreduce.cost.link import LINKS
-from deepreduce.errors import RunError, UserError
+from deepreduce.errors import UserError
 from deepreduce.private import serving
+from deepreduce.private.handshake import port_message
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import lower
-from deepreduce.private.parties.processes import HOST, PartyProcess, answers
-from deepreduce.private.parties.wire import ClosedError, Message, MessageError, SilentError, receive, send
-from deepreduce.private.protocol import PROTOCOLS, SERVER
-from deepreduce.private.serving import ServerInfo, listening, serve, session
+from deepreduce.private.parties.processes import HOST
+from deepreduce.private.parties.wire import Message, receive, send
+from deepreduce.private.querying import open_session
 from deepreduce.store.checkpoint import SavedNetwork
 from deepreduce.transforms.collapse.costs import collapse_cost
 from tests.helpers import REPOSITORY
-from tests.helpers.plain_engine import lowered
+from tests.helpers.memory import Secrets, reads_memory
 from tests.helpers.private_networks import images, needs_engine, parties_left, saved_network, small_resnet
+from tests.helpers.private_servers import NO_MESSAGES, RunningServer, running_server
 from tests.helpers.runs import plain_environment
-from tests.private.spu.test_engine import Secrets, reads_memory
-
-
-def raw(header: str | bytes) -> bytes:
-    """A message with any header."""
-    content = header.encode() if isinstance(header, str) else header
-    return struct.pack("<Q", len(content)) + content
-
-
-BAD = {
-    "values are a list": raw('{"kind": "meet", "values": [1], "arrays": []}'),
-    "brackets": raw("[" * 200_000),
-    "fewer brackets": raw("[" * 4_000),
-    "an endless array": raw('{"kind": "meet", "values": {}, "arrays": [["a", "<f4", [1e999]]]}'),
-    "an array of less than nothing": raw('{"kind": "meet", "values": {}, "arrays": [["a", "<f4", [-1]]]}'),
-    "an array of objects": raw('{"kind": "meet", "values": {}, "arrays": [["a", "|O", [1]]]}'),
-    "an array of anything": raw('{"kind": "meet", "values": {}, "arrays": [["a", ["<f4"], [1]]]}'),
-    "an array of 65 dimensions": raw(json.dumps({"kind": "meet", "values": {}, "arrays": [["a", "<f4", [1] * 65]]})),
-    "arrays are numbers": raw('{"kind": "meet", "values": {}, "arrays": [1]}'),
-    "arrays are an object": raw('{"kind": "meet", "values": {}, "arrays": {"a": 1}}'),
-    "a list": raw("[1, 2]"),
-    "no kind": raw('{"values": {}, "arrays": []}'),
-    "no text": raw(b"\xff\xfe\xfd"),
-    "a web browser": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-}
-
-
-# -- messages -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("content", BAD.values(), ids=BAD)
-@pytest.mark.parametrize("most", [None, 2**12])
-def test_what_is_no_message_is_told_as_such(content: bytes, most: int | None) -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        threading.Thread(target=theirs.sendall, args=(content,), daemon=True).start()
-        with pytest.raises(MessageError, match="what came is"):
-            receive(ours, most=most)
-
-
-def test_messages_arrive_as_they_were_sent() -> None:
-    arrays = {
-        "floats": np.arange(6, dtype=np.float32).reshape(2, 3), "mask": np.array([True, False]),
-        "none": np.zeros((0, 3), np.int64), "number": np.array(2.5),
-    }  # fmt: skip
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        send(theirs, Message(kind="query", values={"a": [1, {"b": None}]}, arrays=arrays))
-        found = receive(ours, within_s=5)
-        assert (found.kind, found.values, list(found.arrays)) == ("query", {"a": [1, {"b": None}]}, list(arrays))
-        for name, array in arrays.items():
-            np.testing.assert_array_equal(found.arrays[name], array)
-            assert found.arrays[name].dtype == array.dtype
-        assert ours.gettimeout() is None  # as it was
-
-
-def test_no_memory_is_taken_for_what_is_only_announced() -> None:
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            theirs.sendall(raw(f'{{"kind": "offer", "values": {{}}, "arrays": [["a", "<f8", [{2**31}, {2**20}]]]}}'))
-        with pytest.raises(ClosedError, match="the other end closed"):
-            receive(ours)
-
-
-def test_all_arrays_of_a_strangers_message_count_together() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        send(theirs, Message(kind="meet", arrays={name: np.zeros(250) for name in "ab"}))
-        with pytest.raises(MessageError, match="longer by"):
-            receive(ours, most=3000)
-
-
-def test_a_message_that_trickles_in_is_given_up() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-
-        def trickle() -> None:
-            with contextlib.suppress(OSError):
-                for byte in raw(json.dumps({"kind": "meet", "values": {}, "arrays": []})):
-                    theirs.sendall(bytes([byte]))
-                    time.sleep(0.1)
-
-        thread = threading.Thread(target=trickle)
-        thread.start()
-        begin = time.monotonic()
-        with pytest.raises(SilentError):
-            receive(ours, within_s=0.5)
-        assert time.monotonic() - begin < 2
-        ours.close()
-        thread.join()
-
-
-# -- offers -------------------------------------------------------------------------------------------------
-
-
-def offer_of(protocol: str) -> ServerInfo:
-    network = small_resnet()
-    found = lowered(network)
-    return ServerInfo(
-        protocol=PROTOCOLS[protocol],
-        program=found.program,
-        masks=found.masks,
-        input_shape=network.input_shape,
-        standardisation=None,
-    )
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"protocol": "rot13"}, {"protocol": ["semi2k"]}, {"program": []}, {"program": {"shapes": []}},
-        {"input_shape": 3}, {"input_shape": [1, 2]}, {"input_shape": [float("inf")] * 3},
-        {"standardisation": []}, {"standardisation": {"mean": 1, "std": 2}},
-        {"standardisation": {"mean": [1.0], "std": [1.0, 2.0]}}, {"standardisation": {"mean": ["a"], "std": [1.0]}},
-    ],
-    ids=str,
-)  # fmt: skip
-@needs_engine
-def test_an_offer_that_is_none_is_told_in_one_line(change: dict[str, object]) -> None:
-    offer = offer_of("semi2k").to_message()
-    assert ServerInfo.from_message(offer).input_shape == small_resnet().input_shape
-    with pytest.raises(RunError, match="no 'deepreduce private serve' of this version"):
-        ServerInfo.from_message(Message(kind="offer", values={**offer.values, **change}))
-    with pytest.raises(RunError, match="no 'deepreduce private serve' of this version"):
-        ServerInfo.from_message(Message(kind="meet", values=offer.values))
-
-
-@contextmanager
-def saying(*messages: bytes | Message) -> Iterator[tuple[int, list[bytes]]]:
-    """The port of a server that says just this, and what it has heard by the end."""
-    heard: list[bytes] = []
-
-    def say(door: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            connection, _ = door.accept()
-            with connection:
-                connection.settimeout(20)
-                for message in messages:
-                    connection.sendall(message) if isinstance(message, bytes) else send(connection, message)
-                while content := connection.recv(2**16):
-                    heard.append(content)
-
-    with listening(HOST, 0) as door:
-        thread = threading.Thread(target=say, args=(door,))
-        thread.start()
-        try:
-            yield door.getsockname()[1], heard
-        finally:
-            with contextlib.suppress(OSError):
-                door.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-@needs_engine
-@pytest.mark.parametrize(
-    ("offered", "wanted", "said"),
-    [
-        (
-            "semi2k", "cheetah",
-            r"offers semi2k \(trusted dealer: a cost reference\), not cheetah; give --protocol semi2k if all you want"
-            " is a cost reference: the server could see the image",
-        ),
-        ("cheetah", "semi2k", r"offers cheetah \(two parties, no dealer\), not semi2k; give --protocol cheetah$"),
-    ],
-)  # fmt: skip
-def test_another_protocol_than_the_clients_is_refused_before_anything_is_said(
-    offered: str, wanted: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving, "PartyProcess", None)  # none may start
-    with saying(offer_of(offered).to_message()) as (port, heard):
-        # cheetah is what a client wants that says nothing
-        wish = {} if wanted == "cheetah" else {"protocol": wanted}
-        with pytest.raises(UserError, match=said), session(HOST, port, timeout_s=20, **wish):
-            raise AssertionError("the offer was taken")
-    assert heard == []
-
-
-@needs_engine
-def test_a_client_wants_a_protocol_of_two() -> None:
-    with pytest.raises(UserError, match="aby3 needs 3 parties"), session(HOST, 1, timeout_s=20, protocol="aby3"):
-        raise AssertionError
-
-
-@needs_engine
-@pytest.mark.parametrize("answer", [Message(kind="meet"), Message(kind="meet", values={"port": 2**16}), b"\0" * 8])
-def test_a_server_that_talks_nonsense_is_told_in_one_line(answer: Message | bytes) -> None:
-    with (
-        saying(offer_of("cheetah").to_message(), answer) as (port, _),
-        pytest.raises(RunError, match="no 'deepreduce private serve' of this version"),
-        session(HOST, port, timeout_s=20),
-    ):
-        raise AssertionError("the server was believed")
-
-
-# -- bad clients --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrontierState:
-    """A real server in a thread of this process: where it listens, and what it tells."""
-
-    port: int
-    lines: queue.Queue[str]
-
-    def told(self, text: str, *, within_s: float) -> str:
-        """The next line that holds `text`."""
-        deadline = time.monotonic() + within_s
-        while True:
-            line = self.lines.get(timeout=max(deadline - time.monotonic(), 0.01))
-            if text in line:
-                return line
-
-    def connect(self) -> socket.socket:
-        """A client of our own that has heard the offer."""
-        connection = socket.create_connection((HOST, self.port), timeout=30)
-        assert receive(connection, within_s=30).kind == "offer"
-        return connection
-
-    def check_serves(self) -> None:
-        """It answers a real client."""
-        network = small_resnet()
-        image = images(1, network)[0]
-        with torch.no_grad():
-            expected = network.module(image[None])[0].numpy()
-        with session(HOST, self.port, timeout_s=60, protocol="semi2k") as served:
-            np.testing.assert_allclose(served.query(image).logits, expected, atol=0.01)
-        self.told("left after 1 queries", within_s=20)
-
-
-@contextmanager
-def standing(*, idle_s: float = 60.0) -> Iterator[FrontierState]:
-    lines: queue.Queue[str] = queue.Queue()
-    ended: list[BaseException] = []
-    with listening(HOST, 0) as door:
-
-        def run() -> None:
-            try:
-                serve(
-                    small_resnet(), door, protocol="semi2k", standardisation=None, timeout_s=60, told=lines.put,
-                    idle_s=idle_s,
-                )  # fmt: skip
-            except BaseException as error:
-                ended.append(error)
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        found = FrontierState(port=door.getsockname()[1], lines=lines)
-        # the port that it got, where any was asked for
-        assert found.told("serving", within_s=60).endswith(f"under semi2k (trusted dealer: a cost reference) at"
-                                                           f" {HOST}:{found.port}")  # fmt: skip
-        yield found
-        assert ended == []
-        door.shutdown(socket.SHUT_RDWR)
-        thread.join(30)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[FrontierState]:
-    with standing() as found:
+def server() -> Iterator[RunningServer]:
+    with running_server() as found:
         yield found
 
 
-def says(content: bytes) -> Callable[[socket.socket], None]:
+def sends(content: bytes) -> Callable[[socket.socket], None]:
     return lambda connection: connection.sendall(content)
 
 
-def greets_and_resets(connection: socket.socket) -> None:
-    send(connection, Message(kind="meet", values={"port": 9}))
+def names_a_port_and_resets(connection: socket.socket) -> None:
+    send(connection, port_message(9))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-CLIENTS = {
-    "values are a list": (says(BAD["values are a list"]), "header lacks"),
-    "brackets": (says(BAD["brackets"]), "longer by"),
-    "fewer brackets": (says(BAD["fewer brackets"]), "no JSON"),
-    "an endless array": (says(BAD["an endless array"]), "no type or shape"),
-    "a reset": (greets_and_resets, ""),
-    "a port that is none": (says(raw('{"kind": "meet", "values": {"port": 99999}, "arrays": []}')), "it is no"),
-}  # fmt: skip
+CLIENTS: dict[str, tuple[Callable[[socket.socket], None], str]] = {
+    "values are a list": (sends(NO_MESSAGES["values are a list"]), "header lacks"),
+    "brackets": (sends(NO_MESSAGES["brackets"]), "bytes too long"),
+    "fewer brackets": (sends(NO_MESSAGES["fewer brackets"]), "no valid JSON"),
+    "an endless array": (sends(NO_MESSAGES["an endless array"]), "unknown type or shape"),
+    "a reset": (names_a_port_and_resets, ""),
+    "a port that is none": (lambda connection: send(connection, port_message(99999)), "the client is no"),
+}
+"""What a client does, and what the server reports of it."""
 
 
-def be_bad(server: FrontierState, name: str) -> None:
-    """What a client does, of which the server tells one line."""
+def misbehave(server: RunningServer, name: str) -> None:
     act, reason = CLIENTS[name]
 
     def receive_late(*args: Any, **options: Any) -> Message:
         message = receive(*args, **options)
-        time.sleep(0.3)  # so that the server looks at it when the client is gone
+        time.sleep(0.3)  # so that the client is gone before the server continues
         return message
 
     with pytest.MonkeyPatch.context() as changed:
         changed.setattr(serving, "receive", receive_late)
         with server.connect() as connection:
             act(connection)
-        server.told("connected", within_s=20)
+        server.wait_for("connected", within_s=20)
         line = server.lines.get(timeout=20)
     assert line.startswith(f"client {HOST}:") and reason in line and "\n" not in line
 
 
 @needs_engine
-def test_a_client_that_misbehaves_ends_its_own_session_only(server: FrontierState) -> None:
+def test_clients_that_misbehave_end_their_own_sessions_only(server: RunningServer) -> None:
     for name in CLIENTS:
-        be_bad(server, name)
+        misbehave(server, name)
         with server.connect():
-            server.told("connected", within_s=20)
-        server.told("closed the channel", within_s=20)
-    server.check_serves()
-
-
-@pytest.mark.slow
-@needs_engine
-@pytest.mark.parametrize("name", CLIENTS)
-def test_a_client_after_one_that_misbehaves_is_served(server: FrontierState, name: str) -> None:
-    be_bad(server, name)
-    server.check_serves()
+            server.wait_for("connected", within_s=20)
+        server.wait_for("closed the channel", within_s=20)
+    network = small_resnet()
+    image = images(1, network)[0]
+    with torch.no_grad():
+        expected = network.module(image[None])[0].numpy()
+    with open_session(HOST, server.port, timeout_s=60, protocol="semi2k") as session:
+        np.testing.assert_allclose(session.query(image).logits, expected, atol=0.01)
+    server.wait_for("left after 1 queries", within_s=20)
 
 
 @needs_engine
 def test_a_port_that_the_server_can_not_get_ends_one_session(
-    server: FrontierState, monkeypatch: pytest.MonkeyPatch
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> list[int]:
         raise UserError("port 0 can't be used")
@@ -364,60 +104,29 @@ def test_a_port_that_the_server_can_not_get_ends_one_session(
     with monkeypatch.context() as changed:
         changed.setattr(serving, "choose_ports", refuse)
         with server.connect() as connection:
-            send(connection, Message(kind="meet", values={"port": 9}))
-            server.told("port 0 can't be used", within_s=20)
+            send(connection, port_message(9))
+            server.wait_for("port 0 can't be used", within_s=20)
     with server.connect():
-        server.told("connected", within_s=20)
+        server.wait_for("connected", within_s=20)
 
 
 @needs_engine
-def test_a_client_that_dies_with_a_message_waiting_ends_its_session_in_seconds(server: FrontierState) -> None:
+def test_a_client_that_dies_with_a_message_waiting_ends_its_session_in_seconds(server: RunningServer) -> None:
     with server.connect() as connection:
-        send(connection, Message(kind="meet", values={"port": 9}))
-        assert receive(connection, within_s=30).kind == "meet"
+        send(connection, port_message(9))
+        assert receive(connection, within_s=30).kind == "port"
         connection.sendall(b"-")  # a message begins
         time.sleep(1)  # the server waits for its party, which waits for an engine that never comes
     begin = time.monotonic()
-    server.told("the other side went away", within_s=20)
+    server.wait_for("the other side closed the connection", within_s=20)
     assert time.monotonic() - begin < 10
 
 
-def test_a_hang_up_is_noticed_behind_what_lies_unread() -> None:
-    with listening(HOST, 0) as door, PartyProcess(SERVER) as party:
-        with socket.create_connection(door.getsockname()[:2]) as other:
-            connection, _ = door.accept()
-            other.sendall(b"-")
-        with connection, pytest.raises(RunError, match="the other side went away"):
-            answers([party], timeout_s=30, other=connection)
-
-
-def test_a_message_that_waits_is_no_hang_up() -> None:
-    with listening(HOST, 0) as door, PartyProcess(SERVER) as party:
-        with socket.create_connection(door.getsockname()[:2]) as other:
-            connection, _ = door.accept()
-            other.sendall(b"-")
-            with connection, pytest.raises(RunError, match=r"no answer from the server's process within 0.5 s"):
-                answers([party], timeout_s=0.5, other=connection)
-
-
 @needs_engine
-def test_a_client_that_asks_nothing_makes_room_for_the_next() -> None:
-    image = images(1, small_resnet())[0]
-    with standing(idle_s=1) as server:
-        with session(HOST, server.port, timeout_s=60, protocol="semi2k") as served:
-            served.query(image)
-            server.told("asked nothing for 1 s", within_s=20)
-            with server.connect():
-                server.told("connected", within_s=20)
-            with pytest.raises(RunError, match="the server ended the session, as it does when no query comes"):
-                served.query(image)
-
-
-@needs_engine
-def test_a_client_that_never_says_what_it_wants_makes_room(
-    server: FrontierState, monkeypatch: pytest.MonkeyPatch
+def test_a_client_that_never_completes_the_handshake_makes_room_for_the_next(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "_GREETING_S", 0.5)
+    monkeypatch.setattr(serving, "HANDSHAKE_S", 0.5)
     with server.connect() as connection:
         begin = time.monotonic()
         with contextlib.suppress(OSError):
@@ -425,7 +134,7 @@ def test_a_client_that_never_says_what_it_wants_makes_room(
                 connection.sendall(b"\1")
                 time.sleep(0.2)
     assert time.monotonic() - begin < 5
-    server.told("silent for too long", within_s=5)
+    server.wait_for("nothing was received for too long", within_s=5)
 
 
 # -- who holds what -----------------------------------------------------------------------------------------
@@ -434,17 +143,17 @@ def test_a_client_that_never_says_what_it_wants_makes_room(
 CLIENT = """
 import sys, numpy, torch
 torch.set_num_threads(1)
-from deepreduce.private.serving import session
+from deepreduce.private.querying import open_session
 image = torch.from_numpy(numpy.load(sys.argv[3]))
-with session("127.0.0.1", int(sys.argv[1]), timeout_s=120, protocol=sys.argv[2]) as served:
-    print(*served.query(image).logits, flush=True)
+with open_session("127.0.0.1", int(sys.argv[1]), timeout_s=120, protocol=sys.argv[2]) as session:
+    print(*session.query(image).logits, flush=True)
     sys.stdin.read()
 """
 
 
 @contextmanager
 def process(*words: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that runs, and the first line that it printed."""
+    """Run a process; yield it and the first line that it prints."""
     with subprocess.Popen(
         [*words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain_environment(),
         cwd=REPOSITORY,

@@ -1,1 +1,1 @@
-"""Turn a network into the program that the parties run."""
+"""Lower a network to the program that the parties run."""

@@ -1,4 +1,4 @@
-"""A traced network as a graph of ATen operations without side effects, each knowing the layer it belongs to."""
+"""Turn a traced network into a graph of ATen operations without side effects, each labelled with its layer."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from deepreduce.transforms.collapse.choose import LayerCostFunction, macs
 log = logging.getLogger(__name__)
 
 _LAYER = "source_fn_stack"
-"""The key of a node's meta that torch hands on from a node to the operations it executes, in every version."""
+"""Key of a node's meta that every version of torch copies from a node to the operations that it executes."""
 
 
 def prepare(network: Network, *, cost: LayerCostFunction = macs) -> Network:
-    """The network as it is to be run: a copy in evaluation mode on the CPU, in float32, its linear regions collapsed.
+    """Return a copy of the network to lower: in evaluation mode, on the CPU, in float32, linear regions collapsed.
 
-    They are where that lowers `cost`, which prices one layer. Batch-norms that no convolution takes in stay. A region
-    that would collapse only if it were padded once is told.
+    A region is collapsed where that lowers `cost`, the cost of a layer. Batch-norms that follow no convolution stay.
+    Logs a warning for a region that could be collapsed only if the network were trained padded once.
     """
     module = copy.deepcopy(network.module).cpu().float().eval()
     collapsed = collapse(replace(network, module=module), cost=cost).network
@@ -37,9 +37,9 @@ def prepare(network: Network, *, cost: LayerCostFunction = macs) -> Network:
 
 
 def aten_graph(network: Network) -> fx.GraphModule:
-    """The ATen operations of one image's way through the network; `layer_of` names each one's layer.
+    """Trace the network's forward pass of one image to ATen operations; `layer_of` returns the layer of each.
 
-    In-place operations and views have become operations that give new tensors, so that the order alone matters.
+    The graph is functional: in-place operations and views are replaced by operations that return new tensors.
     """
     labelled = fx.GraphModule(network.module, copy.deepcopy(network.module.graph))
     for node, name in _layer_names(labelled.graph).items():
@@ -53,13 +53,13 @@ def aten_graph(network: Network) -> fx.GraphModule:
 
 
 def layer_of(node: fx.Node) -> str:
-    """The layer or site of the traced network that executed an operation."""
+    """Return the layer or site of the traced network that executed an operation."""
     stack = node.meta.get(_LAYER)
     return str(stack[-1][0]) if stack else node.name
 
 
 def _layer_names(graph: fx.Graph) -> dict[fx.Node, str]:
-    """A name for each call: a site's own, else the module's path or the node's name, with "#2" for a second call."""
+    """Name each call by its site, else by its module's path or its node's name; a second call gets "#2"."""
     names: dict[fx.Node, str] = {}
     calls: dict[str, int] = {}
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""Layers that are being put together, operation by operation, and the program that they make."""
+"""Build a program operation by operation: group operations into layers and describe each layer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from deepreduce.private.lowering.operations import KIND_OF
 from deepreduce.private.lowering.program import KINDS, Argument, Layer, Op, Program, Ref, refs
 
 NORM = "batch_norm"
-"""An operation of drafts alone: `fold_batchnorm` folds it, or makes it a product and a sum."""
+"""Name of a batch-norm in a draft; `fold_batchnorm` replaces it, so that no program has it."""
 
 
 @dataclass
 class Draft:
-    """The operations of a layer."""
+    """The operations of a layer that is being built."""
 
     name: str
     ops: list[Op] = field(default_factory=list)
@@ -24,14 +24,14 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
-    """What a batch-norm does to each channel: times `factor`, plus `offset`, both (channels,) in float64."""
+    """A batch-norm in evaluation mode: `factor * x + offset` for each channel, both (channels,) in float64."""
 
     factor: Array
     offset: Array
 
 
 class ProgramBuilder:
-    """The layers in order. Operations of one name that follow each other are one layer."""
+    """Collects operations in order; consecutive operations of the same layer form one draft."""
 
     def __init__(self) -> None:
         self.layers: list[Draft] = []
@@ -39,7 +39,7 @@ class ProgramBuilder:
         self._numbers = itertools.count()
 
     def add(self, layer: str, name: str, args: Sequence[Argument], shape: tuple[int, ...]) -> str:
-        """Note down an operation of a layer; returns the name of what it gives."""
+        """Append an operation to a layer; return the name of its output."""
         if not self.layers or self.layers[-1].name != layer:
             self.layers.append(Draft(layer))
         output = f"{layer}/{next(self._numbers)}"
@@ -47,13 +47,13 @@ class ProgramBuilder:
         return output
 
     def add_norm(self, layer: str, source: str, norm: Norm, shape: tuple[int, ...]) -> str:
-        """The same for a batch-norm."""
+        """Append a batch-norm to a layer; return the name of its output."""
         output = self.add(layer, NORM, [Ref(source)], shape)
         self.norms[output] = norm
         return output
 
 
-def program_of(
+def build_program(
     drafts: Sequence[Draft],
     constants: Constants,
     *,
@@ -62,7 +62,7 @@ def program_of(
     image_shape: tuple[int, ...],
     logits: str,
 ) -> Program:
-    """The program of these layers."""
+    """Return the program that the drafts describe; values that nothing reads have no shape in it."""
     used = {name for draft in drafts for op in draft.ops for name in refs(op.args)} | {logits}
     shapes = {image: stored_shape(image_shape)}
     shapes |= {op.output: stored_shape(op.shape) for draft in drafts for op in draft.ops}
@@ -71,22 +71,22 @@ def program_of(
         network=network,
         image=image,
         logits=logits,
-        layers=tuple(_layer(draft, drafts, constants, image=image, logits=logits) for draft in drafts),
+        layers=tuple(_build_layer(draft, drafts, constants, logits=logits) for draft in drafts),
         shapes={name: shape for name, shape in shapes.items() if name in used or name == image},
     )
 
 
-def _layer(draft: Draft, drafts: Sequence[Draft], constants: Constants, *, image: str, logits: str) -> Layer:
-    mentioned = list(dict.fromkeys(name for op in draft.ops for name in refs(op.args)))
+def _build_layer(draft: Draft, drafts: Sequence[Draft], constants: Constants, *, logits: str) -> Layer:
+    used = list(dict.fromkeys(name for op in draft.ops for name in refs(op.args)))
     own = {op.output for op in draft.ops}
-    elsewhere = {name for other in drafts if other is not draft for op in other.ops for name in refs(op.args)}
+    used_elsewhere = {name for other in drafts if other is not draft for op in other.ops for name in refs(op.args)}
     return Layer(
         name=draft.name,
         kind=_kind(draft, constants),
         ops=tuple(draft.ops),
-        inputs=tuple(n for n in mentioned if n not in {*own, *constants.weights, *constants.masks}),
-        weights=tuple(n for n in mentioned if n in constants.weights),
-        outputs=tuple(op.output for op in draft.ops if op.output in elsewhere or op.output == logits),
+        inputs=tuple(n for n in used if n not in {*own, *constants.weights, *constants.masks}),
+        weights=tuple(n for n in used if n in constants.weights),
+        outputs=tuple(op.output for op in draft.ops if op.output in used_elsewhere or op.output == logits),
     )
 
 
@@ -96,7 +96,7 @@ def _kind(draft: Draft, constants: Constants) -> str:
 
 
 def _kind_of(op: Op, weights: Mapping[str, Array], masks: Mapping[str, Array]) -> str:
-    """A product with a number of the server's is a scaling; one with a public number is as cheap as a sum."""
+    """Return the kind of an operation; multiplying by a public number is as cheap as adding."""
     if op.name == "mul":
         others = [value.name if isinstance(value, Ref) else None for value in op.args[:2]]
         if None in others or any(name in masks for name in others):
@@ -108,5 +108,5 @@ def _kind_of(op: Op, weights: Mapping[str, Array], masks: Mapping[str, Array]) -
 
 
 def stored_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a tensor that PyTorch has as (batch, channels, height, width), channels-last; of others, the same."""
+    """Return the shape as stored: (batch, channels, height, width) becomes channels-last, others are unchanged."""
     return (shape[0], shape[2], shape[3], shape[1]) if len(shape) == 4 else shape

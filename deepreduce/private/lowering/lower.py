@@ -1,4 +1,4 @@
-"""From a traced network to the program that the parties run, and the weights that only the server holds."""
+"""Lower a traced network to the program that the parties run and the weights that only the server holds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor, fx
 from deepreduce.errors import UserError
 from deepreduce.network import Network
 from deepreduce.private.lowering.aten_graph import aten_graph, layer_of
-from deepreduce.private.lowering.builder import Norm, ProgramBuilder, program_of
+from deepreduce.private.lowering.builder import Norm, ProgramBuilder, build_program
 from deepreduce.private.lowering.constants import Array as Array
-from deepreduce.private.lowering.constants import Constants, number_read
-from deepreduce.private.lowering.fold_batchnorm import fold_norms
+from deepreduce.private.lowering.constants import Constants, find_number_read
+from deepreduce.private.lowering.fold_batchnorm import fold_batchnorms
 from deepreduce.private.lowering.operations import NORMS, SAME, SPLITS, operation_of
 from deepreduce.private.lowering.program import Argument, Program, Ref, UnsupportedError
 
@@ -26,7 +26,7 @@ IMAGE = "image"
 
 @dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """A network ready for the parties: the public `program` and `masks`, and the server's `weights`, by name."""
+    """A lowered network: the public `program`, and by name the public `masks` and the server's `weights`."""
 
     program: Program
     weights: Mapping[str, Array]
@@ -34,45 +34,49 @@ class Lowered:
 
 
 def lower(network: Network) -> Lowered:
-    """The program of a prepared network (`deepreduce.private.lowering.aten_graph.prepare`), for one image.
+    """Lower a prepared network (`deepreduce.private.lowering.aten_graph.prepare`) to a program for one image.
 
     Batch-norms after a convolution or linear layer are folded into it. Floating-point parameters and buffers are the
-    server's; integer and boolean buffers are masks of the plan and public. Raises `UserError` that names what can't
-    be expressed, and what would make a number of the server's public.
+    server's; integer and boolean buffers are masks of the plan, and public. Raises `UserError` that names the layer
+    for an operation that is not supported and for one that would make a number of the server's public.
     """
     if network.output_shape is None:
-        raise UserError(f"{network.name} gives {len(network.outputs)} outputs; wrap it in a module that returns one")
-    read = number_read(network.module)
-    if read is not None:
-        reason = f"makes a public number of {read[1]}, which is the server's; compute with the tensor itself"
-        raise _unsupported(network, read[0], reason)
+        raise UserError(
+            f"{network.name} returns {len(network.outputs)} outputs; wrap it in a module that returns one"
+        )
+    number = find_number_read(network.module)
+    if number is not None:
+        call, name = number
+        reason = f"makes {name} a public number, but it is the server's; compute with the tensor itself"
+        raise _unsupported(network, call, reason)
     try:
         graph = aten_graph(network)
-    except Exception as error:  # torch raises what it likes, over values of the image that decide what is computed
-        said = str(error).strip().partition("\n")[0]
-        raise _unsupported(network, "its graph", f"can't be followed ({type(error).__name__}: {said})") from error
+    except Exception as error:  # torch's, of any type, where values of the image decide what is computed
+        first_line = str(error).strip().partition("\n")[0]
+        raise _unsupported(network, "its graph", f"can't be traced ({type(error).__name__}: {first_line})") from error
     constants = Constants(graph, network)
-    walk = _Walk(constants)
+    walker = _GraphWalker(constants)
     for node in graph.graph.nodes:
         try:
-            walk.follow(node)
+            walker.visit(node)
         except UnsupportedError as error:
             raise _unsupported(network, layer_of(node), error) from error
-    drafts, logits = fold_norms(walk.drafts.layers, walk.drafts.norms, constants, logits=walk.logits)
-    program = program_of(
+    built = walker.builder
+    drafts, logits = fold_batchnorms(built.layers, built.norms, constants, logits=walker.logits)
+    program = build_program(
         drafts, constants, network=network.name, image=IMAGE, image_shape=(1, *network.input_shape), logits=logits
     )
-    _check(network, program, constants.masks)
+    _check_shapes(network, program, constants.masks)
     return Lowered(program=program, weights=constants.weights, masks=constants.masks)
 
 
-def _check(network: Network, program: Program, masks: Mapping[str, Array]) -> None:
-    """Follow the shapes through the functions that the parties will run."""
-    from deepreduce.private.spu.kernels import output_shapes
+def _check_shapes(network: Network, program: Program, masks: Mapping[str, Array]) -> None:
+    """Evaluate the shapes of all layers with the functions that the parties will run."""
+    from deepreduce.private.spu.layer_function import check_output_shapes
 
     for layer in program.layers:
         try:
-            output_shapes(program, layer, masks)
+            check_output_shapes(program, layer, masks)
         except UnsupportedError as error:
             raise _unsupported(network, layer.name, error) from error
 
@@ -81,18 +85,18 @@ def _unsupported(network: Network, layer: str, reason: object) -> UserError:
     return UserError(f"{network.name} can't be run privately: {layer} {reason}")
 
 
-class _Walk:
-    """Walks through the operations: those on constants are computed, those on activations noted down as drafts."""
+class _GraphWalker:
+    """Visits a graph's operations in order: evaluates those on constants, adds those on activations to a builder."""
 
     def __init__(self, constants: Constants) -> None:
         self.constants = constants
-        self.drafts = ProgramBuilder()
+        self.builder = ProgramBuilder()
         self.logits = ""
-        self._values: dict[fx.Node, str] = {}  # activations, by the names that the parties use
-        self._parts: dict[fx.Node, list[Callable[[], str]]] = {}  # cut when they are used
+        self._values: dict[fx.Node, str] = {}  # activation -> its name in the program
+        self._parts: dict[fx.Node, list[Callable[[], str]]] = {}  # output of a split -> functions that cut its parts
 
-    def follow(self, node: fx.Node) -> None:
-        """Take the next node. Raises `UnsupportedError` for what can't be expressed."""
+    def visit(self, node: fx.Node) -> None:
+        """Lower the next node. Raises `UnsupportedError` for an operation that is not supported."""
         if node.op == "placeholder":
             self._values[node] = IMAGE
         elif node.op == "get_attr":
@@ -104,7 +108,7 @@ class _Walk:
         elif all(source in self.constants for source in node.all_input_nodes):
             self.constants.compute(node)
         else:
-            self._note(node)
+            self._lower_operation(node)
 
     def _take_part(self, node: fx.Node) -> None:
         source, index = node.args
@@ -119,11 +123,11 @@ class _Walk:
         elif node.users:
             raise UnsupportedError(f"uses output {index} of {source.name}")
 
-    def _note(self, node: fx.Node) -> None:
+    def _lower_operation(self, node: fx.Node) -> None:
         name, given = operation_of(node)
         args = list(given.values())
         if name in SAME:
-            source = _checked_copy(given)
+            source = _source_of_copy(given)
             if source not in self._values:
                 raise UnsupportedError("writes a constant over values that depend on the image")
             self._values[node] = self._values[source]
@@ -139,7 +143,7 @@ class _Walk:
             self._index(node, *args)
         elif name == "div" and given["other"] in self.constants:
             inverse = self.constants[given["other"]].double().reciprocal()
-            factor = self.constants.name_made_of(given["other"], inverse, layer_of(node))
+            factor = self.constants.store_tensor(given["other"], inverse, layer_of(node))
             self._add(node, "mul", [given["self"], Ref(factor)])
         else:
             self._add(node, name, args)
@@ -149,29 +153,29 @@ class _Walk:
     def _add(self, node: fx.Node, name: str, args: Sequence[Any], *, shape: tuple[int, ...] | None = None) -> str:
         layer = layer_of(node)
         given = [self._argument(value, layer) for value in args]
-        self._values[node] = self.drafts.add(layer, name, given, _shape(node) if shape is None else shape)
+        self._values[node] = self.builder.add(layer, name, given, _shape(node) if shape is None else shape)
         return self._values[node]
 
     def _argument(self, value: Any, layer: str) -> Argument:
         if isinstance(value, (list, tuple)):
             return tuple(self._argument(item, layer) for item in value)
         if isinstance(value, fx.Node):
-            return Ref(self._values[value] if value in self._values else self.constants.name(value, layer))
+            return Ref(self._values[value] if value in self._values else self.constants.store(value, layer))
         if value is None or isinstance(value, (Ref, int, float, bool, str)):
             return value
-        raise UnsupportedError(f"is given {value}, which is not expressed")
+        raise UnsupportedError(f"has the argument {value}, which is not supported")
 
     def _index(self, node: fx.Node, source: fx.Node, indices: Sequence[Any]) -> None:
-        """Channels (or rows, columns) that are picked by one list of places, or by one mask."""
+        """Select channels (or rows, columns) by one list of indices, or by one mask."""
         given = [(dim, index) for dim, index in enumerate(indices) if index is not None]
         if len(given) != 1 or given[0][1] not in self.constants or self.constants[given[0][1]].dim() != 1:
-            raise UnsupportedError("indexes by more than one list of places")
+            raise UnsupportedError("indexes by more than one list, or by values that depend on the image")
         ((dim, index),) = given
-        places = self.constants[index]
-        if places.dtype in (torch.bool, torch.uint8):
-            places = places.nonzero().flatten()
+        chosen = self.constants[index]
+        if chosen.dtype in (torch.bool, torch.uint8):
+            chosen = chosen.nonzero().flatten()
         size = source.meta["val"].shape[dim]
-        name = self.constants.name_made_of(index, places % size, layer_of(node))  # -1 is the last
+        name = self.constants.store_tensor(index, chosen % size, layer_of(node))  # -1 is the last
         self._add(node, "index_select", [source, dim, Ref(name)])
 
     def _convolve(self, node: fx.Node, given: Mapping[str, Any]) -> None:
@@ -183,19 +187,19 @@ class _Walk:
         if given["transposed"]:
             raise UnsupportedError("is a transposed convolution")
         layer, channels = layer_of(node), len(kernel)
-        stored = Ref(self.constants.name_weight(kernel.permute(2, 3, 1, 0).float().numpy(), layer))
+        stored = Ref(self.constants.store_weight(kernel.permute(2, 3, 1, 0).float().numpy(), layer))
         offset = self._bias(self.constants[bias], channels, layer) if bias is not None else None
         self._add(node, "convolution", [image, stored, offset, *options])
 
     def _multiply(self, node: fx.Node, name: str, args: Sequence[Any]) -> None:
-        """A linear layer, whose weights must be the server's; or a product of activations."""
+        """Lower a linear layer, whose weights must be the server's, or a product of activations."""
         bias, image, weight, beta, alpha = args if name == "addmm" else (None, *args, 1, 1)
         if name == "mm" and weight not in self.constants:
             self._add(node, name, args)
             return
         self._check_weights(weight, bias)
         matrix, layer = self.constants[weight] * alpha, layer_of(node)  # (in, out)
-        stored = Ref(self.constants.name_weight(matrix.float().numpy(), layer))
+        stored = Ref(self.constants.store_weight(matrix.float().numpy(), layer))
         offset = self._bias(self.constants[bias] * beta, matrix.shape[1], layer) if bias is not None else None
         self._add(node, "addmm", [image, stored, offset])
 
@@ -205,15 +209,15 @@ class _Walk:
 
     def _bias(self, bias: Tensor, channels: int, layer: str) -> Ref:
         if bias.numel() not in (1, channels) or bias.numel() != bias.shape[-1:].numel():
-            raise UnsupportedError("adds another bias at each place")
-        return Ref(self.constants.name_weight(bias.reshape(-1).expand(channels).float().numpy(), layer))
+            raise UnsupportedError("adds a bias that varies by position")
+        return Ref(self.constants.store_weight(bias.reshape(-1).expand(channels).float().numpy(), layer))
 
     def _normalise(self, node: fx.Node, given: Mapping[str, Any]) -> None:
         names = ("running_mean", "running_var", "weight", "bias")
         nodes = [given[name] for name in names]
         computed = any(value is not None and value not in self.constants for value in nodes)
         if computed or None in nodes[:2] or given.get("training"):
-            raise UnsupportedError("normalises by statistics of the image itself")
+            raise UnsupportedError("normalises by the image's own statistics")
         mean, variance = (self.constants[value].double().numpy() for value in nodes[:2])
         scale, shift = (None if value is None else self.constants[value].double().numpy() for value in nodes[2:])
         eps = float(given["epsilon" if "epsilon" in given else "eps"])
@@ -221,14 +225,14 @@ class _Walk:
         offset = (0.0 if shift is None else shift) - mean * factor
         source, shape = given["input"], tuple(given["input"].meta["val"].shape)
         norm = Norm(factor=factor, offset=offset)
-        self._values[node] = self.drafts.add_norm(layer_of(node), self._values[source], norm, shape)
+        self._values[node] = self.builder.add_norm(layer_of(node), self._values[source], norm, shape)
 
     def _split(self, node: fx.Node, name: str, args: list[Any]) -> None:
-        """Parts are cut when they are used."""
+        """Record the parts of a split; each is cut when it is used."""
         dim = args[-1]
         size = args[0].meta["val"].shape[dim]
         if name == "unbind":
-            self._parts[node] = [self._cut(node, "select", [args[0], dim, place]) for place in range(size)]
+            self._parts[node] = [self._cut(node, "select", [args[0], dim, index]) for index in range(size)]
             return
         sizes = args[1] if name == "split_with_sizes" else [args[1]] * -(-size // args[1])
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -246,11 +250,11 @@ class _Walk:
         return lambda: self._add(node, name, args, shape=tuple(shape))
 
 
-def _checked_copy(given: Mapping[str, Any]) -> fx.Node:
-    """Return what a copy is made of. Raises `UnsupportedError` for a copy that rounds, or that repeats values."""
+def _source_of_copy(given: Mapping[str, Any]) -> fx.Node:
+    """Return the node that is copied. Raises `UnsupportedError` for a copy that rounds, or that repeats values."""
     dtype = given.get("dtype")
     if dtype is not None and not dtype.is_floating_point:
-        raise UnsupportedError(f"turns values that depend on the image into {dtype}")
+        raise UnsupportedError(f"converts values that depend on the image to {dtype}")
     source = given.get("src", given["self"])
     if _shape(source) != _shape(given["self"]):
         raise UnsupportedError("copies a tensor into one of another shape")
@@ -259,6 +263,7 @@ def _checked_copy(given: Mapping[str, Any]) -> fx.Node:
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of a node's first output; () if it has none."""
     value = node.meta.get("val")
     first = value[0] if isinstance(value, (tuple, list)) else value
     return tuple(int(n) for n in first.shape) if isinstance(first, Tensor) else ()

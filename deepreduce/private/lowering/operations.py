@@ -1,4 +1,4 @@
-"""The operations of ATen that can be expressed: what each is to the protocol, and which of its arguments count."""
+"""List the ATen operations that can be lowered: the kind of layer of each, and the arguments that are read."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ KIND_OF = {
     "squeeze": "move", "unsqueeze": "move", "slice": "move", "select": "move", "expand": "move",
     "constant_pad_nd": "move", "index_select": "move",
 }  # fmt: skip
-"""The operations that the parties run -> the kind of layer that one makes."""
+"""Operation that the parties run -> the kind of its layer."""
 
 SAME = {"clone", "alias", "detach", "lift_fresh_copy", "contiguous", "_to_copy", "copy"}
-"""They give the values that they are given."""
+"""Operations that return their input's values."""
 
 NORMS = {"native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_batch_norm_no_update"}
 SPLITS = {"split", "split_with_sizes", "unbind"}
@@ -36,7 +36,7 @@ _OTHER_NAMES = {"max_pool2d_with_indices": "max_pool2d", "expand_copy": "expand"
 _SUM, _REDUCTION = ("self", "other", "alpha"), ("self", "dim", "keepdim")
 _STATISTICS = ("input", "weight", "bias", "running_mean", "running_var")
 
-TAKEN: Mapping[str, tuple[str, ...]] = {
+ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "convolution": (
         "input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups"
     ),
@@ -58,7 +58,7 @@ TAKEN: Mapping[str, tuple[str, ...]] = {
     "index_select": ("self", "dim", "index"), "index": ("self", "indices"),
     "clone": ("self",), "alias": ("self",), "detach": ("self",), "lift_fresh_copy": ("self",),
     "contiguous": ("self",), "_to_copy": ("self", "dtype"), "copy": ("self", "src"),
-    # how statistics are updated does not matter to who only reads them
+    # momentum is listed because it may have any value: statistics are only read
     "native_batch_norm": (*_STATISTICS, "training", "momentum", "eps"),
     "_native_batch_norm_legit_no_training": (*_STATISTICS, "momentum", "eps"),
     "cudnn_batch_norm": (*_STATISTICS, "training", "exponential_average_factor", "epsilon"),
@@ -66,35 +66,35 @@ TAKEN: Mapping[str, tuple[str, ...]] = {
     "split": ("self", "split_size", "dim"), "split_with_sizes": ("self", "split_sizes", "dim"),
     "unbind": ("self", "dim"),
 }  # fmt: skip
-"""The arguments of each operation that count, by the names of its schema and in its order."""
+"""Operation -> the arguments that are read, by the names and in the order of its schema."""
 
-_WHERE_STORED = {"memory_format", "layout", "device", "pin_memory", "non_blocking", "implicit"}
-"""Arguments that say how values are stored, or allowed to be shaped, and change none."""
+_STORAGE = {"memory_format", "layout", "device", "pin_memory", "non_blocking", "implicit"}
+"""Arguments about how values are stored, which change none of them."""
 
 
 def operation_of(node: fx.Node) -> tuple[str, dict[str, Any]]:
-    """The operation that a node calls and the arguments that count, by name and in the schema's order.
+    """Return the operation that a node calls, and its arguments of `ARGUMENTS` by name, in the schema's order.
 
-    Raises `UnsupportedError` for an operation that is not taught, and for an argument that would be ignored and is
-    not at its default.
+    Raises `UnsupportedError` for an operation that is not listed, and for an argument that would be ignored although
+    it is not at its default.
     """
     assert isinstance(node.target, OpOverload)
     called: str = node.target.overloadpacket.__name__
     name = _OTHER_NAMES.get(called, called)
-    if name not in TAKEN:
-        raise UnsupportedError(f"computes {called}, which the engine is not taught")
+    if name not in ARGUMENTS:
+        raise UnsupportedError(f"computes {called}, which is not supported")
     taken = {}
-    for place, argument in enumerate(node.target._schema.arguments):
+    for position, argument in enumerate(node.target._schema.arguments):
         default = argument.default_value if argument.has_default_value() else None
-        value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, default)
-        if argument.name in TAKEN[name]:
+        value = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name, default)
+        if argument.name in ARGUMENTS[name]:
             taken[argument.name] = value
-        elif argument.name not in _WHERE_STORED and not _is(value, default):
-            raise UnsupportedError(f"computes {called} with {argument.name}={value}, which is not expressed")
+        elif argument.name not in _STORAGE and not _equals(value, default):
+            raise UnsupportedError(f"computes {called} with {argument.name}={value}, which is not supported")
     return name, taken
 
 
-def _is(value: Any, default: Any) -> bool:
+def _equals(value: Any, default: Any) -> bool:
     if isinstance(value, (fx.Node, torch.dtype)) or isinstance(default, torch.dtype):
         return value is default
     return bool(value == default)

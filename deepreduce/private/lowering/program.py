@@ -1,4 +1,4 @@
-"""A network as the parties compute it: layers of tensor operations, without weights. This much is public."""
+"""Describe a network as the parties compute it: layers of tensor operations without weights. A program is public."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 KINDS = ("convolution", "linear", "relu", "relu6", "clamp", "max_pool", "avg_pool", "product", "scale", "add", "move")
-"""What a layer is to the protocol.
+"""Kinds of layers by what they cost a protocol.
 
 `product` multiplies activations with each other (polynomials, gates), `scale` with the server's numbers (a batch-norm
-that follows no convolution); `add` sums or scales by public numbers; `move` puts values elsewhere. The first that
-an operation of the layer belongs to counts.
+that follows no convolution); `add` sums or multiplies by public numbers; `move` reorders values. A layer whose
+operations are of several kinds has the first of them, in this order.
 """
 
 COSTLY_KINDS = frozenset(KINDS) - {"add", "move"}
-"""Those that multiply or compare, and so make the parties talk."""
+"""Kinds of layers that multiply or compare, so that the parties communicate."""
 
 REVEAL, REVEALED = "reveal", "logits"
-"""Kind and name of the last message of a query, by which the client learns the logits."""
+"""Kind and name of a query's last step, in which the client learns the logits."""
 
 
 class UnsupportedError(Exception):
-    """A way to use an operation that is not expressed; the text continues "LAYER ..."."""
+    """Raised for an operation or argument that can't be lowered; its text continues the layer's name."""
 
 
 @dataclass(frozen=True)
 class Ref:
-    """The name of a value: an activation, a weight of the server's, or a public mask."""
+    """A reference by name to an activation, one of the server's weights, or a public mask."""
 
     name: str
 
@@ -37,7 +37,7 @@ Argument = Ref | int | float | bool | str | None | tuple["Argument", ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """One tensor operation, named and with arguments as in ATen. `shape` is its output's as PyTorch has it."""
+    """One tensor operation, with ATen's name and arguments; `shape` is that of its output in PyTorch."""
 
     name: str
     args: tuple[Argument, ...]
@@ -47,7 +47,7 @@ class Op:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """Operations that run together. `inputs` are activations of earlier layers, `weights` the server's."""
+    """Operations that run together. `inputs` are activations of earlier layers, `weights` the server's inputs."""
 
     name: str
     kind: str
@@ -59,7 +59,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """The layers from `image` to `logits`, in order. `shapes` holds each activation's and weight's, as stored.
+    """The layers from `image` to `logits`, in order, and the `shapes` of activations and weights as stored.
 
     Activations of four dimensions are stored as (batch, height, width, channels), weights of convolutions as
     (height, width, input channels, output channels).
@@ -73,11 +73,11 @@ class Program:
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """Names of the server's inputs."""
+        """Return the names of the server's inputs."""
         return tuple(dict.fromkeys(name for layer in self.layers for name in layer.weights))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "network": self.network,
             "image": self.image,
@@ -88,7 +88,7 @@ class Program:
                     "name": layer.name,
                     "kind": layer.kind,
                     "ops": [
-                        {"name": op.name, "args": _plain(op.args), "output": op.output, "shape": list(op.shape)}
+                        {"name": op.name, "args": _to_plain(op.args), "output": op.output, "shape": list(op.shape)}
                         for op in layer.ops
                     ],
                     "inputs": list(layer.inputs),
@@ -101,22 +101,22 @@ class Program:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Program:
-        """The program that `to_json` described."""
+        """Return the program that `to_json` described."""
         return cls(
             network=value["network"],
             image=value["image"],
             logits=value["logits"],
             shapes={name: tuple(shape) for name, shape in value["shapes"].items()},
-            layers=tuple(_layer(layer) for layer in value["layers"]),
+            layers=tuple(_read_layer(layer) for layer in value["layers"]),
         )
 
 
-def _layer(value: Mapping[str, Any]) -> Layer:
+def _read_layer(value: Mapping[str, Any]) -> Layer:
     return Layer(
         name=value["name"],
         kind=value["kind"],
         ops=tuple(
-            Op(name=op["name"], args=_arguments(op["args"]), output=op["output"], shape=tuple(op["shape"]))
+            Op(name=op["name"], args=_read_arguments(op["args"]), output=op["output"], shape=tuple(op["shape"]))
             for op in value["ops"]
         ),
         inputs=tuple(value["inputs"]),
@@ -125,24 +125,24 @@ def _layer(value: Mapping[str, Any]) -> Layer:
     )
 
 
-def _plain(argument: Argument) -> Any:
+def _to_plain(argument: Argument) -> Any:
     if isinstance(argument, Ref):
         return {"ref": argument.name}
-    return [_plain(item) for item in argument] if isinstance(argument, tuple) else argument
+    return [_to_plain(item) for item in argument] if isinstance(argument, tuple) else argument
 
 
-def _arguments(values: list[Any]) -> tuple[Argument, ...]:
-    return tuple(_argument(value) for value in values)
+def _read_arguments(values: list[Any]) -> tuple[Argument, ...]:
+    return tuple(_read_argument(value) for value in values)
 
 
-def _argument(value: Any) -> Argument:
+def _read_argument(value: Any) -> Argument:
     if isinstance(value, dict):
         return Ref(value["ref"])
-    return _arguments(value) if isinstance(value, list) else value
+    return _read_arguments(value) if isinstance(value, list) else value
 
 
 def refs(argument: Argument) -> list[str]:
-    """Names of the values that an argument refers to."""
+    """Return the names of the values that an argument refers to."""
     if isinstance(argument, Ref):
         return [argument.name]
     return [name for item in argument for name in refs(item)] if isinstance(argument, tuple) else []

@@ -1,1 +1,1 @@
-"""Start the parties' processes, talk to them, and end them."""
+"""Start the parties' processes, exchange messages with them, and end them."""

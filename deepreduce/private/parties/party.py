@@ -1,7 +1,7 @@
 """The process of one party: python -m deepreduce.private.parties.party, started by `processes`.
 
-Everything comes and goes through one socket of its own. It is told the program, which is public, and its own input:
-the server's process the weights, the client's the images. When the socket closes it ends, whatever it is doing.
+It communicates with its parent through one socket. It receives the program, which is public, and its own input: the
+weights in the server's process, the images in the client's. When the socket closes, the process ends at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
         order = receive(channel)
         try:
             if order.kind == "join":
-                engine = _joined(order)
+                engine = _connect_engine(order)
                 answer = Message(kind="ready")
             elif order.kind == "query":
                 assert engine is not None
@@ -40,32 +40,33 @@ def main() -> None:
                 )
             else:
                 raise AssertionError(order.kind)
-        except Exception as error:  # whatever the engine raises is told to who asked
+        except Exception as error:  # the engine's, of any type: the parent reports it
             traceback.print_exc()  # to this process's own log
-            answer = Message(kind="failed", values={"reason": reason_of(error, order)})
+            answer = Message(kind="failed", values={"reason": explain_error(error, order)})
         send(channel, answer)
 
 
-def _joined(order: Message) -> Engine:
+def _connect_engine(order: Message) -> Engine:
+    """Build the engine of a "join" order and connect it to the other parties'."""
     from deepreduce.private.spu.engine import Engine, PartyAddress
 
     values = order.values
-    seat = PartyAddress(rank=values["rank"], addresses=tuple(values["addresses"]), timeout_s=values["timeout_s"])
+    address = PartyAddress(rank=values["rank"], addresses=tuple(values["addresses"]), timeout_s=values["timeout_s"])
     program = Program.from_json(values["program"])
     arrays = dict(order.arrays)
-    weights = {name: arrays.pop(name) for name in program.weights} if seat.rank == SERVER else None
-    engine = Engine(program, arrays, protocol_named(values["protocol"]), seat, Path(values["log"]))
+    weights = {name: arrays.pop(name) for name in program.weights} if address.rank == SERVER else None
+    engine = Engine(program, arrays, protocol_named(values["protocol"]), address, Path(values["log"]))
     engine.connect(weights)
     return engine
 
 
 _PREFIX = re.compile(r"(what:)?\s*(\[[^\]]*:\d+\])?")
-"""What the engine puts before a reason: a word, and the line of its source."""
+"""What the engine prints before a reason: a word, and a line of its source code."""
 _CANT_LISTEN, _SILENT = "server failed start", "Get data timeout"
 
 
-def reason_of(error: Exception, order: Message) -> str:
-    """One line for what was raised, in plain words where it is known what the engine means."""
+def explain_error(error: Exception, order: Message) -> str:
+    """Return the engine's error as one line, with the repair if the error is a known one."""
     lines = [re.sub(_PREFIX, "", line.strip(), count=1).strip() for line in str(error).splitlines()]
     line = next((line for line in lines if line), type(error).__name__)[:200]
     if _CANT_LISTEN in line:

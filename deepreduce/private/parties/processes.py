@@ -1,4 +1,4 @@
-"""The parties' processes as their starter sees them: started and ended together, each with a channel of its own."""
+"""Start, query and end the parties' processes, each through a channel of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deepreduce.private.protocol import SERVER, Protocol
 from deepreduce.utils.child_process import ChildProcess, hang_up_events
 
 ROLES = ("server", "client", "helper")
-"""Who holds which rank: the weights, the image, nothing."""
+"""Name of each rank: the server holds the weights, the client the image, the helper nothing."""
 
 HOST = "127.0.0.1"
 
@@ -59,19 +59,19 @@ class PartyProcess:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """Return the process's id."""
         return self._process.pid
 
     @property
     def output(self) -> Path:
-        """What the process printed; nothing that a user should need."""
+        """Return the file of the process's output, for debugging."""
         return Path(self._folder.name) / "output.txt"
 
     def join(
         self, program: Program, protocol: Protocol, addresses: Sequence[str], arrays: Mapping[str, Array], *,
         timeout_s: float,
     ) -> None:  # fmt: skip
-        """Tell it what to compute with whom. `arrays` are the masks, and the weights if it is the server."""
+        """Send the program and the parties' addresses. `arrays` are the masks and, for the server, the weights."""
         values = {
             "rank": self.rank,
             "addresses": list(addresses),
@@ -81,40 +81,41 @@ class PartyProcess:
             "log": str(Path(self._folder.name) / "engine.log"),
         }
         self.channel.settimeout(timeout_s)  # a process that hangs does not read
-        self.tell(Message(kind="join", values=values, arrays=arrays))
+        self.send(Message(kind="join", values=values, arrays=arrays))
 
-    def tell(self, message: Message) -> None:
-        """Raises `RunError` where the process is gone."""
+    def send(self, message: Message) -> None:
+        """Send a message to the process. Raises `RunError` if the process is gone."""
         try:
             send(self.channel, message)
         except ClosedError as error:
-            raise self._gone() from error
+            raise self._ended() from error
 
-    def hear(self) -> Message:
-        """What it answers. Raises `RunError` where it is gone, or says that it failed."""
+    def receive(self) -> Message:
+        """Return the process's answer. Raises `RunError` if the process is gone or failed."""
         try:
             message = receive(self.channel)
         except ClosedError as error:
-            raise self._gone() from error
+            raise self._ended() from error
         if message.kind == "failed":
             raise RunError(f"the {self.role}'s process failed: {message.values['reason']}")
         return message
 
-    def _gone(self) -> RunError:
+    def _ended(self) -> RunError:
+        """Return the error for a process that has ended, with the reason if it is known."""
         what = f"the {self.role}'s process {self._process.describe_end()}"
         if self._process.was_killed:
-            return RunError(f"{what}; where nobody did that, memory was short (cheetah takes about 3 GB a party)")
+            return RunError(f"{what}; if nobody did that, memory ran out (cheetah takes about 3 GB per party)")
         lines = self.output.read_text(errors="replace").strip().splitlines()
         return RunError(what + (f": {lines[-1][:200]}" if lines else ""))
 
 
-def answers(
+def receive_answers(
     parties: Sequence[PartyProcess], *, timeout_s: float, other: socket.socket | None = None
 ) -> list[Message]:
-    """One message from each, in their order. Raises `RunError` where one fails, dies or takes longer.
+    """Return one message from each party, in their order. Raises `RunError` if a party fails, dies or takes longer.
 
-    `other` is a connection to the starter of parties elsewhere; where it closes, their parties are gone too. What
-    lies there unread, as the next query may, is left there and hides nothing.
+    `other` is a connection to a process that starts parties on another machine: when it closes, those parties are
+    gone too. Unread bytes in it, such as the next query, stay there and do not hide that it closed.
     """
     waiting, found = {party.channel.fileno(): party for party in parties}, {}
     poll = select.poll()
@@ -128,42 +129,44 @@ def answers(
         if not ready:
             roles = " and ".join(f"the {party.role}'s" for party in waiting.values())
             raise RunError(f"no answer from {roles} process within {timeout_s:g} s; give a longer timeout")
-        for descriptor in waiting.keys() & set(ready):  # first: whoever has its answer may well hang up
+        for descriptor in waiting.keys() & set(
+            ready
+        ):  # first: a party's answer counts even if the other side has hung up
             party = waiting.pop(descriptor)
             poll.unregister(descriptor)
-            found[party.rank] = party.hear()
+            found[party.rank] = party.receive()
         if waiting and other is not None and other.fileno() in ready:
-            raise RunError("the other side went away")
+            raise RunError("the other side closed the connection")
     return [found[party.rank] for party in parties]
 
 
-def hung_up(connection: socket.socket) -> bool:
-    """Whether the other end has closed it, whatever lies there unread."""
+def has_hung_up(connection: socket.socket) -> bool:
+    """Return whether the other end has closed the connection, even if unread bytes remain."""
     poll = select.poll()
     poll.register(connection, hang_up_events())
     return bool(poll.poll(0))
 
 
 class Transport(TypingProtocol):
-    """Where parties meet that are all on this machine."""
+    """How parties on this machine reach each other."""
 
     @property
     def launcher(self) -> Sequence[str]:
-        """A command that starts a party's process, by turning into it."""
+        """Return the command that a party's process is started with; it replaces itself by the process (exec)."""
 
     def connect(self, pids: Sequence[int]) -> Sequence[str]:
-        """The parties' addresses ("host:port"), once their processes are there."""
+        """Return the parties' addresses ("host:port"), given the ids of their processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loopback:
-    """The loopback interface, at `ports`, one for each party (None: free ones)."""
+    """Connects parties over the loopback interface at `ports`, one per party (None: free ones)."""
 
     ports: Sequence[int] | None = None
     launcher: Sequence[str] = ()
 
     def connect(self, pids: Sequence[int]) -> Sequence[str]:
-        """Raises `UserError` for a port in use."""
+        """Return the parties' addresses. Raises `UserError` for a port in use."""
         return [f"{HOST}:{port}" for port in choose_ports(len(pids), self.ports)]
 
 
@@ -174,40 +177,42 @@ def running_parties(
     *,
     weights: Mapping[str, Array],
     masks: Mapping[str, Array],
-    place: Transport,
+    transport: Transport,
     timeout_s: float,
 ) -> Iterator[list[PartyProcess]]:
-    """All parties of a computation on this machine, connected, with the server's weights shared.
+    """Start all parties on this machine, connect them and share the server's weights; end them on exit.
 
-    Raises what connecting them at that place does, and `RunError` where a party is not ready within `timeout_s`.
+    Raises what `transport.connect` raises, and `RunError` if a party is not ready within `timeout_s`.
     """
     with ExitStack() as stack:
         parties = [
-            stack.enter_context(PartyProcess(rank, launcher=place.launcher)) for rank in range(protocol.parties)
+            stack.enter_context(PartyProcess(rank, launcher=transport.launcher)) for rank in range(protocol.parties)
         ]
-        addresses = place.connect([party.pid for party in parties])
+        addresses = transport.connect([party.pid for party in parties])
         for party in parties:
             arrays = {**masks, **(weights if party.rank == SERVER else {})}
             party.join(program, protocol, addresses, arrays, timeout_s=timeout_s)
-        answers(parties, timeout_s=timeout_s)
+        receive_answers(parties, timeout_s=timeout_s)
         yield parties
 
 
 def choose_ports(count: int, given: Sequence[int] | None, *, host: str = HOST) -> list[int]:
-    """The `given` ports of `host`, or so many free ones (0: any free one).
+    """Return the `given` ports of `host` (0: any free one), or `count` free ones if `given` is None.
 
-    Raises `UserError` for one in use or given twice, and for a wrong number of them.
+    Raises `UserError` for a port that is in use or given twice, and for a wrong number of ports.
     """
     if given is not None and len(given) != count:
         raise UserError(f"{len(given)} ports are given for {count} parties; give one for each")
     wanted = list(given) if given is not None else [0] * count
     twice = sorted({port for port in wanted if port and wanted.count(port) > 1})
-    if twice:  # with SO_REUSEADDR it could be had twice, as long as nobody listens
+    if twice:  # SO_REUSEADDR lets two sockets bind a port as long as neither listens
         raise UserError(f"port {twice[0]} is given twice; give each party one of its own")
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in wanted]
         for taken, port in zip(sockets, wanted, strict=True):
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are over don't count
+            taken.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # a closed connection in TIME_WAIT does not block the port
             try:
                 taken.bind((host, port))
             except (OSError, OverflowError) as error:

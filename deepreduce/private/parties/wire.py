@@ -1,4 +1,4 @@
-"""Messages between processes: a JSON header and arrays beside it, over a socket. Nothing is pickled."""
+"""Send and receive messages over a socket: a JSON header, then arrays. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LENGTH = struct.Struct("<Q")
-_MOST_HEADER = 2**24
-"""Bytes that a header may have; what claims more is no message of ours."""
-_MOST_DIMS, _MOST_ALONG = 8, 2**32
-"""How many dimensions an array may have, and how long it may be along each."""
-_PIECE = 2**20
-"""Memory is taken for so many bytes at a time, and so for none that are only claimed to come."""
+_MAX_HEADER_BYTES = 2**24
+"""Most bytes of a header; a larger length means that the bytes are no message."""
+_MAX_DIMS, _MAX_SIZE = 8, 2**32
+"""Most dimensions of an array, and the bound of the size of each."""
+_CHUNK_BYTES = 2**20
+"""Bytes received at a time, so that memory grows with what arrives, not with what a header claims."""
 
 _DTYPES = {
     dtype.str: dtype
@@ -30,7 +30,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What is said (`kind`), plain `values`, and `arrays` by name."""
+    """A message: its `kind`, JSON `values`, and `arrays` by name."""
 
     kind: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -38,19 +38,19 @@ class Message:
 
 
 class ClosedError(Exception):
-    """The other end of a channel is gone, or no use any more."""
+    """Raised when the other end of a channel is gone, or the channel can no longer be used."""
 
 
 class SilentError(ClosedError):
-    """Nothing came, or not all of a message, in the time that there was."""
+    """Raised when a message did not arrive completely in time."""
 
 
 class MessageError(ClosedError):
-    """What came is no message of ours; where the next one would begin is not known."""
+    """Raised for bytes that are no message; the channel can no longer be used."""
 
 
 def send(channel: socket.socket, message: Message) -> None:
-    """Send a message whole. Raises `ClosedError` where nobody reads any more."""
+    """Send a message. Raises `ClosedError` if the other end is gone."""
     arrays = {name: np.ascontiguousarray(array) for name, array in message.arrays.items()}
     assert all(array.dtype.str in _DTYPES for array in arrays.values())
     header = json.dumps(
@@ -68,27 +68,27 @@ def send(channel: socket.socket, message: Message) -> None:
         raise ClosedError(str(error)) from error
 
 
-def receive(channel: socket.socket, *, most: int | None = None, within_s: float | None = None) -> Message:
-    """The next message. Raises `ClosedError` at the end of the channel, `MessageError` for what is no message.
+def receive(channel: socket.socket, *, max_bytes: int | None = None, within_s: float | None = None) -> Message:
+    """Return the next message. Raises `ClosedError` if the other end is gone, `MessageError` for anything else.
 
-    For one that comes from a stranger, `most` bounds its bytes and `within_s` the seconds until all of it is there;
-    `SilentError` tells that they are over (None: each part may take as long as the channel's timeout).
+    For an untrusted sender, `max_bytes` limits the message's size and `within_s` the seconds until it is complete
+    (None: the channel's timeout applies to each part). Raises `SilentError` when the time is over.
     """
     timeout = channel.gettimeout()
     deadline = None if within_s is None else time.monotonic() + within_s
-    incoming = _Incoming(channel, math.inf if most is None else most, deadline)
+    incoming = _Incoming(channel, math.inf if max_bytes is None else max_bytes, deadline)
     try:
         (length,) = _LENGTH.unpack(incoming.take(_LENGTH.size, counted=False))
-        if length > _MOST_HEADER:
-            raise MessageError("what came is no message of deepreduce")
-        kind, values, described = _header(incoming.take(length))
+        if length > _MAX_HEADER_BYTES:
+            raise MessageError("the bytes received are no message of deepreduce")
+        kind, values, descriptions = _parse_header(incoming.take(length))
         arrays = {}
-        for name, dtype, shape in map(_array_header, described):
+        for name, dtype, shape in map(_parse_array_header, descriptions):
             content = incoming.take(math.prod(shape) * dtype.itemsize)
             arrays[name] = np.frombuffer(content, dtype).reshape(shape)
         return Message(kind=kind, values=values, arrays=arrays)
     except TimeoutError as error:
-        raise SilentError("it was silent for too long") from error
+        raise SilentError("nothing was received for too long") from error
     except OSError as error:
         raise ClosedError(str(error)) from error
     finally:
@@ -98,7 +98,7 @@ def receive(channel: socket.socket, *, most: int | None = None, within_s: float 
 
 @dataclass
 class _Incoming:
-    """The bytes of one message: where from, how many it may still have, and until when."""
+    """Reads the bytes of one message: `left` is how many it may still have, `deadline` when it must be complete."""
 
     channel: socket.socket
     left: float
@@ -107,7 +107,7 @@ class _Incoming:
     def take(self, size: int, *, counted: bool = True) -> bytearray:
         self.left -= size if counted else 0
         if self.left < 0:
-            raise MessageError(f"what came is longer by {-self.left:,} bytes than what is expected")
+            raise MessageError(f"the message is {-self.left:,} bytes too long")
         content = bytearray()
         while len(content) < size:
             if self.deadline is not None:
@@ -115,31 +115,31 @@ class _Incoming:
                 if remaining <= 0:
                     raise TimeoutError
                 self.channel.settimeout(remaining)
-            piece = self.channel.recv(min(size - len(content), _PIECE))
-            if not piece:
+            chunk = self.channel.recv(min(size - len(content), _CHUNK_BYTES))
+            if not chunk:
                 raise ClosedError("the other end closed the channel")
-            content += piece
+            content += chunk
         return content
 
 
-def _header(content: bytearray) -> tuple[str, dict[str, Any], list[Any]]:
-    """Kind, values and what is said of the arrays. Nothing about their form is taken for granted."""
+def _parse_header(content: bytearray) -> tuple[str, dict[str, Any], list[Any]]:
+    """Parse a header from an untrusted sender: kind, values, and the descriptions of the arrays."""
     try:
         header = json.loads(content)
-    except (ValueError, RecursionError) as error:  # the latter where brackets are nested thousands deep
-        raise MessageError("what came is no message of deepreduce: its header is no JSON of ours") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested thousands deep
+        raise MessageError("the bytes received are no message of deepreduce: the header is no valid JSON") from error
     if isinstance(header, dict):
         kind, values, arrays = (header.get(name) for name in ("kind", "values", "arrays"))
         if isinstance(kind, str) and isinstance(values, dict) and isinstance(arrays, list):
             return kind, values, arrays
-    raise MessageError("what came is no message of deepreduce: its header lacks kind, values or arrays")
+    raise MessageError("the bytes received are no message of deepreduce: the header lacks kind, values or arrays")
 
 
-def _array_header(described: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
-    """Name, dtype and shape of one array."""
+def _parse_array_header(described: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
+    """Return name, dtype and shape of one array."""
     if isinstance(described, list) and [type(part) for part in described] == [str, str, list]:
         name, kind, shape = described
-        small = all(type(n) is int and 0 <= n < _MOST_ALONG for n in shape)
-        if kind in _DTYPES and small and len(shape) <= _MOST_DIMS:
+        small = all(type(n) is int and 0 <= n < _MAX_SIZE for n in shape)
+        if kind in _DTYPES and small and len(shape) <= _MAX_DIMS:
             return name, _DTYPES[kind], tuple(shape)
-    raise MessageError("what came is no message of deepreduce: it has an array of no type or shape that it could be")
+    raise MessageError("the bytes received are no message of deepreduce: an array has an unknown type or shape")

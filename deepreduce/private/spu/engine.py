@@ -1,4 +1,4 @@
-"""One party's end of the computation, on SPU. Needs the packages of deepreduce[private]; PyTorch is not imported."""
+"""Run one party's part of a program on SPU. Needs deepreduce[private]; does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spu import libspu
 
 from deepreduce.private.lowering.program import REVEALED, Layer, Program
 from deepreduce.private.protocol import CLIENT, SERVER, Protocol
-from deepreduce.private.spu.kernels import example_inputs, layer_function
+from deepreduce.private.spu.layer_function import example_inputs, layer_function
 from deepreduce.private.spu.profile import LayerProfile, ProfileLog
 
 FRACTION_BITS = 18
@@ -28,7 +28,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class PartyAddress:
-    """A party's place in a computation: its rank, everybody's addresses ("host:port"), how long to wait for them."""
+    """A party's rank, the addresses ("host:port") of all parties by rank, and the seconds to wait for one."""
 
     rank: int
     addresses: tuple[str, ...]
@@ -36,55 +36,55 @@ class PartyAddress:
 
 
 class Engine:
-    """Holds this party's shares. `connect` waits for the others."""
+    """Holds one party's shares and runs the program's layers on them, jointly with the other parties."""
 
     def __init__(
-        self, program: Program, masks: Mapping[str, Array], protocol: Protocol, seat: PartyAddress, log: Path
+        self, program: Program, masks: Mapping[str, Array], protocol: Protocol, address: PartyAddress, log: Path
     ) -> None:
         _set_log(log)
-        self._program, self._seat = program, seat
+        self._program, self._address = program, address
         self._config = _runtime_config(protocol)
         self._io = spu.Io(protocol.parties, self._config)
-        self._executables = [_compiled(index, layer, program, masks) for index, layer in enumerate(program.layers)]
+        self._executables = [_compile(index, layer, program, masks) for index, layer in enumerate(program.layers)]
         self._profile = ProfileLog(log)
 
     def connect(self, weights: Mapping[str, Array] | None) -> None:
-        """Find the other parties and share the weights, which the server alone gives."""
-        self._link = libspu.link.create_brpc(_link_description(self._seat), self._seat.rank)
+        """Connect to the other parties and share the weights, which only the server passes."""
+        self._link = libspu.link.create_brpc(_link_description(self._address), self._address.rank)
         self._runtime = spu.Runtime(self._link, self._config)
         for name in self._program.weights:
             self._share(name, weights[name] if weights is not None else None, owner=SERVER)
 
     def query(self, image: Array | None) -> tuple[list[LayerProfile], Array | None]:
-        """What this party saw of each layer; at the client, which alone gives the `image`, its logits too."""
+        """Run one query; return this party's profiles. Only the client passes an `image`, and only it gets logits."""
         self._share(self._program.image, image, owner=CLIENT)
         for executable in self._executables:
             self._runtime.run(executable)
-        profiles = self._profile.new()
+        profiles = self._profile.read_new()
         logits, revealing = self._reveal(self._program.logits)
         names = [layer.name for layer in self._program.layers]
         assert len(profiles) == len(names), f"{len(profiles)} of {len(names)} layers are in the engine's profile"
         return [*profiles, revealing], logits
 
     def _share(self, name: str, value: Array | None, *, owner: int) -> None:
-        """Share a value of its owner's; all others know its shape alone, and put zeros of that shape."""
-        assert (value is not None) == (self._seat.rank == owner)
+        """Share a value of its owner's; the other parties know its shape only and pass zeros."""
+        assert (value is not None) == (self._address.rank == owner)
         shape = self._program.shapes[name]
         array = np.zeros(shape, np.float32) if value is None else np.asarray(value, np.float32)
         assert array.shape == shape, (name, array.shape, shape)
         shares = self._io.make_shares(array, libspu.Visibility.VIS_SECRET, owner)
-        self._runtime.set_var(name, shares[self._seat.rank])
+        self._runtime.set_var(name, shares[self._address.rank])
 
     def _reveal(self, name: str) -> tuple[Array | None, LayerProfile]:
-        """The value, at the client, who is sent everybody's share of it."""
+        """Send all shares of a value to the client, which reconstructs it; other parties get None."""
         begin = time.perf_counter()
         share = self._runtime.get_var(name)
         text = _share_to_text(share)
-        shares = self._link.gather(text, CLIENT)  # text, because the binding decodes it
+        shares = self._link.gather(text, CLIENT)  # text, because the binding decodes bytes as UTF-8
         value = None
-        if self._seat.rank == CLIENT:
+        if self._address.rank == CLIENT:
             value = np.asarray(self._io.reconstruct([_share_from_text(each) for each in shares]))
-        sent = 0 if self._seat.rank == CLIENT else len(text)
+        sent = 0 if self._address.rank == CLIENT else len(text)
         seconds = time.perf_counter() - begin
         return value, LayerProfile(name=REVEALED, seconds=seconds, bytes_sent=sent, messages_sent=min(sent, 1))
 
@@ -103,24 +103,24 @@ def _runtime_config(protocol: Protocol) -> Any:
         fxp_fraction_bits=FRACTION_BITS,
     )
     config.enable_pphlo_profile = True
-    config.experimental_enable_colocated_optimization = True  # inputs stay whole with their owners until used
+    config.experimental_enable_colocated_optimization = True  # inputs stay with their owners, unshared, until used
     return config
 
 
-def _link_description(seat: PartyAddress) -> Any:
+def _link_description(address: PartyAddress) -> Any:
     description = libspu.link.Desc()
-    for rank, address in enumerate(seat.addresses):
-        description.add_party(f"party{rank}", address)
+    for rank, host_and_port in enumerate(address.addresses):
+        description.add_party(f"party{rank}", host_and_port)
     description.connect_retry_interval_ms = 100
-    description.connect_retry_times = max(int(seat.timeout_s * 10), 1)
-    description.recv_timeout_ms = int(seat.timeout_s * 1000)
-    description.http_timeout_ms = int(seat.timeout_s * 1000)
+    description.connect_retry_times = max(int(address.timeout_s * 10), 1)
+    description.recv_timeout_ms = int(address.timeout_s * 1000)
+    description.http_timeout_ms = int(address.timeout_s * 1000)
     description.http_max_payload_size = 32 * 2**20
     description.throttle_window_size = 0
     return description
 
 
-def _compiled(index: int, layer: Layer, program: Program, masks: Mapping[str, Array]) -> Any:
+def _compile(index: int, layer: Layer, program: Program, masks: Mapping[str, Array]) -> Any:
     function = layer_function(layer, masks)
     function.__name__ = f"layer{index}"
     inputs = example_inputs(program, layer)

@@ -1,4 +1,4 @@
-"""Whether the engine is here."""
+"""Check that the engine is installed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from deepreduce.errors import UserError
 from deepreduce.utils.optional import require_packages
 
 PYTHONS = ((3, 10), (3, 11))
-"""The versions of Python that the engine is built for."""
+"""Versions of Python that the engine is built for."""
 
 
 def check_installed() -> None:
-    """Raises `UserError` with one line where SPU is missing, or can't be had for this Python."""
+    """Raise `UserError` if SPU is not installed, or not available for this version of Python."""
     version = tuple(sys.version_info[:2])
     if version not in PYTHONS:
         known = " and ".join(f"{major}.{minor}" for major, minor in PYTHONS)

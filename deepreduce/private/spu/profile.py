@@ -1,4 +1,4 @@
-"""The engine's own profile of each layer, which it writes to its log and nowhere else."""
+"""Read the engine's profile of each layer from its log, the only place where it writes one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LINK = re.compile(r"Link details: total send bytes (?P<bytes>\d+), recv bytes \
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProfile:
-    """What one party saw of one layer: wall seconds, and the bytes and messages that it sent."""
+    """One party's profile of one layer: wall seconds, and the bytes and messages that the party sent."""
 
     name: str
     seconds: float
@@ -21,12 +21,12 @@ class LayerProfile:
     messages_sent: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
 def parse_profile(text: str) -> list[LayerProfile]:
-    """The profiles in a piece of the engine's log, in order. A layer that sent nothing may lack the link's line."""
+    """Parse the profiles in a part of the engine's log, in order. The link's line is optional: nothing was sent."""
     found: list[LayerProfile] = []
     for line in text.splitlines():
         run, link = _RUN.search(line), _LINK.search(line)
@@ -44,13 +44,13 @@ def parse_profile(text: str) -> list[LayerProfile]:
 
 
 class ProfileLog:
-    """The engine's log as it grows."""
+    """Reads the profiles that the engine appends to its log from now on."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._read = path, 0
+        self._path, self._read = path, path.stat().st_size if path.exists() else 0
 
-    def new(self) -> list[LayerProfile]:
-        """The profiles written since the last call."""
+    def read_new(self) -> list[LayerProfile]:
+        """Return the profiles written since the last call."""
         with open(self._path, "rb") as file:
             file.seek(self._read)
             text = file.read()

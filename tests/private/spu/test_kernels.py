@@ -1,10 +1,11 @@
-"""Operations in the engine's own simulation of two parties: what JAX computes, SPU has to compute too.
+"""The engine's own simulation of two parties computes what PyTorch computes.
 
-The bridge's other tests run in plain JAX, which knows operations that SPU does not.
+Tests of the lowering run in plain JAX, which has operations that SPU lacks.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,10 +18,11 @@ from torch.nn import functional as F
 
 from deepreduce.network import Network, trace_network
 from deepreduce.private.lowering.lower import Lowered
+from deepreduce.private.lowering.operations import ARGUMENTS, KIND_OF, NORMS, SAME, SPLITS
 from tests.helpers.plain_engine import calibrated, lowered
+from tests.helpers.private_layers import BETWEEN, MaskedPolynomials, between
 from tests.helpers.private_networks import needs_engine
-from tests.helpers.zoo import TOYS, WRITTEN, OptionA
-from tests.private.lowering.test_lower import BETWEEN, EXPRESSED, MaskedPolynomials, between
+from tests.helpers.zoo import WRITTEN, OptionA
 
 pytestmark = needs_engine
 
@@ -28,12 +30,12 @@ SHAPE = (4, 12, 10)
 
 
 def simulated(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
-    """(1, classes) for one image (1, C, H, W): each layer by two threads that hold shares, under Semi2k."""
+    """Return logits (1, classes) for one image (1, C, H, W): each layer by two threads with shares, under Semi2k."""
     from spu import libspu
     from spu.utils.simulation import Simulator, sim_jax
 
     from deepreduce.private.spu.engine import FRACTION_BITS
-    from deepreduce.private.spu.kernels import layer_function
+    from deepreduce.private.spu.layer_function import layer_function
 
     config = libspu.RuntimeConfig(
         protocol=libspu.ProtocolKind.SEMI2K, field=libspu.FieldType.FM64, fxp_fraction_bits=FRACTION_BITS
@@ -87,7 +89,7 @@ def test_the_engine_computes_a_layer_as_pytorch_does(name: str) -> None:
 
 
 class Written(nn.Module):
-    """What networks write between their layers."""
+    """Operations that networks have between their layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,13 +107,12 @@ class Written(nn.Module):
         return self.fc(joined.clamp(-2, 3).mean((2, 3)))
 
 
-def test_the_engine_computes_what_stands_between_layers_as_pytorch_does() -> None:
+def test_the_engine_computes_operations_between_layers_as_pytorch_does() -> None:
     agrees(trace_network(Written(), SHAPE))
 
 
 NETWORKS: dict[str, Callable[[], Network]] = {
     **{f"between {number}": partial(between, call) for number, call in enumerate(BETWEEN)},
-    **{f"toy {name}": TOYS[name].network for name in EXPRESSED},
     **{
         f"{name}, form {form}": lambda name=name, form=form: trace_network(  # type: ignore[misc]
             calibrated(WRITTEN[name][form](), (3, 16, 16)), (3, 16, 16)
@@ -126,6 +127,15 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_engine_computes_all_that_the_bridge_expresses(name: str) -> None:
+def test_the_engine_computes_all_that_can_be_lowered(name: str) -> None:
     torch.manual_seed(0)
     agrees(NETWORKS[name]())
+
+
+def test_every_operation_of_the_table_has_a_function_that_takes_its_arguments() -> None:
+    from deepreduce.private.spu.kernels import KERNELS
+
+    assert set(KIND_OF) == set(KERNELS) == set(ARGUMENTS) - SAME - NORMS - SPLITS - {"index"}
+    for name, function in KERNELS.items():
+        given = ARGUMENTS[name][:3] if name == "addmm" else ARGUMENTS[name]  # beta and alpha go into its weights
+        inspect.signature(function).bind(*given, shape=())

@@ -1,0 +1,93 @@
+"""Describe what server and client exchange before the first query: what is served, and where their engines listen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from deepreduce.data import Standardisation
+from deepreduce.errors import RunError, UserError
+from deepreduce.private.lowering.program import Program
+from deepreduce.private.parties.wire import Message
+from deepreduce.private.protocol import Protocol, protocol_named
+
+Array = NDArray[Any]
+
+HANDSHAKE_S = 20.0
+"""Seconds that connecting may take, and each message of the handshake."""
+
+NO_SERVER = "this address does not answer like a 'deepreduce private serve' of this version"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerInfo:
+    """What a server sends to every client that connects: everything that is public."""
+
+    protocol: Protocol
+    program: Program
+    masks: Mapping[str, Array]
+    input_shape: tuple[int, int, int]
+    standardisation: Standardisation | None
+
+    def to_message(self) -> Message:
+        """Return the message that `from_message` reads."""
+        scale = self.standardisation
+        values = {
+            "protocol": self.protocol.name,
+            "program": self.program.to_json(),
+            "input_shape": list(self.input_shape),
+            "standardisation": None if scale is None else {"mean": list(scale.mean), "std": list(scale.std)},
+        }
+        return Message(kind="server", values=values, arrays=self.masks)
+
+    @classmethod
+    def from_message(cls, message: Message) -> ServerInfo:
+        """Read the message of an untrusted server. Raises `RunError` if it is no `ServerInfo`."""
+        try:
+            values = message.values
+            if message.kind != "server":
+                raise ValueError(message.kind)
+            channels, height, width = (int(n) for n in values["input_shape"])
+            scale = values["standardisation"]
+            return cls(
+                protocol=protocol_named(values["protocol"]),
+                program=Program.from_json(values["program"]),
+                masks=message.arrays,
+                input_shape=(channels, height, width),
+                standardisation=None
+                if scale is None
+                else Standardisation(mean=_floats(scale["mean"], channels), std=_floats(scale["std"], channels)),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, UserError) as error:
+            raise RunError(NO_SERVER) from error
+
+
+def _floats(values: Any, count: int) -> tuple[float, ...]:
+    floats = tuple(float(value) for value in values)
+    if len(floats) != count:
+        raise ValueError(values)
+    return floats
+
+
+def port_message(port: int) -> Message:
+    """Return the message that names the port at which the sender's engine listens."""
+    return Message(kind="port", values={"port": port})
+
+
+def read_port(message: Message) -> int | None:
+    """Return the port of a `port_message` from an untrusted sender; None for any other message."""
+    port = message.values.get("port")
+    return port if message.kind == "port" and type(port) is int and 0 < port < 2**16 else None
+
+
+def two_party_protocol(name: str) -> Protocol:
+    """Return the protocol of that name. Raises `UserError` for an unknown one and one of more than two parties."""
+    protocol = protocol_named(name)
+    if protocol.parties != 2:
+        raise UserError(
+            f"{name} needs {protocol.parties} parties, but serve and query are two; give cheetah or semi2k"
+        )
+    return protocol
