@@ -277,8 +277,10 @@ class CandidateTrainer:
 
     def _write(self, network: Network, student: Student, result: TrainResult, **files: Any) -> None:
         NetworkFolder.open(self.context.root / student.folder).finish(
-            description=self._describe(network, student), metrics=result.to_json(),
-            masks=student.plan.mask_tensors(), **files
+            description=self._describe(network, student),
+            metrics=result.to_json(),
+            masks=student.plan.mask_tensors(),
+            **files,
         )
 
     def _describe(self, network: Network, student: Student) -> dict[str, Any]:
