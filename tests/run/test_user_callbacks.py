@@ -25,6 +25,7 @@ def optimize(out: Path, callbacks: Sequence[CallbackFactory], **options: Any) ->
     return without_seconds((out / "candidates.csv").read_text())
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_callbacks_ends_with_the_same_numbers(tmp_path: Path) -> None:
     callbacks = [AverageWeights(0.9)]
     expected = optimize(tmp_path / "whole", callbacks)
