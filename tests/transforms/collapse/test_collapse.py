@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from deepreduce.plan import ReductionPlan
 from deepreduce.store.checkpoint import describe_network
 from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.transforms import apply_plan, collapse, cull, cull_plan, normalise_plan, pad_once
+from tests.helpers.actions import EXAMPLES
 from tests.helpers.independent import executed_macs, executed_relus
 from tests.helpers.linear_nets import SIZES, Function, built, images, logits, odd_regions, randomised, regions
 from tests.helpers.zoo import TOYS
@@ -156,6 +158,17 @@ def resnet18(*, device: str = "cpu", width: int = 64) -> Network:
     spec = resolve_spec("resnet18", width=width)
     module = build_model(spec, device=device)
     return trace_network(module if device == "meta" else randomised(module), (3, 32, 32), spec=spec)
+
+
+@pytest.mark.parametrize("kind", ["channel_mask", "pixel_mask", "first_channels"])
+def test_a_masked_site_is_not_linear_and_bounds_regions_as_a_relu_does(kind: str) -> None:
+    network = TOYS["basic"].network()
+    sites = {s.name: EXAMPLES[kind](s, random.Random(0)) for s in network.sites}
+    masked = apply_plan(network, ReductionPlan(sites=tuple(sites.items())))
+    collapsed = collapse(masked).network
+    assert [(s.name, s.relu_count) for s in collapsed.sites] == [(s.name, s.relu_count) for s in masked.sites]
+    assert len(collapsed.linear_layers) == len(collapse(network).network.linear_layers)
+    torch.testing.assert_close(logits(collapsed), logits(masked), rtol=1e-4, atol=1e-5)
 
 
 def test_the_stem_and_s1_of_resnet18_become_one_11x11_convolution_from_the_image() -> None:
