@@ -71,6 +71,8 @@ def relus_in_onnx_file(path: Path) -> int:
 
     model = onnx.load(str(path))
     names = [n.output[0] for n in model.graph.node if n.op_type in ("Relu", "Clip", "Max")]
+    if not names:
+        return 0
     wheres = {n.input[1]: n.input[0] for n in model.graph.node if n.op_type == "Where"}
     held = {tensor.name for tensor in model.graph.initializer}
     asked = [name for name in {*names, *(wheres[n] for n in names if n in wheres)} if name not in held]

@@ -243,7 +243,7 @@ def test_every_action_lies_between_the_identity_and_the_relu(kind: str) -> None:
 
 @pytest.mark.slow
 @every_kind
-@settings(drawing, max_examples=max(6, int(os.environ.get("EXAMPLES", "0"))))
+@settings(drawing, max_examples=max(2, int(os.environ.get("EXAMPLES", "0"))))
 @given(graphs, seeds, st.sampled_from(["torch-export", "onnx"]), st.booleans())
 def test_an_exported_file_has_the_relus_that_are_counted(
     kind: str, steps: list[tuple[str, int]], seed: int, to: str, fold: bool
@@ -256,3 +256,34 @@ def test_an_exported_file_has_the_relus_that_are_counted(
         assert report.relu_count == sum(executed_relus(reduced.as_module(), SHAPE))
         if to == "onnx":
             assert relus_in_onnx_file(Path(folder) / "out") == report.relu_count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(50))
+def test_analyzer_dispatcher_onnx_file_and_loaded_network_agree_on_random_masked_networks(
+    number: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra deepreduce[export]")
+    draw = random.Random(number)
+    steps = [(draw.choice(STEPS), draw.choice([2, 4, 6])) for _ in range(draw.randint(2, 5))]
+    kind = ("channel_mask", "pixel_mask", "any")[number % 3]
+    network, plan, reduced = reduced_by(kind, steps, number)
+    NetworkFolder(path=tmp_path).finish(
+        weights=reduced.module.state_dict(),
+        description=describe_network(network, reduced, plan, label="mine"),
+        metrics={},
+        history=(),
+        masks=plan.mask_tensors(),
+    )
+    loaded = load_reduced(tmp_path, model=built(steps))
+    export_network(reduced, tmp_path / "network.onnx", to="onnx", images=images())
+    counts = {
+        "analyzer": analyze_network(reduced).relu_count,
+        "dispatcher": sum(executed_relus(reduced.as_module(), SHAPE)),
+        "file": relus_in_onnx_file(tmp_path / "network.onnx"),
+        "loaded": sum(executed_relus(loaded, SHAPE)),
+        "loaded and traced": trace_network(loaded, SHAPE).relu_count,
+        "plan": sum(dict(plan.sites).get(site.name, KEEP).relu_count(site) for site in network.sites),
+    }
+    assert len(set(counts.values())) == 1, counts
+    assert torch.equal(logits(loaded), logits(reduced.as_module()))

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from deepreduce.network import Network
 from deepreduce.plan import ReductionPlan
+from deepreduce.sites import IDENTITY, ChannelMask
 from deepreduce.transforms import anneal, apply_plan, cull_plan
+from tests.helpers.actions import FirstChannels, random_plan
 from tests.helpers.zoo import REDUCIBLE, TOYS
 
 OVERWRITTEN = {"in-place", "in-place, shared", "overwriting"}
@@ -62,6 +64,43 @@ def test_only_the_relus_that_the_plan_drops_fade_and_other_edits_are_there_at_on
     reduced = apply_plan(network, plan)
     shapes = {name: value.shape for name, value in reduced.module.state_dict().items()}
     assert {name: value.shape for name, value in faded.module.state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize("name", REDUCIBLE)
+def test_masks_lead_from_the_original_to_the_masked_network_through_their_removed_units(name: str) -> None:
+    network = TOYS[name].network()
+    plan = random_plan(network, "channel_mask", 0)
+    faded = anneal(network, plan)
+    if faded is None:
+        assert name in OVERWRITTEN or not plan.sites
+        return
+    if all(site.kind == "relu" for site in network.sites):
+        assert torch.equal(logits(faded.module, network), logits(network.module, network))
+    faded.advance(1.0)
+    assert torch.equal(logits(faded.module, network), logits(apply_plan(network, plan).module, network))
+
+
+def test_a_mask_that_shrinks_fades_only_what_it_loses() -> None:
+    network = TOYS["basic"].network()
+    two, one = (
+        ReductionPlan(sites=(("relu", ChannelMask.of(mask)),))
+        for mask in ([True, True, False, False], [True, False, False, False])
+    )
+    masked = apply_plan(network, two)
+    faded = anneal(masked, one)
+    assert faded is not None
+    assert torch.equal(logits(faded.module, network), logits(masked.module, network))
+    faded.advance(1.0)
+    assert torch.equal(logits(faded.module, network), logits(apply_plan(network, one).module, network))
+    assert anneal(masked, two) is None  # nothing changes
+
+
+def test_an_action_that_has_no_gradual_way_is_not_annealed() -> None:
+    network = TOYS["basic"].network()
+    plan = ReductionPlan(sites=(("relu", FirstChannels(2)), (network.sites[1].name, IDENTITY)))
+    assert anneal(network, plan) is None
+    sliced = apply_plan(network, ReductionPlan(sites=(("relu", FirstChannels(2)),)))
+    assert anneal(sliced, ReductionPlan(sites=(("relu", IDENTITY),))) is None
 
 
 def test_a_plan_that_drops_no_relu_or_pads_once_has_nothing_to_fade() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from deepreduce.errors import PlanError
 from deepreduce.models import ZOO, build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
+from deepreduce.sites import IDENTITY, ChannelMask, PixelMask, SiteAction
 from deepreduce.transforms import apply_plan, cull, cull_plan, normalise_plan, reshape, reshape_plan, thin
 from tests.helpers.independent import executed_macs, executed_relus
 from tests.helpers.zoo import REDUCIBLE, TOYS, InPlaceShared, Overwriting, RandomNet
@@ -426,3 +429,112 @@ def test_a_random_network_counts_and_computes_what_its_plan_says(
     assert reduced.relu_count == network.relu_count - gone == sum(executed_relus(reduced.as_module(), shape))
     with torch.no_grad():
         assert torch.equal(logits_of(reduced), _Rectifying(network, linear).run(images_of(network)))
+
+
+# -- masks --------------------------------------------------------------------------------------------------
+
+
+def first_channels(network: Network, count: int) -> dict[str, SiteAction]:
+    """Channel masks that keep the first `count` channels of every site."""
+    return {site.name: ChannelMask.of(torch.arange(site.shape[0]) < count) for site in network.sites}
+
+
+def plan_of(actions: Mapping[str, SiteAction], **scales: Any) -> ReductionPlan:
+    return ReductionPlan(sites=tuple(actions.items()), **scales)
+
+
+RESHAPES: list[dict[str, Any]] = [{"alpha": 0.5}, {"rho": 0.5}, {"depth": (1, 1, 1)}, {"alpha": 0.5, "rho": 0.5}]
+
+
+@pytest.mark.parametrize("scales", RESHAPES, ids=str)
+@pytest.mark.parametrize("is_zoo", [True, False])
+def test_masks_are_for_the_channels_and_pixels_that_a_reshape_of_the_same_plan_leaves(
+    scales: dict[str, Any], is_zoo: bool
+) -> None:
+    network = zoo_network("resnet20") if is_zoo else TOYS["basic"].network()
+    if not is_zoo and "depth" in scales:
+        pytest.skip("depth is for the zoo's networks")
+    reshaped = apply_plan(network, ReductionPlan(**scales))
+    masks = first_channels(reshaped, 1)
+    site = reshaped.sites[-1]
+    masks[site.name] = PixelMask.of(torch.arange(site.elements).view(site.shape) % 3 == 0)
+    at_once = apply_plan(network, plan_of(masks, **scales))
+    after = apply_plan(reshaped, plan_of(masks))
+    assert at_once.sites == after.sites and torch.equal(logits_of(at_once), logits_of(after))
+    assert at_once.relu_count == sum(executed_relus(at_once.as_module(), network.input_shape)) < reshaped.relu_count
+    plan = plan_of(masks, **scales)
+    assert normalise_plan(network, plan) == normalise_plan(network, normalise_plan(network, plan))
+    if "depth" not in scales:
+        with pytest.raises(PlanError, match=r"is of shape .* where alpha, rho and depth are done"):
+            whole = PixelMask.of(torch.rand(network.sites[0].shape) > 0.5)
+            apply_plan(network, plan_of({network.sites[0].name: whole}, **scales))
+
+
+def test_masks_of_blocks_that_depth_drops_are_no_part_of_the_plan() -> None:
+    network = zoo_network("resnet18", device="meta")
+    masks = first_channels(network, 2)
+    normal = normalise_plan(network, plan_of(masks, depth=(1, 1, 1, 1)))
+    left = {site.name for site in reshape(network, depth=(1, 1, 1, 1)).sites}
+    assert dict(normal.sites) == {name: mask for name, mask in masks.items() if name in left}
+
+
+def test_masks_can_only_shrink() -> None:
+    network = zoo_network("resnet20")
+    three, two = first_channels(network, 3), first_channels(network, 2)
+    once = apply_plan(network, plan_of(three))
+    twice = apply_plan(once, plan_of(two))
+    at_once = apply_plan(network, plan_of(two))
+    assert twice.relu_count == at_once.relu_count == once.relu_count * 2 / 3
+    assert [s.relu_count for s in twice.sites] == [s.relu_count for s in at_once.sites]
+    assert torch.equal(logits_of(twice), logits_of(at_once))
+    assert cull(twice, ["S1"]).stage_relu_counts["S1"] == 0
+    assert normalise_plan(once, plan_of(three)) == ReductionPlan()
+    with pytest.raises(PlanError, match=r"is already what"):
+        apply_plan(once, plan_of(three))
+    for grown in (three, first_channels(network, 4), first_channels(network, 100)):
+        with pytest.raises(PlanError, match=r"is ChannelMask\(kept=2.* already, and .* would bring ReLUs back"):
+            apply_plan(twice, plan_of(grown))
+
+
+@pytest.mark.parametrize(
+    ("scales", "able"), [({"alpha": 0.5}, False), ({"rho": 0.5}, True), ({"depth": (1, 1, 1)}, True)]
+)
+def test_a_reshape_carries_channel_masks_or_is_refused(scales: dict[str, Any], able: bool) -> None:
+    network = zoo_network("resnet20")
+    masked = apply_plan(network, plan_of(first_channels(network, 2)))
+    if not able:
+        with pytest.raises(
+            PlanError, match=r"alpha would change the shape of site .* give alpha and the masks in one"
+        ):
+            apply_plan(masked, ReductionPlan(**scales))
+        return
+    reshaped = apply_plan(masked, ReductionPlan(**scales))
+    expected = apply_plan(apply_plan(network, ReductionPlan(**scales)), plan_of(
+        {name: mask for name, mask in first_channels(network, 2).items() if name in {s.name for s in reshaped.sites}}
+    ))  # fmt: skip
+    assert [(s.name, s.relu_count) for s in reshaped.sites] == [(s.name, s.relu_count) for s in expected.sites]
+    assert torch.equal(logits_of(reshaped), logits_of(expected))
+
+
+def test_a_smaller_resolution_of_pixel_masks_is_refused_and_other_sites_may_be_culled() -> None:
+    network = TOYS["basic"].network()
+    (site, other, *_) = network.sites
+    masked = apply_plan(network, plan_of({site.name: PixelMask.of(torch.rand(site.shape) > 0.5)}))
+    with pytest.raises(PlanError, match=r"rho would change the shape of site 'relu', to which PixelMask\(kept="):
+        reshape(masked, rho=0.5)
+    assert apply_plan(masked, plan_of({other.name: IDENTITY})).relu_count == masked.relu_count - other.relu_count
+
+
+def test_a_masked_network_has_its_linear_regions_padded_once() -> None:
+    network = zoo_network("resnet20")
+    masks = {n: m for n, m in first_channels(network, 2).items() if not n.startswith(("stem", "stage1"))}
+    plan = plan_of(masks).merge(cull_plan(network, ["S1"])).merge(ReductionPlan(pad_once=True))
+    padded = apply_plan(network, plan)
+    assert padded.is_padded_once and padded.relu_count == sum(executed_relus(padded.as_module(), (3, 32, 32)))
+    assert padded.relu_count == sum(2 * s.elements // s.shape[0] for s in padded.sites)
+
+
+def test_a_name_that_is_no_site_is_refused_with_its_mask_too() -> None:
+    network = TOYS["basic"].network()
+    with pytest.raises(PlanError, match="unknown ReLU site 'rellu'; did you mean 'relu'"):
+        apply_plan(network, plan_of({"rellu": ChannelMask.of([True, False])}))

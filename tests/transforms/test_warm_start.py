@@ -14,6 +14,7 @@ from deepreduce.errors import PlanError
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
+from deepreduce.sites import ChannelMask, PixelMask
 from deepreduce.transforms import apply_plan, can_warm_start, cull_plan, normalise_plan, thin_plan, warm_start
 from deepreduce.transforms.width.cut import narrow
 from tests.helpers.zoo import REDUCIBLE, TOYS
@@ -108,6 +109,27 @@ def test_a_network_with_fewer_relus_is_its_parent_with_those_taken_out(name: str
     assert torch.equal(logits(child), logits(expected))
 
 
+@pytest.mark.parametrize("name", ["resnet18", "toy"])
+def test_a_masked_network_starts_from_one_of_larger_masks_and_the_most_important_channels_of_a_wider_one(
+    name: str,
+) -> None:
+    network = zoo_network("resnet18") if name == "resnet18" else TOYS["basic"].network()
+
+    def masks(count: int, whole: Network, **scales: Any) -> ReductionPlan:
+        sites = {site.name: ChannelMask.of(torch.arange(site.shape[0]) < count) for site in whole.sites}
+        return ReductionPlan(sites=tuple(sites.items()), **scales)
+
+    parent = trained(network, masks(3, network))
+    child = warm_start(network, masks(1, network), parent=masks(3, network), weights=weights_of(parent))
+    expected = apply_plan(parent, masks(1, network))
+    assert child.relu_count == expected.relu_count and torch.equal(logits(child), logits(expected))
+    full = trained(network, ReductionPlan())
+    half = apply_plan(network, ReductionPlan(alpha=0.5))
+    narrower = warm_start(network, masks(1, half, alpha=0.5), parent=ReductionPlan(), weights=weights_of(full))
+    unmasked = warm_start(network, ReductionPlan(alpha=0.5), parent=ReductionPlan(), weights=weights_of(full))
+    assert torch.equal(logits(narrower), logits(apply_plan(unmasked, masks(1, half))))
+
+
 def test_a_smaller_resolution_keeps_all_weights() -> None:
     network = TOYS["basic"].network()
     parent = trained(network, ReductionPlan())
@@ -185,6 +207,8 @@ def test_the_original_and_the_weights_given_stay_as_they_were() -> None:
 # -- refusals -------------------------------------------------------------------------------------------------
 
 A, B = (("a", "identity"),), (("b", "identity"),)
+TWO, ONE = (("a", ChannelMask.of([True, True, False])),), (("a", ChannelMask.of([False, True, False])),)
+PIXEL = (("a", PixelMask.of(torch.arange(12).view(3, 2, 2) == 5)),)  # of the second channel
 
 
 @pytest.mark.parametrize(
@@ -209,6 +233,17 @@ A, B = (("a", "identity"),), (("b", "identity"),)
         ({"pad_once": True}, {}, True),
         ({"pad_once": True}, {"pad_once": True}, True),
         ({}, {"pad_once": True}, False),
+        ({"sites": TWO}, {}, True),
+        ({"sites": ONE}, {"sites": TWO}, True),
+        ({"sites": TWO}, {"sites": TWO}, True),
+        ({"sites": PIXEL}, {"sites": ONE}, True),
+        ({"sites": A}, {"sites": PIXEL}, True),
+        ({"sites": TWO}, {"sites": ONE}, False),
+        ({"sites": TWO}, {"sites": A}, False),
+        ({"sites": ONE}, {"sites": PIXEL}, False),
+        ({}, {"sites": TWO}, False),
+        ({"alpha": 0.5, "sites": (("a", ChannelMask.of([True, False])),)}, {}, True),
+        ({"alpha": 0.5, "sites": (("a", ChannelMask.of([True, False])),)}, {"sites": TWO}, False),  # which channels?
     ],
 )
 def test_a_network_inherits_where_all_that_it_has_is_in_its_parent(

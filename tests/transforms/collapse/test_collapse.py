@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -11,6 +14,7 @@ from deepreduce.errors import PlanError
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, collapse, cull, cull_plan, pad_once
+from tests.helpers.actions import EXAMPLES
 from tests.helpers.independent import executed_macs
 from tests.helpers.linear_nets import (
     SIZES,
@@ -21,6 +25,7 @@ from tests.helpers.linear_nets import (
     error,
     fewest_layers,
     linear_nodes,
+    logits,
     odd_regions,
     only,
     padded,
@@ -193,3 +198,14 @@ def test_a_toy_collapses_without_a_change_of_its_logits(name: str) -> None:
         collapsed = collapse(linear, cost=cost).network
         assert error(linear, collapsed) < 1e-4
         assert collapsed.relu_count == linear.relu_count
+
+
+@pytest.mark.parametrize("kind", ["channel_mask", "pixel_mask", "first_channels"])
+def test_a_masked_site_is_not_linear_and_bounds_regions_as_a_relu_does(kind: str) -> None:
+    network = TOYS["basic"].network()
+    sites = {s.name: EXAMPLES[kind](s, random.Random(0)) for s in network.sites}
+    masked = apply_plan(network, ReductionPlan(sites=tuple(sites.items())))
+    collapsed = collapse(masked).network
+    assert [(s.name, s.relu_count) for s in collapsed.sites] == [(s.name, s.relu_count) for s in masked.sites]
+    assert len(collapsed.linear_layers) == len(collapse(network).network.linear_layers)
+    torch.testing.assert_close(logits(collapsed), logits(masked), rtol=1e-4, atol=1e-5)
