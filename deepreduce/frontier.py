@@ -56,7 +56,7 @@ def log_cost(relu_count: float) -> float:
 
 
 def log_costs(objective: Objective, networks: Iterable[Candidate]) -> list[float]:
-    """Return log10 of the networks' costs; of ReLU counts these are those of `log_cost`."""
+    """Return log10 of the networks' costs under an objective; of ReLU counts, their `log_cost`."""
     return [math.log10(max(objective.cost(c), objective.least)) for c in networks]
 
 

@@ -23,7 +23,7 @@ _Counts = tuple[str, str, str, str]
 class SiteCost:
     """A ReLU site and the multiply-accumulates of the linear layers between the previous site and this one.
 
-    `action` says what stands at the site where some of its ReLUs are gone ("12 of 64 channels"); else it is "".
+    `action` describes a site action that keeps only some of the site's ReLUs ("12 of 64 channels"); else it is "".
     """
 
     site: ReluSite

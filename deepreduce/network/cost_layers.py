@@ -25,7 +25,7 @@ _KINDS = {
 def layers_of(network: Network) -> tuple[Layer, ...]:
     """Return every layer of the network for one image, in execution order.
 
-    What an action costs in the place of a whole ReLU is up to the action.
+    A site with an action has the layers that the action gives.
     """
     found = node_layers(network)
     nodes = {node.name: node for node in network.module.graph.nodes}

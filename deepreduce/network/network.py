@@ -25,9 +25,9 @@ class ReluSite:
 
     `name` is the ReLU module's path, or the calling module's path and the function's name; a second call of the same
     name carries "#2". `shape` is the output's shape for one image, without the batch dimension; if the first
-    dimension is not the batch (`has_batch` False), that of the whole tensor. `relu_count` is the number of elements
-    whose ReLU is kept: all of them, unless a mask stands there. `kind` is "relu", or "relu6" if the output is also
-    capped, at `cap` (a second comparison per element). `node` is the name of the graph node.
+    dimension is not the batch (`has_batch` False), the shape of the whole tensor. `relu_count` is the number of
+    elements whose ReLU is kept: all of them, unless a site action masks some. `kind` is "relu", or "relu6" if the
+    output is also capped, at `cap` (a second comparison per element). `node` is the name of the graph node.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ReluSite:
 
     @property
     def elements(self) -> int:
-        """Return the elements of its output for one image, kept or not."""
+        """Elements of the output for one image, with and without a ReLU."""
         return math.prod(self.shape)
 
 

@@ -104,7 +104,7 @@ def classify(func: Any, args: tuple[Any, ...]) -> str | None:
 
 
 def cap_of(func: Any, args: tuple[Any, ...]) -> float:
-    """Return what a call that is classified as "relu6" caps its output at."""
+    """Return the upper bound of the output of a call that is classified as "relu6"."""
     return float(_bounds(func.overloadpacket.__name__.removesuffix("_"), args)[1])
 
 

@@ -12,22 +12,22 @@ from deepreduce.network.network import ReluSite
 
 
 class Action(Protocol):
-    """What counts and costs need of a site action (`deepreduce.sites.SiteAction`)."""
+    """The part of a site action (`deepreduce.sites.SiteAction`) that counts and costs use."""
 
     def relu_count(self, site: ReluSite) -> int:
         """Return the ReLUs that the action leaves at the site, for one image."""
 
     def text(self, site: ReluSite) -> str:
-        """Return what the action leaves at the site, for a reader."""
+        """Describe the ReLUs that the action leaves at the site, for a reader."""
 
     def layers(self, relu: Layer) -> Sequence[Layer]:
-        """Return what a cost model is to price instead of the whole `relu`."""
+        """Return the layers that a cost model prices instead of the whole `relu`."""
 
 
 class SiteLayer(nn.Module):
-    """A layer in the place of a ReLU, by `action`. It is a ReLU site like any other, and tracing keeps it whole.
+    """The layer by which `action` replaces a ReLU: a ReLU site like any other, which tracing keeps whole.
 
-    `site_name`, `kind` and `cap` are those of the ReLU; an `inplace` one overwrites its input, as the ReLU did.
+    `site_name`, `kind` and `cap` are the ReLU's. With `inplace`, the layer overwrites its input, as the ReLU did.
     """
 
     def __init__(self, action: Action, site: ReluSite, *, inplace: bool = False) -> None:
@@ -40,6 +40,6 @@ class SiteLayer(nn.Module):
 
 
 def site_layer_of(node: fx.Node, module: nn.Module) -> SiteLayer | None:
-    """Return the site layer that a graph node calls; None where it calls anything else."""
+    """Return the site layer that a graph node calls; None if the node calls something else."""
     layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
     return layer if isinstance(layer, SiteLayer) else None

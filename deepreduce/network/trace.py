@@ -30,7 +30,7 @@ _LEAF_CLASSES = {"StochasticDepth", "DropBlock2d", "DropBlock3d", "DropPath"}
 
 
 class _Tracer(fx.Tracer):
-    """The tracer of torch.fx, but site layers stay whole, and stochastic ones, which so still work in training."""
+    """The tracer of torch.fx, except that site layers stay whole, and stochastic layers, to work in training."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         is_whole = isinstance(m, SiteLayer) or type(m).__name__ in _LEAF_CLASSES
@@ -202,7 +202,7 @@ def _let_views_copy(graph_module: fx.GraphModule) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedRelu:
-    """What a ReLU was seen to do; the fields are those of a `ReluSite`."""
+    """The record of a ReLU's call, with the fields of a `ReluSite`."""
 
     kind: str
     cap: float | None = None
@@ -274,7 +274,7 @@ class _Observer(fx.Interpreter):
             seen.shapes[node.name] = tuple(result.shape[1:]) if result.dim() else ()
         kinds = [kind for kind, _ in log.kinds]
         layer = site_layer_of(node, self.module)
-        # a site is a ReLU and nothing else, so that linearizing it leaves its input; or what an action made of one
+        # a site is one ReLU and nothing else, so that linearizing it leaves its input, or a layer that replaced one
         is_relu = kinds in (["relu"], ["relu6"]) and log.calls == 1
         if is_relu or layer is not None:
             has_batch = math.prod(seen.shapes[node.name]) == result.numel()
@@ -285,7 +285,7 @@ class _Observer(fx.Interpreter):
         if not is_relu:
             for kind, elements in log.kinds:
                 if layer is not None and kind in ("relu", "relu6", "where"):
-                    continue  # the layer's own count says how much of these it needs
+                    continue  # the site layer itself counts its comparisons
                 inside = f"{kind} inside {_target_name(node, self.module)}" if kind in ("relu", "relu6") else kind
                 seen.unsupported[inside] += 1
                 seen.unsupported_elements[inside] += elements

@@ -1,4 +1,4 @@
-"""The folder in which deepreduce remembers what it measured on this machine."""
+"""The folder in which deepreduce keeps its measurements of this machine."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """Return deepreduce's folder in the user's cache: in `$XDG_CACHE_HOME` where that is set. It need not exist."""
+    """Return deepreduce's folder in the user's cache (`$XDG_CACHE_HOME` if that is set); it may not exist yet."""
     return platformdirs.user_cache_path("deepreduce", appauthor=False)

@@ -1,6 +1,6 @@
-"""A child process with a socket to it: how it starts, ends with its parent, and says how it ended.
+"""Start a child process with a socket to it that dies with its parent, and describe how it ended.
 
-Both sides are here. The parent starts `python -m MODULE`, and MODULE begins with `connect_to_parent`.
+The parent starts `python -m MODULE`; MODULE begins with `connect_to_parent`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ChildProcess:
-    """A Python process that runs `module`; it dies at once when this process does, however that ends.
+    """A Python process that runs `module` and dies at once when this process ends, for whatever reason.
 
-    `channel` is a socket to it. Ctrl-C and SIGTERM, which a terminal or a job scheduler sends to all processes, reach
-    it only as this process wishes. `launcher` is a command that starts it by turning into it, `environment` is added
-    to this process's, and `output` takes what it prints (None: it prints where this process does).
+    `channel` is a socket to the child. Ctrl-C and SIGTERM, which a terminal or a job scheduler sends to all processes,
+    are blocked in the child: this process decides when the child stops. `launcher` is a command that starts the child
+    by `exec`, `environment` is added to this process's environment, and `output` receives the child's stdout and
+    stderr (None: those of this process).
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class ChildProcess:
 
     @property
     def was_killed(self) -> bool:
-        """Whether SIGKILL ended the process, as the system does when memory runs out."""
+        """True if SIGKILL ended the process, as the system does when memory runs out."""
         return self._process.poll() == -signal.SIGKILL
 
     def describe_end(self, *, within_s: float = 5.0) -> str:
-        """Return how the process ended, as words that follow its name; "hangs" where it does not end in time."""
+        """Return how the process ended, as words that follow its name; "hangs" if it does not end in time."""
         try:
             code = self._process.wait(timeout=within_s)
         except subprocess.TimeoutExpired:
@@ -80,7 +81,7 @@ class ChildProcess:
 
 
 def _import_path() -> dict[str, str]:
-    """Return the variables that let the child import what this process can, in the same order."""
+    """Return the environment variables that give the child this process's import path."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # else python -m puts the working directory first
 
@@ -89,14 +90,14 @@ def _import_path() -> dict[str, str]:
 
 
 def connect_to_parent() -> socket.socket:
-    """Return the channel to the process that started this one; from now on, its end kills this process."""
+    """Return the channel to the parent process, whose end kills this process from now on."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     threading.Thread(target=_die_with, args=(channel.fileno(),), daemon=True).start()
     return channel
 
 
 def _die_with(descriptor: int) -> None:
-    """Kill this process when the other end of the channel closes, whatever else it is doing and has not yet read."""
+    """Kill this process when the other end of the channel closes, even with unread data."""
     poll = select.poll()
     poll.register(descriptor, hang_up_events())
     poll.poll()
@@ -104,5 +105,5 @@ def _die_with(descriptor: int) -> None:
 
 
 def hang_up_events() -> int:
-    """Return what `select.poll` reports of a socket whose other end is closed; Linux has an event of its own."""
+    """Return the events of `select.poll` for a socket whose other end is closed; Linux has a separate one."""
     return select.POLLHUP | getattr(select, "POLLRDHUP", 0)

@@ -1,4 +1,4 @@
-"""Types of config fields: numbers in their ranges, and lists that a command line may write as one text."""
+"""Types of config fields: numbers within ranges, and lists that may be given as one text on a command line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 
 def _refuse_bool(value: Any) -> Any:
-    # pydantic would take true for 1
+    # pydantic would accept true as 1
     if isinstance(value, bool):
         raise ValueError("needs a number")
     return value
 
 
 def split_list(value: Any) -> Any:
-    """Return the parts of a text such as "S1,S4", and a lone number as a list of one; other values as they are."""
+    """Return the parts of a text such as "S1,S4", or a list of a single number; return other values unchanged."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(value, (int, float)):

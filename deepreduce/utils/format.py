@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """How a unit writes amounts from `least` on: in multiples of `size`, followed by `suffix`.
+    """The format of amounts from `least` on: in multiples of `size`, followed by `suffix`.
 
-    `places` is the largest number of decimals; None: three digits in all.
+    `places` is the largest number of decimals; None: three significant digits.
     """
 
     least: float
@@ -21,7 +21,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit that writes amounts in the first of its steps that they reach, and 0 in the step of size 1."""
+    """A unit that formats an amount in the first step that the amount reaches, and 0 in the step of size 1."""
 
     steps: tuple[Step, ...]
 
@@ -39,7 +39,7 @@ class Unit:
         return number + step.suffix
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the steps as plain values, for the page's script, which writes amounts in the same way."""
+        """Return the steps as JSON values, for the page's script, which formats amounts in the same way."""
         return [asdict(step) for step in self.steps]
 
 

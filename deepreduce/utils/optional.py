@@ -1,4 +1,4 @@
-"""Packages that only some users install: the error where one is missing, and their own loggers kept quiet."""
+"""Optional packages: the error if one is missing, and a context that quiets their loggers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from deepreduce.errors import UserError
 
 
 def require_packages(user: str, *packages: str, extra: str) -> None:
-    """Raise `UserError` where one of `packages` is not installed.
+    """Raise `UserError` if one of `packages` is not installed.
 
-    The error says what needs them (`user`, as in "to_pandas") and which extra of deepreduce brings them.
+    The message names what needs them (`user`, as in "to_pandas") and the extra of deepreduce that installs them.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -26,7 +26,7 @@ def require_packages(user: str, *packages: str, extra: str) -> None:
 
 @contextmanager
 def quiet_loggers(*names: str, level: int = logging.WARNING) -> Iterator[None]:
-    """Let the loggers of other packages pass nothing below `level` inside, and restore their levels at the end."""
+    """Silence the loggers of other packages below `level` inside the block, and restore their levels afterwards."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:

@@ -99,16 +99,7 @@ def layers_figure(
         _EDGE / width_inches, 1 - 0.14 / height, heading, fontsize=TITLE_SIZE, weight="bold", va="top",
         color=INK, parse_math=False, gid="title",
     )  # fmt: skip
-    swatches = [Rectangle((0, 0), 1, 1, facecolor=c, edgecolor="#B0B0B0", linewidth=0.6) for c in _LAYER_STEPS]
-    names_of_steps = list(_LAYER_NAMES)
-    if any(row.masked for row in rows):
-        swatches.append(Rectangle((0, 0), 1, 1, facecolor="none", edgecolor="none"))
-        names_of_steps.append("bars: masked")
-    figure.legend(
-        swatches, names_of_steps, loc="lower left", bbox_to_anchor=(_EDGE / width_inches, 0.1 / height),
-        ncols=len(swatches), frameon=False, fontsize=SMALL_SIZE, borderpad=0, borderaxespad=0, handlelength=1.1,
-        handleheight=1.1, columnspacing=1.2, labelcolor=INK, title=None,
-    )  # fmt: skip
+    _draw_legend(figure, has_masks=any(row.masked for row in rows))
     return figure
 
 
@@ -120,6 +111,20 @@ def _check_sites(rows: Sequence[LayerRow], sites: Sequence[_Site]) -> None:
         strange = [name for name in row.kept if name not in known]
         if strange:
             raise UserError(f"{row.label} keeps ReLUs at {', '.join(strange)}; the network has no such site")
+
+
+def _draw_legend(figure: Figure, *, has_masks: bool) -> None:
+    width, height = figure.get_size_inches()
+    swatches = [Rectangle((0, 0), 1, 1, facecolor=c, edgecolor="#B0B0B0", linewidth=0.6) for c in _LAYER_STEPS]
+    names = list(_LAYER_NAMES)
+    if has_masks:
+        swatches.append(Rectangle((0, 0), 1, 1, facecolor="none", edgecolor="none"))
+        names.append("bars: masked")
+    figure.legend(
+        swatches, names, loc="lower left", bbox_to_anchor=(_EDGE / width, 0.1 / height), ncols=len(swatches),
+        frameon=False, fontsize=SMALL_SIZE, borderpad=0, borderaxespad=0, handlelength=1.1, handleheight=1.1,
+        columnspacing=1.2, labelcolor=INK, title=None,
+    )  # fmt: skip
 
 
 def _draw_row_heads(

@@ -23,7 +23,7 @@ _OWN_COMMAND = "deepreduce"
 class SiteCount:
     """A ReLU site of a network and its number of ReLUs for one image.
 
-    `action` says what stands there where some of its ReLUs are gone ("12 of 64 channels"); else it is "".
+    `action` describes a site action that keeps only some of its ReLUs ("12 of 64 channels"); else it is "".
     """
 
     name: str
@@ -115,12 +115,12 @@ def _presets(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _objectives(candidates: Sequence[Candidate]) -> list[Objective]:
-    """Return every objective by which the cost of some measured network is known, ReLUs first."""
+    """Return the objectives under which some measured network has a cost, ReLUs first."""
     return [o for o in objectives_under(_presets(candidates)) if front_by(o, candidates)]
 
 
 def _axis(objective: Objective, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Return an axis of the frontier, the networks on it, and the one at its knee."""
+    """Return an axis of the frontier chart, the networks on its front, and the network at its knee."""
     front = front_by(objective, candidates)
     best = knee(front, objective=objective)
     teacher = next(c for c in candidates if c.is_teacher)

@@ -8,6 +8,7 @@ import pytest
 
 from deepreduce.frontier import pareto_front
 from deepreduce.report.figures.frontier import figure_bytes, frontier_figure
+from deepreduce.report.figures.style import DPI, Ruler, blank_figure
 from tests.helpers.figures import drawn
 from tests.helpers.report_examples import random_run
 
@@ -27,3 +28,16 @@ def test_the_svg_has_neither_a_date_nor_a_version() -> None:
     assert svg.startswith("<?xml")
     assert "dc:date" not in svg
     assert "Matplotlib" not in svg
+
+
+@pytest.mark.parametrize("inches", [0.3, 1.0, 2.5])
+def test_text_is_shortened_and_broken_to_the_width_that_it_has(inches: float) -> None:
+    ruler = Ruler(blank_figure(8.0))
+    text = "culling S1 and S4, thinning, half the channels"
+    short = ruler.fit(text, inches, 8.0)
+    assert ruler.extent(short, 8.0)[0] <= inches * DPI
+    assert short == text or (short.endswith("…") and text.startswith(short[:-1]))
+    assert ruler.fit("a\n  b", 5.0, 8.0) == "a b"
+    lines = ruler.wrap(text, max(inches, 1.6), 8.0)
+    assert " ".join(lines) == text
+    assert all(ruler.extent(line, 8.0)[0] <= max(inches, 1.6) * DPI for line in lines)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
 from torch import Tensor, nn
 
 from deepreduce.network import trace_network
 from deepreduce.transforms import collapse
-from tests.helpers.linear_nets import error, fewest_layers, logits, only, sequence
+from deepreduce.transforms.collapse.regions import RegionFinder, taps
+from tests.helpers.linear_nets import (
+    Drawn,
+    drawing,
+    drawn_network,
+    error,
+    fewest_layers,
+    images,
+    logits,
+    only,
+    regions,
+    sequence,
+)
 
 
 def test_an_average_that_leaves_the_padding_out_is_no_convolution() -> None:
@@ -67,3 +81,25 @@ def test_a_tensor_that_is_overwritten_before_it_is_read_again_is_not_collapsed_o
 
     network = trace_network(Overwritten().eval(), (3, 8, 8))
     assert error(network, collapse(network, cost=fewest_layers).network) < 1e-6
+
+
+@drawing
+@given(regions)
+def test_a_position_reads_the_rows_and_columns_that_are_its_taps(drawn: Drawn) -> None:
+    network = drawn_network(drawn, 64)
+    (region,) = [r for r in RegionFinder(network).maximal() if r.entry == "relu1"]
+    stride = region.stride()
+    assert stride is not None
+    module = copy.deepcopy(network.as_module())
+    seen: dict[str, Tensor] = {}
+    module.get_submodule("relu1").register_forward_hook(lambda _, given, made: seen.update(entry=made))
+    module.get_submodule("relu2").register_forward_pre_hook(lambda _, given: seen.update(exit=given[0].clone()))
+    module(images(network))
+    middle = [size // 2 for size in seen["exit"].shape[2:]]
+    (gradient,) = torch.autograd.grad(seen["exit"][:, :, middle[0], middle[1]].sum(), seen["entry"])
+    for axis, offsets in enumerate(taps(region)):
+        read = {middle[axis] * stride[axis] + tap for tap in offsets}
+        others = tuple(dim for dim in range(4) if dim != 2 + axis)
+        reached = set(gradient.abs().sum(dim=others).nonzero().flatten().tolist())
+        # far from the borders a position reads all of its taps
+        assert reached == read if stride == (1, 1) else reached <= read
