@@ -188,11 +188,16 @@ def query(
         for name in image:
             reply = session.query(image_to_query(name, server, chosen.data, seed=chosen.seed))
             replies.append(
-                {"image": name, "class": reply.predicted, "seconds": reply.seconds, "logits": list(reply.logits)}
+                {
+                    "image": name,
+                    "class": reply.predicted_class,
+                    "seconds": reply.seconds,
+                    "logits": list(reply.logits),
+                }
             )
             if not as_json:
                 logits = " ".join(f"{value:.3f}" for value in reply.logits)
-                print(f"{name}: class {reply.predicted}, {reply.seconds:.2f} s, logits {logits}", flush=True)
+                print(f"{name}: class {reply.predicted_class}, {reply.seconds:.2f} s, logits {logits}", flush=True)
     if as_json:
         print(json.dumps({"protocol": label, "replies": replies}, indent=2))
 

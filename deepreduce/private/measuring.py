@@ -20,18 +20,13 @@ from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import Array, Lowered, lower
 from deepreduce.private.lowering.program import REVEAL, REVEALED, Program
 from deepreduce.private.parties.link_shaping import ShapedLink
-from deepreduce.private.parties.processes import (
-    Loopback,
-    PartyProcess,
-    Transport,
-    receive_answers,
-    running_parties,
-)
+from deepreduce.private.parties.processes import Loopback, PartyProcess, Transport, receive_answers, running_parties
 from deepreduce.private.parties.wire import Message
 from deepreduce.private.protocol import CLIENT, Protocol, protocol_named
 from deepreduce.private.result import Agreement, LayerCost, OverLink, PrivateRun, Query, Spread
 from deepreduce.private.spu.install import check_installed
 from deepreduce.private.spu.profile import LayerProfile
+from deepreduce.private.tables import COUNTS
 from deepreduce.transforms.collapse.choose import LayerCostFunction, macs
 
 
@@ -145,17 +140,8 @@ def layer_costs(program: Program, protocol: Protocol, answers: Sequence[Answer])
     by_layer = zip(_profiled_layers(program), *(_profiles_by_layer(answer) for answer in answers), strict=True)
     for (name, kind), *profiles in by_layer:
         parts = [_part_of_query(each, kind, protocol) for each in profiles]
-        costs.append(
-            LayerCost(
-                name=name,
-                kind=kind,
-                seconds=Spread.of([part.seconds for part in parts]),
-                bytes=statistics.median_low(part.bytes for part in parts),
-                serial_bytes=statistics.median_low(part.serial_bytes for part in parts),
-                sent_messages=statistics.median_low(part.sent_messages for part in parts),
-                messages=statistics.median_low(part.messages for part in parts),
-            )
-        )
+        counts = {count: statistics.median_low(getattr(part, count) for part in parts) for count in COUNTS}
+        costs.append(LayerCost(name=name, kind=kind, seconds=Spread.of([part.seconds for part in parts]), **counts))
     return costs
 
 
@@ -163,13 +149,7 @@ def query_cost(program: Program, protocol: Protocol, answer: Answer) -> Query:
     """Return the cost of one query: its own seconds, and the sums over its layers."""
     by_layer = zip(_profiled_layers(program), _profiles_by_layer(answer), strict=True)
     parts = [_part_of_query(profiles, kind, protocol) for (_, kind), profiles in by_layer]
-    return Query(
-        seconds=answer.seconds,
-        bytes=sum(part.bytes for part in parts),
-        serial_bytes=sum(part.serial_bytes for part in parts),
-        sent_messages=sum(part.sent_messages for part in parts),
-        messages=sum(part.messages for part in parts),
-    )
+    return Query(seconds=answer.seconds, **{count: sum(getattr(part, count) for part in parts) for count in COUNTS})
 
 
 def _profiled_layers(program: Program) -> list[tuple[str, str]]:

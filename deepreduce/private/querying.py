@@ -38,7 +38,7 @@ class Reply:
     seconds: float
 
     @property
-    def predicted(self) -> int:
+    def predicted_class(self) -> int:
         """Return the class of the largest logit."""
         return int(np.argmax(self.logits))
 
@@ -112,7 +112,7 @@ def _hosts(connection: socket.socket) -> tuple[str, str]:
     try:
         return str(connection.getsockname()[0]), str(connection.getpeername()[0])
     except OSError as error:
-        raise RunError(_disconnected(error)) from error
+        raise RunError(_disconnect_text(error)) from error
 
 
 def _receive(connection: socket.socket) -> Message:
@@ -130,8 +130,8 @@ def _send(connection: socket.socket, message: Message) -> None:
     try:
         send(connection, message)
     except ClosedError as error:
-        raise RunError(_disconnected(error)) from error
+        raise RunError(_disconnect_text(error)) from error
 
 
-def _disconnected(error: Exception) -> str:
+def _disconnect_text(error: Exception) -> str:
     return f"the server disconnected ({error}); look at its terminal, then try again"

@@ -11,7 +11,7 @@ from deepreduce.cost.link import Link
 if TYPE_CHECKING:
     from deepreduce.private.result import OverLink, PrivateRun
 
-_COUNTS = ("bytes", "serial_bytes", "sent_messages", "messages")
+COUNTS = ("bytes", "serial_bytes", "sent_messages", "messages")
 """All quantities of a `Query` but its seconds."""
 
 
@@ -31,11 +31,11 @@ def csv_of(run: PrivateRun) -> str:
     """Return a CSV table with one row per layer."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "kind", "seconds", "seconds_low", "seconds_high", "repeats", *_COUNTS, "protocol"])
+    writer.writerow(["name", "kind", "seconds", "seconds_low", "seconds_high", "repeats", *COUNTS, "protocol"])
     for layer in run.layers:
         spread = layer.seconds
         seconds = [f"{value:.6f}" for value in (spread.median, spread.low, spread.high)]
-        counts = [getattr(layer, count) for count in _COUNTS]
+        counts = [getattr(layer, count) for count in COUNTS]
         writer.writerow([layer.name, layer.kind, *seconds, spread.count, *counts, run.protocol.label])
     return text.getvalue()
 

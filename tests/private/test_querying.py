@@ -69,4 +69,4 @@ def test_a_query_after_the_server_ended_the_idle_session_says_so() -> None:
 
 
 def test_the_predicted_class_is_that_of_the_largest_logit() -> None:
-    assert Reply(logits=(-1.0, 3.0, 2.0), seconds=0.1).predicted == 1
+    assert Reply(logits=(-1.0, 3.0, 2.0), seconds=0.1).predicted_class == 1

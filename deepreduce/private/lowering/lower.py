@@ -48,19 +48,21 @@ def lower(network: Network) -> Lowered:
     if number is not None:
         call, name = number
         reason = f"makes {name} a public number, but it is the server's; compute with the tensor itself"
-        raise _unsupported(network, call, reason)
+        raise _unsupported_error(network, call, reason)
     try:
         graph = aten_graph(network)
     except Exception as error:  # torch's, of any type, where values of the image decide what is computed
         first_line = str(error).strip().partition("\n")[0]
-        raise _unsupported(network, "its graph", f"can't be traced ({type(error).__name__}: {first_line})") from error
+        raise _unsupported_error(
+            network, "its graph", f"can't be traced ({type(error).__name__}: {first_line})"
+        ) from error
     constants = Constants(graph, network)
     walker = _GraphWalker(constants)
     for node in graph.graph.nodes:
         try:
             walker.visit(node)
         except UnsupportedError as error:
-            raise _unsupported(network, layer_of(node), error) from error
+            raise _unsupported_error(network, layer_of(node), error) from error
     built = walker.builder
     drafts, logits = fold_batchnorms(built.layers, built.norms, constants, logits=walker.logits)
     program = build_program(
@@ -78,10 +80,10 @@ def _check_shapes(network: Network, program: Program, masks: Mapping[str, Array]
         try:
             check_output_shapes(program, layer, masks)
         except UnsupportedError as error:
-            raise _unsupported(network, layer.name, error) from error
+            raise _unsupported_error(network, layer.name, error) from error
 
 
-def _unsupported(network: Network, layer: str, reason: object) -> UserError:
+def _unsupported_error(network: Network, layer: str, reason: object) -> UserError:
     return UserError(f"{network.name} can't be run privately: {layer} {reason}")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 KINDS = ("convolution", "linear", "relu", "relu6", "clamp", "max_pool", "avg_pool", "product", "scale", "add", "move")
@@ -78,26 +78,7 @@ class Program:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {
-            "network": self.network,
-            "image": self.image,
-            "logits": self.logits,
-            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-            "layers": [
-                {
-                    "name": layer.name,
-                    "kind": layer.kind,
-                    "ops": [
-                        {"name": op.name, "args": _to_plain(op.args), "output": op.output, "shape": list(op.shape)}
-                        for op in layer.ops
-                    ],
-                    "inputs": list(layer.inputs),
-                    "weights": list(layer.weights),
-                    "outputs": list(layer.outputs),
-                }
-                for layer in self.layers
-            ],
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Program:
@@ -125,20 +106,14 @@ def _read_layer(value: Mapping[str, Any]) -> Layer:
     )
 
 
-def _to_plain(argument: Argument) -> Any:
-    if isinstance(argument, Ref):
-        return {"ref": argument.name}
-    return [_to_plain(item) for item in argument] if isinstance(argument, tuple) else argument
-
-
-def _read_arguments(values: list[Any]) -> tuple[Argument, ...]:
+def _read_arguments(values: Sequence[Any]) -> tuple[Argument, ...]:
     return tuple(_read_argument(value) for value in values)
 
 
 def _read_argument(value: Any) -> Argument:
     if isinstance(value, dict):
-        return Ref(value["ref"])
-    return _read_arguments(value) if isinstance(value, list) else value
+        return Ref(**value)
+    return _read_arguments(value) if isinstance(value, (list, tuple)) else value
 
 
 def refs(argument: Argument) -> list[str]:

@@ -88,19 +88,19 @@ class PartyProcess:
         try:
             send(self.channel, message)
         except ClosedError as error:
-            raise self._ended() from error
+            raise self._end_error() from error
 
     def receive(self) -> Message:
         """Return the process's answer. Raises `RunError` if the process is gone or failed."""
         try:
             message = receive(self.channel)
         except ClosedError as error:
-            raise self._ended() from error
+            raise self._end_error() from error
         if message.kind == "failed":
             raise RunError(f"the {self.role}'s process failed: {message.values['reason']}")
         return message
 
-    def _ended(self) -> RunError:
+    def _end_error(self) -> RunError:
         """Return the error for a process that has ended, with the reason if it is known."""
         what = f"the {self.role}'s process {self._process.describe_end()}"
         if self._process.was_killed:
