@@ -247,7 +247,7 @@ def full(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_without_room_on_the_disk_nothing_is_remembered_and_nothing_left_behind(
+def test_without_room_on_the_disk_nothing_is_cached_and_nothing_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(os, "posix_fallocate", full)
@@ -257,7 +257,7 @@ def test_without_room_on_the_disk_nothing_is_remembered_and_nothing_left_behind(
     assert not any(tmp_path.iterdir())
 
 
-def test_a_place_that_can_not_be_written_is_told_and_nothing_remembered(
+def test_a_file_that_can_not_be_written_is_named_and_nothing_cached(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -276,7 +276,7 @@ def test_where_posix_fallocate_is_missing_the_file_is_filled_by_hand(
 
 
 @pytest.mark.parametrize(("share", "epochs"), [(0.0, None), (0.99, None), (1.0, 1), (1.99, 1), (2.0, 2), (50.0, 3)])
-def test_as_many_epochs_are_remembered_as_the_disk_is_allowed_to_hold(
+def test_as_many_epochs_are_cached_as_the_limit_holds(
     tmp_path: Path, share: float, epochs: int | None
 ) -> None:
     one = LogitsCache.size(epochs=1, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
