@@ -268,9 +268,9 @@ def methods() -> None:
     """List the methods that propose networks (method.name), with their options."""
     import textwrap
 
-    from deepreduce.methods.registry import known_methods, method_named
+    from deepreduce.methods.registry import method_named, method_names
 
-    for name in known_methods():
+    for name in method_names():
         method = method_named(name)
         print(f"{name}: {method.summary}")
         for key, field in method.Options.model_fields.items():

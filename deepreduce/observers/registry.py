@@ -7,25 +7,20 @@ arguments.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
 
-from deepreduce.errors import UserError, unknown_name
+from deepreduce.errors import UserError
 from deepreduce.observers.base import RunObserver
 from deepreduce.utils.optional import require_packages
+from deepreduce.utils.plugins import load_plugin
 
 GROUP = "deepreduce.observers"
 
-_BUILT_IN = (
-    EntryPoint("tensorboard", "deepreduce.observers.tensorboard:TensorBoardLogger", GROUP),
-    EntryPoint("mlflow", "deepreduce.observers.mlflow:MlflowLogger", GROUP),
-)
+_BUILT_IN = {
+    "tensorboard": "deepreduce.observers.tensorboard:TensorBoardLogger",
+    "mlflow": "deepreduce.observers.mlflow:MlflowLogger",
+}
 _PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 """What the extra of the same name installs."""
-
-
-def known_observers() -> dict[str, EntryPoint]:
-    """Return all observers by name; a built-in one wins over a package's of the same name."""
-    return {entry.name: entry for entry in (*entry_points(group=GROUP), *_BUILT_IN)}
 
 
 def make_observers(names: Sequence[str], *, own: Sequence[RunObserver] = ()) -> tuple[RunObserver, ...]:
@@ -39,21 +34,20 @@ def make_observers(names: Sequence[str], *, own: Sequence[RunObserver] = ()) -> 
             raise UserError(
                 f"observers[{number}] is {observer!r}; give an instance of a subclass of deepreduce.RunObserver"
             )
-    known = known_observers()
-    return (*own, *(_make(name, known) for name in dict.fromkeys(names)))
+    return (*own, *map(_make, dict.fromkeys(names)))
 
 
-def _make(name: str, known: dict[str, EntryPoint]) -> RunObserver:
-    if name not in known:
-        raise UserError(f"log: {unknown_name('observer', name, sorted(known))}")
+def _make(name: str) -> RunObserver:
     require_packages(f"log: {name}", *_PACKAGES.get(name, ()), extra=name)
+    found = load_plugin("observer", name, GROUP, _BUILT_IN)
     try:
-        observer = known[name].load()()
-        if not isinstance(observer, RunObserver):
-            raise TypeError("it is no subclass of deepreduce.RunObserver")
-        return observer
-    except Exception as error:  # whatever a package may raise when it is imported
+        observer = found()
+    except Exception as error:  # whatever a package's class may raise
         raise UserError(
-            f"log: {name} ({known[name].value}) can't be used: {type(error).__name__}: {error}; repair or uninstall"
-            " its package, or leave it out of log"
+            f"observer {name!r} can't be made: {type(error).__name__}: {error}; repair its package"
         ) from error
+    if not isinstance(observer, RunObserver):
+        raise UserError(
+            f"observer {name!r} ({found!r}) is no subclass of deepreduce.RunObserver; leave it out of log"
+        )
+    return observer

@@ -21,7 +21,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 class ChildProcess:
     """A Python process that runs `module` and dies at once when this process ends, for whatever reason.
 
-    `channel` is a socket to the child. Ctrl-C and SIGTERM, which a terminal or a job scheduler sends to all processes,
+    `channel` is a socket to the child. Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all processes,
     are blocked in the child: this process decides when the child stops. `launcher` is a command that starts the child
     by `exec`, `environment` is added to this process's environment, and `output` receives the child's stdout and
     stderr (None: those of this process).

@@ -15,7 +15,8 @@ from deepreduce.cli.main import run_command
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.errors import UserError
 from deepreduce.observers import make_observers
-from deepreduce.observers.registry import _PACKAGES, GROUP, known_observers
+from deepreduce.observers.registry import _BUILT_IN, _PACKAGES, GROUP
+from deepreduce.utils.plugins import known_plugins
 from tests.helpers.observers import QUICK, Recorder
 
 
@@ -42,11 +43,11 @@ def test_what_is_no_observer_is_refused_with_its_place_and_the_repair(given: Any
 
 
 def test_every_built_in_observer_says_which_packages_its_extra_brings() -> None:
-    assert set(known_observers()) == set(_PACKAGES)
+    assert set(_BUILT_IN) == set(_PACKAGES)
 
 
 def test_an_unknown_name_is_refused_with_those_there_are_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="log: unknown observer 'tensorbord'; did you mean 'tensorboard'"):
+    with pytest.raises(UserError, match="unknown observer 'tensorbord'; did you mean 'tensorboard'"):
         deepreduce.optimize(out=tmp_path / "run", log=["tensorbord"], **QUICK)
     assert not (tmp_path / "run").exists()
 
@@ -69,13 +70,18 @@ def test_an_installed_package_can_bring_an_observer(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    "code", ["import nowhere", "class Theirs:\n    def __init__(self, url): ...", "Theirs = dict"]
+    ("code", "message"),
+    [
+        ("import nowhere", r"\(their_observers:Theirs\) can't be used: \w+Error: "),
+        ("class Theirs:\n    def __init__(self, url): ...", "can't be made: TypeError: "),
+        ("Theirs = dict", "is no subclass of deepreduce.RunObserver"),
+    ],
 )
 def test_a_packages_observer_that_can_not_be_made_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
 ) -> None:
     publish(tmp_path, monkeypatch, name="theirs", code=code)
-    with pytest.raises(UserError, match=r"log: theirs \(their_observers:Theirs\) can't be used: \w+Error: "):
+    with pytest.raises(UserError, match=rf"observer 'theirs' .*{message}"):
         make_observers(["theirs"])
 
 
@@ -83,7 +89,7 @@ def test_a_packages_observer_does_not_take_the_place_of_a_built_in_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(tmp_path, monkeypatch, name="tensorboard", code="")
-    assert known_observers()["tensorboard"].value.startswith("deepreduce.")
+    assert known_plugins(GROUP, _BUILT_IN)["tensorboard"].value.startswith("deepreduce.")
 
 
 def test_the_flag_may_be_given_for_each_observer(

@@ -276,9 +276,7 @@ def test_where_posix_fallocate_is_missing_the_file_is_filled_by_hand(
 
 
 @pytest.mark.parametrize(("share", "epochs"), [(0.0, None), (0.99, None), (1.0, 1), (1.99, 1), (2.0, 2), (50.0, 3)])
-def test_as_many_epochs_are_cached_as_the_limit_holds(
-    tmp_path: Path, share: float, epochs: int | None
-) -> None:
+def test_as_many_epochs_are_cached_as_the_limit_holds(tmp_path: Path, share: float, epochs: int | None) -> None:
     one = LogitsCache.size(epochs=1, steps=STEPS, batch_size=BATCH, num_classes=CLASSES)
     found = open_logits_cache(tmp_path / "answers.bin", epochs=3, max_bytes=share * one + 0.5, **SIZES)
     if epochs is None:
