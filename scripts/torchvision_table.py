@@ -2,9 +2,9 @@
 
     python scripts/torchvision_table.py [--results FOLDER] [--only NAME ...]
 
-FOLDER (runs/torchvision by default) keeps one JSON file per network, which is not computed again. So a stopped run can
-be resumed, and two runs can share the work. A whole run takes about an hour on one core; `--write-only` writes the page
-from the files that exist.
+FOLDER (runs/torchvision by default) keeps one JSON file per network, which is not computed again. So a stopped run
+can be resumed, and two runs can share the work. A whole run takes about an hour on one core; `--write-only` writes
+the page from the files that exist.
 """
 
 from __future__ import annotations
