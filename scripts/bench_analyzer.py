@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Seconds of analyzing a network against one plain forward pass of it on a real image (docs/performance.md).
+"""Compare the seconds of analyzing a network with those of one forward pass of an image (docs/performance.md).
 
 python scripts/bench_analyzer.py [--rounds 5]
 """
@@ -20,7 +20,7 @@ SIZE = 224
 
 @torch.inference_mode()
 def measured(module: nn.Module) -> tuple[float, float]:
-    """Seconds of a forward pass, and of analyzing the module."""
+    """Return the seconds of a forward pass, and of analyzing the module."""
     image = torch.randn(1, 3, SIZE, SIZE)
     begin = time.perf_counter()
     module(image)
@@ -31,7 +31,7 @@ def measured(module: nn.Module) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="counted; one more comes first")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted; one more round comes first")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'network':<28} {'forward s':>9}  {'analysis s':>10}  analysis / forward", flush=True)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What torch.compile costs and gains for a training step on this CPU (docs/performance.md).
+"""Measure what torch.compile costs and gains for a training step on this CPU (docs/performance.md).
 
-Steps of the plain and of the compiled network are taken in turns; "pays after" is how many steps win back the time
-that compiling took.
+Steps of the plain and of the compiled network are taken in turns. "pays after" is the number of steps after which the
+time saved equals the time of compiling.
 
 python scripts/bench_compile.py [--threads 1] [--rounds 9]
 """
@@ -26,7 +26,7 @@ SETTINGS = [  # width, image size, channels, batch
 
 
 def step_of(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], float]:
-    """A function that takes one training step and returns its seconds."""
+    """Return a function that takes one training step and returns its seconds."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
 
     def step() -> float:

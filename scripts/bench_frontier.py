@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What a frontier costs, in trainings of its teacher, and how good it is: recipe fast against recipe paper.
+"""Compare recipes: what a frontier costs, in trainings of its teacher, and how good the frontier is.
 
-Runs `deepreduce optimize` in processes of its own and reads what they leave; docs/performance.md has results.
-The hypervolume is that of the points (log10 of ReLUs, test accuracy) chosen by validation accuracy, the teacher among
-them, up to the reference of twice the teacher's ReLUs and no accuracy.
+Runs `deepreduce optimize` in processes of its own and reads their run folders; docs/performance.md has results. The
+hypervolume is that of the points (log10 of ReLUs, test accuracy) of the frontier, the teacher included. Its reference
+point has twice the teacher's ReLUs and accuracy 0; the frontier is chosen by validation accuracy.
 
 python scripts/bench_frontier.py CONFIG OUT [--seeds 0 1 2] [--recipes fast paper] [--set KEY=VALUE ...]
 """
@@ -23,7 +23,7 @@ from deepreduce.frontier import Point, hypervolume
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of a run: seconds until the teacher was there and from then on, peaks of memory in MB likewise, frontier."""
+    """Seconds and peak memory (MB) of a run, until the teacher is done and after that; and the frontier."""
 
     teacher: float
     rest: float
@@ -35,7 +35,7 @@ class Cost:
 
 
 def measured(words: list[str], folder: Path) -> tuple[float, float, int, int]:
-    """Run it; seconds and peak memory of all processes until the teacher is there, and from then on."""
+    """Run `optimize`; return seconds, and peak memory of all processes, until the teacher is done and after that."""
     begin = time.time()
     command = [sys.executable, "-c", "import sys; from deepreduce.cli.main import main; main()", "optimize", *words]
     with (folder.parent / f"{folder.name}.log").open("w") as log:
@@ -53,7 +53,7 @@ def measured(words: list[str], folder: Path) -> tuple[float, float, int, int]:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory of a process and its children, what they share counted once (Linux)."""
+    """Return the bytes of memory of a process and its children; shared memory is counted once (Linux)."""
     total = 0
     children = Path(f"/proc/{pid}/task/{pid}/children")
     try:
@@ -68,7 +68,7 @@ def resident(pid: int) -> int:
 
 
 def cost(words: list[str], folder: Path) -> Cost:
-    """Of one run."""
+    """Run `optimize` once and return its costs and frontier."""
     teacher, rest, before, after = measured(words, folder)
     with (folder / "frontier.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measure networks of runs under secure computation and print them as a table; docs/private.md has one.
+"""Measure networks of runs under secure computation and print a table, such as the one of docs/private.md.
 
-FOLDER is a network's folder. Speeds are relative to the first network, the full one, and to the second, which has
-fewer ReLUs and is what others are compared with. Networks are measured in turn, `--rounds` times, by the queries of
-`deepreduce private run`.
+FOLDER is the folder of a network. Speeds are relative to the first network, which should be the full one, and to the
+second, which has fewer ReLUs and is the baseline for the others. Networks are measured in turns, `--rounds` times, by
+the queries of `deepreduce private run`.
 
 python scripts/bench_private.py FOLDER FOLDER ... [--protocols semi2k cheetah] [--images 5 1] [--rounds 2]
 """
@@ -48,7 +48,7 @@ class Measured:
 def measure_in_turn(
     folders: Sequence[Path], protocol: str, *, images: int, rounds: int, repeats: int
 ) -> list[Measured]:
-    """Measure every network, in turn with the others."""
+    """Measure every network once per round, the networks in turns."""
     found: list[list[PrivateRun]] = [[] for _ in folders]
     for _ in range(rounds):
         for folder, runs in zip(folders, found, strict=True):
@@ -82,9 +82,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="RUN/teacher or RUN/candidates/HASH")
     parser.add_argument("--protocols", nargs="+", default=["semi2k", "cheetah"])
-    parser.add_argument("--images", type=int, nargs="+", default=[5, 1], help="test images, for each protocol")
+    parser.add_argument("--images", type=int, nargs="+", default=[5, 1], help="test images for each protocol")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3, help="least number of queries in a round")
+    parser.add_argument("--repeats", type=int, default=3, help="minimum number of queries in a round")
     options = parser.parse_args()
     if len(options.images) != len(options.protocols):
         parser.error("give a number of --images for each of --protocols")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Images per second of a training step, for each arithmetic and thread count (docs/training.md).
+"""Measure the images per second of a training step, for each arithmetic and thread count (docs/training.md).
 
 python scripts/bench_step.py [--threads 1 2] [--steps 8]
 """
@@ -23,7 +23,7 @@ VARIANTS = [(bf16, channels_last) for bf16 in (False, True) for channels_last in
 
 
 def step_of(width: int, size: int, channels: int, batch: int, bf16: bool, channels_last: bool) -> Callable[[], float]:
-    """A function that takes one training step and returns its seconds."""
+    """Return a function that takes one training step and returns its seconds."""
     form = torch.channels_last if channels_last else torch.contiguous_format
     model = build_model(resolve_spec("resnet18", width=width, in_channels=channels)).to(memory_format=form).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
@@ -42,8 +42,8 @@ def step_of(width: int, size: int, channels: int, batch: int, bf16: bool, channe
     return step
 
 
-def told(rates: list[float]) -> str:
-    """The median, and half the distance between the quartiles as a share of it."""
+def summary(rates: list[float]) -> str:
+    """Return the median, and half the distance between the quartiles as a share of the median."""
     low, median, high = statistics.quantiles(rates, n=4)
     return f"{median:5.0f} ±{(high - low) / 2 / median:4.0%}"
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=8, help="rounds; the first is not counted")
-    parser.add_argument("--networks", type=int, default=len(SETTINGS), help="only the first so many")
+    parser.add_argument("--networks", type=int, default=len(SETTINGS), help="measure only this many of the networks")
     options = parser.parse_args()
     print(
         "width size threads  " + "  ".join(f"{'bf16' if b else 'fp32'}{'+cl' if c else '':<7}" for b, c in VARIANTS)
@@ -61,9 +61,9 @@ def main() -> None:
         torch.set_num_threads(threads)
         for width, size, channels, batch in SETTINGS[: options.networks]:
             steps = [step_of(width, size, channels, batch, *variant) for variant in VARIANTS]
-            # interleaved, so that other load on the machine meets all variants alike
+            # interleaved, so that other load on the machine slows all variants alike
             seconds = [[step() for step in steps] for _ in range(options.steps)][1:]
-            cells = [told([batch / taken for taken in column]) for column in zip(*seconds, strict=True)]
+            cells = [summary([batch / taken for taken in column]) for column in zip(*seconds, strict=True)]
             print(f"{width:>5} {size:>4} {threads:>7}  " + "  ".join(cells), flush=True)
 
 

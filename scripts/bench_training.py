@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What our training loop costs beside a bare PyTorch loop over one batch in memory (docs/performance.md).
+"""Compare our training loop with a bare PyTorch loop over one batch in memory (docs/performance.md).
 
-Ours draws and augments every batch, clips the gradient, watches the loss and can be stopped; the distilled student's
-also reads its teacher's cached logits. Rounds of the three are taken in turns.
+Our loop draws and augments every batch, clips the gradient, checks the loss and can be stopped. For a distilled
+student it also reads the teacher's cached logits. Rounds of the three ways to train are taken in turns.
 
 python scripts/bench_training.py [--threads 1] [--rounds 5] [--steps 30]
 """
@@ -32,7 +32,7 @@ NETWORKS = [  # name, width, image size, channels, batch
 
 
 def noise(size: int, channels: int, count: int) -> ImageData:
-    """Return `count` images of noise to train with, and few to validate."""
+    """Return `count` images of noise to train with, and a few to validate with."""
     val = 16
     generator = torch.Generator().manual_seed(0)
 
@@ -65,7 +65,7 @@ class Bench:
         self.images, self.labels = images.contiguous(memory_format=torch.channels_last), labels
 
     def bare(self) -> float:
-        """Train with forward, loss, backward and step alone."""
+        """Train with forward pass, loss, backward pass and optimizer step only; return seconds per step."""
         module = self.modules[0].to(memory_format=torch.channels_last).train()
         optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
         begin = time.perf_counter()
@@ -78,7 +78,7 @@ class Bench:
         return (time.perf_counter() - begin) / self.steps
 
     def student(self, teacher: Teacher | None = None) -> float:
-        """Train one epoch with our loop."""
+        """Train one epoch with our loop; return seconds per step."""
         begin = time.perf_counter()
         train(
             self.modules[1 if teacher is None else 2], self.data, self.recipe, seed=0, precision=self.precision,
@@ -87,12 +87,12 @@ class Bench:
         return (time.perf_counter() - begin) / self.steps
 
     def distilled(self) -> float:
-        """Train one epoch with our loop, with a teacher whose logits are cached."""
+        """Train one epoch with our loop and a teacher whose logits are cached; return seconds per step."""
         return self.student(self.teacher)
 
 
-def told(ratios: list[float]) -> str:
-    """Median and quartiles."""
+def summary(ratios: list[float]) -> str:
+    """Return the median and the quartiles."""
     low, median, high = statistics.quantiles(ratios, n=4)
     return f"{median:.3f} ({low:.3f} to {high:.3f})"
 
@@ -100,7 +100,7 @@ def told(ratios: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5, help="counted; one more comes first")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted; one more round comes first")
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -112,8 +112,8 @@ def main() -> None:
                 1:
             ]  # the first one allocates, and fills the cache
         rate = batch / statistics.median(bare for bare, _, _ in rounds)
-        student = told([ours / bare for bare, ours, _ in rounds])
-        distilled = told([ours / bare for bare, _, ours in rounds])
+        student = summary([ours / bare for bare, ours, _ in rounds])
+        distilled = summary([ours / bare for bare, _, ours in rounds])
         what = f"{name} width {width}, {size}x{size}, batch {batch}"
         print(f"{what:<32} {rate:>10.0f}  {student:<24} {distilled}", flush=True)
 

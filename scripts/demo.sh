@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job: trains ResNet-18 on the built-in digits, reduces its ReLUs, leaves the frontier under runs/.
+# The demonstration: train ResNet-18 on the built-in digits, reduce its ReLUs, and write the frontier under runs/.
 #   scripts/demo.sh [flags of 'deepreduce optimize']
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,5 +1,5 @@
-# Sourced by the scripts beside it: makes .venv in the checkout and installs the package, where that is not done yet.
-#   prepare_environment [EXTRA]     afterwards "$python" is the environment's interpreter
+# Sourced by the other scripts: create .venv in the checkout and install the package there, unless this is done already.
+#   prepare_environment [EXTRA]     sets "$python" to the interpreter of .venv
 
 prepare_environment() {
     local extra=${1:-} venv stamp wanted candidate

@@ -1,4 +1,4 @@
-"""Run the example notebook and store its outputs, without times and places: python scripts/run_notebook.py [FILE]"""
+"""Run the example notebook and store its outputs, without times and paths: python scripts/run_notebook.py [FILE]"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT = Path(__file__).parents[1] / "docs" / "example.ipynb"
 
 
 def main(path: Path = DEFAULT) -> None:
-    """Every cell in order, in an empty folder; the file changes only where all of them succeed."""
+    """Run every cell in order, in an empty folder; change the file only if all cells succeed."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": folder}}).execute()

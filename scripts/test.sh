@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests, the slow ones too; 'scripts/test.sh -m "not slow"' runs the fast ones.
+# Run all tests, the slow ones too; 'scripts/test.sh -m "not slow"' runs the fast ones only.
 #   scripts/test.sh [flags of pytest]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,10 +1,10 @@
-"""Write docs/models.md: what can be done with each of torchvision's classification networks, each claim tried.
+"""Write docs/models.md: which edits work on each of torchvision's classification networks. Every claim is tested.
 
     python scripts/torchvision_table.py [--results FOLDER] [--only NAME ...]
 
-One JSON file per network is kept in FOLDER (runs/torchvision by default) and not computed again, so a run that was
-stopped goes on, and two may share the work. Takes about an hour on one core; `--write-only` writes the page from what
-is there.
+FOLDER (runs/torchvision by default) keeps one JSON file per network, which is not computed again. So a stopped run
+can be resumed, and two runs can share the work. A whole run takes about an hour on one core; `--write-only` writes
+the page from the files that exist.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import torchvision
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from deepreduce.config.inputs import versions  # noqa: E402
 from deepreduce.errors import DeepReduceError  # noqa: E402
 from deepreduce.models import ModelSpec, build_model, default_input_size, resolve_spec  # noqa: E402
 from deepreduce.network import Network, trace_network  # noqa: E402
+from deepreduce.run.environment import versions  # noqa: E402
 from deepreduce.transforms import apply_plan, cull_plan, reshape_plan, thin_plan  # noqa: E402
 from deepreduce.utils.files import read_json, write_json, write_text  # noqa: E402
 from tests.helpers.independent import executed_relus  # noqa: E402
@@ -39,13 +39,13 @@ EDITS = {
     "rho": lambda network: reshape_plan(rho=0.5),
 }
 TRAINED_SIZES = (64, 96, 128, 224, 299)
-"""Height and width at which an edited network is trained for a step: the first at which it runs."""
+"""Heights and widths to try for the training step of an edited network: the first at which it runs is taken."""
 
 BATCH = 2
 
 
 def counted(name: str, spec: ModelSpec) -> dict[str, Any]:
-    """Counts at the network's own size and after every edit there, without weights; each counted twice."""
+    """Return the counts of the network at its own size and after every edit, without weights, each counted twice."""
     size = default_input_size(spec)
     module = build_model(spec, device="meta")
     network = trace_network(module, (3, size, size), name=name, spec=spec)
@@ -77,7 +77,7 @@ def _edited(network: Network, make: Any) -> dict[str, Any]:
 
 
 def trained(name: str, spec: ModelSpec, edits: dict[str, Any]) -> dict[str, Any]:
-    """One real training step of every edited network: forward, backward, SGD; at the smallest size that runs."""
+    """Take one training step (forward, backward, SGD) of every edited network, at the smallest size that runs."""
     module = build_model(spec)
     module.requires_grad_(True)
     steps: dict[str, Any] = {}
@@ -118,7 +118,7 @@ def _step(network: Network) -> dict[str, Any]:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Everything that the table says of one network."""
+    """Return all values of the table for one network."""
     begin = time.perf_counter()
     spec = resolve_spec(f"torchvision:{name}")
     found = counted(name, spec)
@@ -130,7 +130,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def _verdict(found: dict[str, Any], edit: str) -> str:
-    """The share of ReLUs (MACs where there is none) that is left, or why it does not work."""
+    """Return the share of ReLUs (of MACs, if there are no ReLUs) that the edit leaves, or why it does not work."""
     edited, step = found["edits"][edit], found["steps"].get(edit, {})
     if "refused" in edited:
         return "-" if edited["refused"] == "it has no ReLU" or "drops no ReLU" in edited["refused"] else "no"
@@ -168,7 +168,7 @@ def _row(found: dict[str, Any]) -> str:
 
 
 def page(results: list[dict[str, Any]], missing: list[str]) -> str:
-    """docs/models.md."""
+    """Return the text of docs/models.md."""
     known, today = versions(), datetime.date.today().isoformat()
     agree = sum(r["agrees"] and all(e.get("agrees", True) for e in r["edits"].values()) for r in results)
     refusals = [f"- **{r['name']}**, {edit}: {_short(r['edits'][edit].get('refused') or '')}"
@@ -180,13 +180,14 @@ def page(results: list[dict[str, Any]], missing: list[str]) -> str:
     lines = [
         "# torchvision's networks",
         "",
-        f"Every classification network of torchvision ({len(results)}), by `python scripts/torchvision_table.py`;"
-        f" torch {known['torch']}, torchvision {known['torchvision']}, {today}, one thread of a shared two-core CPU.",
+        f"This page covers every classification network of torchvision ({len(results)}). It is written by"
+        f" `python scripts/torchvision_table.py`; torch {known['torch']}, torchvision {known['torchvision']},"
+        f" {today}, one thread of a shared two-core CPU.",
         "",
         INTRODUCTION,
         "",
-        "Counted a second time by watching the operations that execute, original and every edited network:"
-        f" {agree} of {len(results)} agree to the ReLU.",
+        "The ReLUs of each original and each edited network were counted a second time, from the operations that"
+        f" execute: for {agree} of {len(results)} networks all counts match exactly.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|---" * len(COLUMNS) + "|",
@@ -204,24 +205,27 @@ def page(results: list[dict[str, Any]], missing: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-COLUMNS = ("network", "size", "ReLUs", "per stage", "what else it holds", "cull S1", "thin", "alpha 1/2", "rho 1/2",
+COLUMNS = ("network", "size", "ReLUs", "per stage", "other non-linear", "cull S1", "thin", "alpha 1/2", "rho 1/2",
            "step at")  # fmt: skip
 
 INTRODUCTION = """\
-ReLUs are those of one image at the network's own size, in its stages S1, S2, ... from left to right (runs of one
-resolution). *What else it holds* is every other non-linearity, by name and number of calls; it stays as it is. Each
-percentage is the share of the ReLUs that is left by the edit (of the MACs, where there are no ReLUs). It stands there
-only if the edit was applied, the edited network at its own size executes as many ReLUs as are counted, and an edited
-network with random weights took a training step: forward, backward and SGD on two images, with a finite gradient. To
-keep that affordable on two slow cores, the step is taken at the smallest of 64, 96, 128, 224 and 299 pixels at which
-the network runs, given in the last column. `-`: nothing to drop. `no`: refused, with the reason below. `*`: alpha
-could not scale every layer; which, and why, stands below. A classifier's outputs are always kept.
+The table counts the ReLUs of one image at the network's own size. *per stage* lists the stages S1, S2, ... (runs of
+one resolution) from left to right. *other non-linear* lists every other non-linear operation by name and number of
+calls; the edits do not change these operations.
 
-Alpha cuts channels out: of every set of interchangeable channels the most important ones stay, by the sum of squares
-of the weights that make, scale and read them (`deepreduce/transforms/width.py`). A grouped convolution keeps its
-groups and loses the same positions in each; a depthwise one loses groups. Behind a channel shuffle (ShuffleNet)
-weights are inherited by position. Rho multiplies the stride of the convolutions that the image reaches first, or
-pools the image where there is none."""
+The four columns of edits give the share of the ReLUs that the edit leaves (the share of the MACs, if the network has
+no ReLUs). A percentage means that three checks passed: the edit was applied, the edited network at its own size
+executes as many ReLUs as are counted, and the edited network with random weights took a training step (forward,
+backward and SGD on two images) with a finite gradient. To make the training step affordable on two slow cores, it is
+taken at the smallest of 64, 96, 128, 224 and 299 pixels at which the network runs; the last column gives this size.
+`-`: there is nothing to drop. `no`: the edit was refused; the reason is below. `*`: alpha could not scale every
+layer; the layers and reasons are below. The outputs of a classifier are always kept.
+
+Alpha removes channels. Of every set of interchangeable channels it keeps the most important ones, by the sum of
+squares of the weights that produce, scale and read them (`deepreduce/transforms/width/cut.py`). A grouped convolution
+keeps its groups and loses the same positions in each group; a depthwise convolution loses groups. Behind a channel
+shuffle (ShuffleNet), weights are inherited by position. Rho multiplies the stride of the convolutions that the image
+reaches first; if there is no such convolution, the image is pooled."""
 
 
 def _short(text: str) -> str:
