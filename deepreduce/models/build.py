@@ -144,7 +144,7 @@ def _build_zoo(spec: ModelSpec) -> nn.Module:
         )
     )
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return model
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -61,10 +61,61 @@ def run_without_data(
 
 def execute(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run one ATen operation and return its result."""
-    if func is torch.ops.aten.native_batch_norm.default and args[0].is_meta and args[5] is False:
-        # most of the time of a run without data would go into this operation's decomposition
-        return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
-    return func(*args, **kwargs)
+    shortcut = None if kwargs else _SHORTCUTS.get(func)
+    result = None if shortcut is None else shortcut(*args)
+    return func(*args, **kwargs) if result is None else result
+
+
+def _empty_like(image: Any, *_: Any) -> Tensor | None:
+    if not (isinstance(image, Tensor) and image.is_meta and image.is_floating_point()):
+        return None
+    return image.new_empty(image.shape) if image.is_contiguous() else torch.empty_like(image)
+
+
+def _sum(one: Tensor, other: Any) -> Tensor | None:
+    alike = isinstance(other, Tensor) and _layout(one) == _layout(other)
+    return _empty_like(one) if alike else None
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _mean(image: Tensor, dims: Sequence[int] | None, keeps: bool = False) -> Tensor | None:
+    if not (dims and image.is_meta and image.is_floating_point() and image.is_contiguous()):
+        return None
+    if not all(-image.dim() <= dim < image.dim() for dim in dims):
+        return None
+    gone = {dim % image.dim() for dim in dims}
+    sizes = [1 if dim in gone else size for dim, size in enumerate(image.shape) if keeps or dim not in gone]
+    return image.new_empty(sizes) if len(gone) == len(dims) else None
+
+
+def _addmm(bias: Tensor, rows: Tensor, columns: Tensor) -> Tensor | None:
+    alike = rows.is_meta and all(t.dtype == rows.dtype and t.is_meta for t in (bias, columns))
+    fits = rows.dim() == columns.dim() == 2 and rows.shape[1] == columns.shape[0] and bias.shape == columns.shape[1:]
+    return rows.new_empty(len(rows), columns.shape[1]) if alike and fits else None
+
+
+def _batch_norm(image: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    is_training = options[4]
+    normalised = _empty_like(image)
+    return None if is_training or normalised is None else (normalised, image.new_empty(0), image.new_empty(0))
+
+
+_SHORTCUTS: Mapping[Any, Callable[..., Any]] = {
+    torch.ops.aten.relu.default: _empty_like,
+    torch.ops.aten.hardtanh.default: _empty_like,
+    torch.ops.aten.add.Tensor: _sum,
+    torch.ops.aten.mean.dim: _mean,
+    torch.ops.aten.addmm.default: _addmm,
+    torch.ops.aten.native_batch_norm.default: _batch_norm,
+}
+"""Results of operations on the meta device; None where only torch knows the result.
+
+Torch decomposes these operations in Python. That would take most of the time of a run without data, and the first
+decomposition imports torch's compiler, which takes longer than the analysis of a network.
+"""
 
 
 def module_tensors(graph_module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:

@@ -238,6 +238,10 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.macs = 0
         self.starved = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to mark the method below as not to be compiled, torch would import its compiler
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
