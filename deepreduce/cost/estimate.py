@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from deepreduce.cost.layers import BATCH_NORM, MULTIPLYING, RELU, RELU6
+from deepreduce.cost.layers import CLAMP, MULTIPLYING, RELU, RELU6, SCALE
+from deepreduce.cost.layers import KINDS as LAYER_KINDS
 from deepreduce.errors import UserError
 
 RELU_LAYERS, LINEAR_LAYERS, OTHER_LAYERS = "ReLU", "linear", "other"
@@ -14,11 +15,19 @@ KINDS = (RELU_LAYERS, LINEAR_LAYERS, OTHER_LAYERS)
 """The kinds of layers by which costs are split. Max-pools, and what a query costs besides layers, are `other`."""
 
 
+_KIND_OF = {
+    **dict.fromkeys(LAYER_KINDS, OTHER_LAYERS),
+    **dict.fromkeys((RELU, RELU6, CLAMP), RELU_LAYERS),
+    **dict.fromkeys((*MULTIPLYING, SCALE), LINEAR_LAYERS),
+}
+
+
 def kind_of(layer_kind: str) -> str:
-    """Return the kind (of `KINDS`) of a layer whose own kind is one of `deepreduce.cost.layers`."""
-    if layer_kind in (RELU, RELU6):
-        return RELU_LAYERS
-    return LINEAR_LAYERS if layer_kind in (*MULTIPLYING, BATCH_NORM) else OTHER_LAYERS
+    """Return the kind (of `KINDS`) of a layer whose own kind is one of `deepreduce.cost.layers.KINDS`.
+
+    Raises `KeyError` for another one.
+    """
+    return _KIND_OF[layer_kind]
 
 
 @dataclass(frozen=True, kw_only=True)

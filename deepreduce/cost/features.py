@@ -20,7 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from deepreduce.cost.layers import BATCH_NORM, COMPARING, CONV, MAX_POOL, MULTIPLYING, POOL, RELU, RELU6, Layer
+from deepreduce.cost.layers import AVG_POOL, COMPARING, CONV, MAX_POOL, MULTIPLYING, RELU, RELU6, SCALE, Layer
 
 POLYNOMIAL = 8_192
 """Coefficients of a polynomial that SPU's Cheetah packs 64-bit values into."""
@@ -119,7 +119,7 @@ def _levels(layer: Layer) -> float:
 
 
 def _is_other(layer: Layer) -> bool:
-    return layer.kind not in (*MULTIPLYING, *COMPARING, POOL, BATCH_NORM)
+    return layer.kind not in (*MULTIPLYING, *COMPARING, AVG_POOL, SCALE)
 
 
 FEATURES: Mapping[str, Callable[[Layer], float]] = {
@@ -139,10 +139,10 @@ FEATURES: Mapping[str, Callable[[Layer], float]] = {
     "encoded": _of_packing("encoded"),
     "multiplied": _of_packing("multiplied"),
     "rotated": _of_packing("rotated"),
-    "pool_layers": lambda layer: float(layer.kind == POOL),
-    "pooled_elements": lambda layer: layer.outputs if layer.kind == POOL else 0,
-    "scaling_layers": lambda layer: float(layer.kind == BATCH_NORM),
-    "scaled_elements": lambda layer: layer.outputs if layer.kind == BATCH_NORM else 0,
+    "pool_layers": lambda layer: float(layer.kind == AVG_POOL),
+    "pooled_elements": lambda layer: layer.outputs if layer.kind == AVG_POOL else 0,
+    "scaling_layers": lambda layer: float(layer.kind == SCALE),
+    "scaled_elements": lambda layer: layer.outputs if layer.kind == SCALE else 0,
     "other_layers": lambda layer: float(_is_other(layer)),
     "other_elements": lambda layer: layer.inputs if _is_other(layer) else 0,
     QUERY: lambda layer: 0.0,

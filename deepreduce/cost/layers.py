@@ -1,27 +1,38 @@
-"""What a layer is to a cost: plain values, so that a cost knows no network."""
+"""Layers as plain values: what cost models and secure computation need to know of them, without a network."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-CONV, LINEAR, MATMUL = "conv", "linear", "matmul"
-RELU, RELU6, MAX_POOL = "relu", "relu6", "max_pool"
-BATCH_NORM, POOL, ADD = "batch_norm", "pool", "add"
-OTHER = "other"
+CONV, LINEAR, PRODUCT = "convolution", "linear", "product"
+RELU, RELU6, CLAMP, MAX_POOL = "relu", "relu6", "clamp", "max_pool"
+SCALE, AVG_POOL, ADD = "scale", "avg_pool", "add"
+MOVE, REVEAL, OTHER = "move", "reveal", "other"
 
-MULTIPLYING = (CONV, LINEAR, MATMUL)
-"""Kinds of layers that multiply what is secret with weights (or with each other)."""
+KINDS = (CONV, LINEAR, RELU, RELU6, CLAMP, MAX_POOL, AVG_POOL, PRODUCT, SCALE, ADD, MOVE, REVEAL, OTHER)
+"""Kinds of layers by what they cost a protocol. A layer whose operations are of several kinds has the first of them.
+
+`product` multiplies activations with each other (polynomials, gates, attention), `scale` with the server's numbers (a
+batch-norm that no convolution takes in); `add` sums, or multiplies by public numbers; `move` reorders values;
+`reveal` is the last step of a query, in which the client learns the logits.
+"""
+
+MULTIPLYING = (CONV, LINEAR, PRODUCT)
+"""Kinds of layers that multiply secrets with weights or with each other."""
 
 COMPARING = (RELU, RELU6, MAX_POOL)
 """Kinds of layers that compare secrets."""
+
+LOCAL = (ADD, MOVE)
+"""Kinds of layers that each party computes without communication."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
     """One layer of a network, for one image.
 
-    `kind` is one of this module's names. Shapes are without the batch dimension: (C, H, W) of a feature map,
+    `kind` is one of `KINDS`. Shapes are without the batch dimension: (C, H, W) of a feature map,
     (features,) of a vector. `kernel` is (height, width) of a convolution's or a pool's window; `macs` are
     multiply-accumulates. `kept` is how many elements of a ReLU a mask keeps, None where there is no mask.
     """

@@ -8,18 +8,21 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from deepreduce.cost.layers import BATCH_NORM, CONV, LINEAR, MATMUL, MAX_POOL, OTHER, POOL, RELU, RELU6, Layer
+from deepreduce.cost.layers import AVG_POOL, CONV, LINEAR, MAX_POOL, MOVE, OTHER, PRODUCT, RELU, RELU6, SCALE, Layer
 from deepreduce.network.calls import Call, call_of
-from deepreduce.network.linear_ops import CONV_FUNCTION, linear_ops
+from deepreduce.network.linear_ops import CONV_FUNCTION, IDENTITY, PAD, linear_ops
 from deepreduce.network.meta_run import attribute
 from deepreduce.network.network import Network
 from deepreduce.network.site_layer import site_layer_of
 
 _KINDS = {
-    "conv2d": CONV, "linear": LINEAR, "batch_norm": BATCH_NORM, "max_pool2d": MAX_POOL,
-    "adaptive_max_pool2d": MAX_POOL, "avg_pool2d": POOL, "adaptive_avg_pool2d": POOL,
+    "conv2d": CONV, "linear": LINEAR, "batch_norm": SCALE, "max_pool2d": MAX_POOL,
+    "adaptive_max_pool2d": MAX_POOL, "avg_pool2d": AVG_POOL, "adaptive_avg_pool2d": AVG_POOL,
 }  # fmt: skip
 """Function name -> kind of cost layer, for calls of modules and functions alike."""
+
+_LINEAR_KINDS = {CONV_FUNCTION: CONV, IDENTITY: MOVE, PAD: MOVE}
+"""Kind of a `LinearOp` -> kind of cost layer, where they differ."""
 
 
 def layers_of(network: Network) -> tuple[Layer, ...]:
@@ -45,7 +48,7 @@ def node_layers(network: Network) -> dict[str, Layer]:
     shapes = network.node_shapes
     macs = {layer.node: layer.macs for layer in network.linear_layers}
     relus = {site.node: RELU6 if site.kind == "relu6" else RELU for site in network.sites}
-    linear = {node: op.kind for node, op in linear_ops(network).items()}
+    linear = {node: _LINEAR_KINDS.get(op.kind, op.kind) for node, op in linear_ops(network).items()}
     site_names = {site.node: site.name for site in network.sites}
     calls = Counter[str]()
     layers = {}
@@ -61,13 +64,12 @@ def node_layers(network: Network) -> dict[str, Layer]:
         calls[name] += 1
         before, after = shapes[source.name], out_shape or ()
         kind = relus.get(node.name) or linear.get(node.name) or _kind(call, before, macs.get(node.name, 0))
-        kind = CONV if kind == CONV_FUNCTION else kind
         layers[node.name] = Layer(
             name=site_names.get(node.name) or (name if calls[name] == 1 else f"{name}#{calls[name]}"),
             kind=kind,
             in_shape=before,
             out_shape=after,
-            kernel=_kernel(call, network, before, after) if call and kind in (CONV, POOL, MAX_POOL) else (1, 1),
+            kernel=_kernel(call, network, before, after) if call and kind in (CONV, AVG_POOL, MAX_POOL) else (1, 1),
             groups=call["groups"] if call and kind == CONV else 1,
             macs=macs.get(node.name, 0),
         )
@@ -90,8 +92,8 @@ def _kind(call: Call | None, before: tuple[int, ...], macs: int) -> str:
     if call is not None and call.function in _KINDS:
         return _KINDS[call.function]
     if call is not None and _averages_positions(call, before):
-        return POOL
-    return MATMUL if macs else OTHER
+        return AVG_POOL
+    return PRODUCT if macs else OTHER
 
 
 def _averages_positions(call: Call, before: tuple[int, ...]) -> bool:

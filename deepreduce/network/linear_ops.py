@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from deepreduce.cost.layers import ADD, BATCH_NORM, CONV, POOL
+from deepreduce.cost.layers import ADD, AVG_POOL, CONV, SCALE
 from deepreduce.network.calls import Call, call_of
 from deepreduce.network.meta_run import attribute
 from deepreduce.network.network import Network
@@ -191,7 +191,7 @@ def _average_pool(op: LinearOp, call: Call) -> LinearOp | None:
         return None
     if padding != (0, 0) and not call["count_include_pad"]:
         return None
-    return replace(op, kind=POOL, kernel=kernel, stride=stride, padding=padding, divisor=call["divisor_override"])
+    return replace(op, kind=AVG_POOL, kernel=kernel, stride=stride, padding=padding, divisor=call["divisor_override"])
 
 
 def _adaptive_pool(op: LinearOp, call: Call, shape: tuple[int, ...]) -> LinearOp | None:
@@ -203,19 +203,19 @@ def _adaptive_pool(op: LinearOp, call: Call, shape: tuple[int, ...]) -> LinearOp
     if any(whole % size for size, whole in zip(made, shape[1:], strict=True)):
         return None  # the windows differ in size
     window = (shape[1] // made[0], shape[2] // made[1])
-    return replace(op, kind=POOL, kernel=window, stride=window)
+    return replace(op, kind=AVG_POOL, kernel=window, stride=window)
 
 
 def _batch_norm(op: LinearOp, call: Call) -> LinearOp | None:
     tensors = _tensor_paths(call, "running_mean", "running_var", "weight", "bias")
     if not tensors or not tensors[0] or not tensors[1] or call["training"] or not isinstance(call["eps"], float):
         return None
-    return replace(op, kind=BATCH_NORM, shifts=True, tensors=tensors, eps=call["eps"])
+    return replace(op, kind=SCALE, shifts=True, tensors=tensors, eps=call["eps"])
 
 
 def _explains_output(op: LinearOp, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
     """Return True if the op's figures explain its output's size; a pool in ceil mode has windows that are cut off."""
-    if op.kind in (PAD, IDENTITY, ADD, BATCH_NORM):
+    if op.kind in (PAD, IDENTITY, ADD, SCALE):
         return True
     for axis in (0, 1):
         last = (after[1 + axis] - 1) * op.stride[axis] - op.padding[axis] + (op.kernel[axis] - 1) * op.dilation[axis]
@@ -239,9 +239,9 @@ def compute(op: LinearOp, module: fx.GraphModule, operands: Sequence[Tensor]) ->
     if op.kind in (CONV, CONV_FUNCTION):
         weight, bias = tensors
         return F.conv2d(x, weight, bias, op.stride, 0, op.dilation, op.groups)
-    if op.kind == BATCH_NORM:
+    if op.kind == SCALE:
         mean, variance, weight, bias = tensors
         return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=op.eps)
-    if op.kind == POOL:
+    if op.kind == AVG_POOL:
         return F.avg_pool2d(x, op.kernel, op.stride, divisor_override=op.divisor)
     return x

@@ -20,6 +20,7 @@ from deepreduce.cost.fit import (
     judge,
     median_error,
 )
+from deepreduce.cost.layers import LOCAL, REVEAL
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import Amounts, CostModel
 from deepreduce.errors import UserError, unknown_name
@@ -27,9 +28,8 @@ from deepreduce.network import Network
 from deepreduce.network.cost_layers import layers_of
 from deepreduce.private.calibration_networks import calibration_networks, judging_networks
 from deepreduce.private.lowering.aten_graph import prepare
-from deepreduce.private.lowering.program import COSTLY_KINDS
 from deepreduce.private.measuring import measure
-from deepreduce.private.protocol import Protocol, protocol_named
+from deepreduce.private.protocol import MpcProtocol, protocol_named
 from deepreduce.private.result import LayerCost, PrivateRun
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class Calibration:
     """A cost model of a protocol fitted on this machine, and its verdicts on networks outside the fit."""
 
-    protocol: Protocol
+    protocol: MpcProtocol
     model: CostModel
     verdicts: tuple[Verdict, ...]
 
@@ -122,7 +122,7 @@ def _alternate(first: Sequence[Network], second: Sequence[Network]) -> Iterable[
 def measured_network(network: Network, run: PrivateRun) -> MeasuredNetwork:
     """Return a run's costs with the layers of the network that it measured; costs outside layers are the query's."""
     layers = {layer.name: layer for layer in layers_of(prepare(network))}
-    unknown = [cost.name for cost in run.layers if cost.kind in COSTLY_KINDS and cost.name not in layers]
+    unknown = [cost.name for cost in run.layers if cost.kind not in (*LOCAL, REVEAL) and cost.name not in layers]
     assert not unknown, f"{unknown} of {network.name} ran, but are not among its layers"
     return MeasuredNetwork(
         name=network.name,

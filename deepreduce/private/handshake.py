@@ -12,7 +12,7 @@ from deepreduce.data import Standardisation
 from deepreduce.errors import RunError, UserError
 from deepreduce.private.lowering.program import Program
 from deepreduce.private.parties.wire import Message
-from deepreduce.private.protocol import Protocol, protocol_named
+from deepreduce.private.protocol import MpcProtocol, protocol_named
 
 Array = NDArray[Any]
 
@@ -26,7 +26,7 @@ NO_SERVER = "this address does not answer like a 'deepreduce private serve' of t
 class ServerInfo:
     """What a server sends to every client that connects: everything that is public."""
 
-    protocol: Protocol
+    protocol: MpcProtocol
     program: Program
     masks: Mapping[str, Array]
     input_shape: tuple[int, int, int]
@@ -83,7 +83,7 @@ def read_port(message: Message) -> int | None:
     return port if message.kind == "port" and type(port) is int and 0 < port < 2**16 else None
 
 
-def two_party_protocol(name: str) -> Protocol:
+def two_party_protocol(name: str) -> MpcProtocol:
     """Return the protocol of that name. Raises `UserError` for an unknown one and one of more than two parties."""
     protocol = protocol_named(name)
     if protocol.parties != 2:

@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepreduce.cost.layers import REVEAL
 from deepreduce.cost.link import Link
 from deepreduce.errors import UserError
 from deepreduce.network import Network
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import Array, Lowered, lower
-from deepreduce.private.lowering.program import REVEAL, REVEALED, Program
+from deepreduce.private.lowering.program import REVEALED, Program
 from deepreduce.private.parties.link_shaping import ShapedLink
 from deepreduce.private.parties.processes import Loopback, PartyProcess, Transport, receive_answers, running_parties
 from deepreduce.private.parties.wire import Message
-from deepreduce.private.protocol import CLIENT, Protocol, protocol_named
+from deepreduce.private.protocol import CLIENT, MpcProtocol, protocol_named
 from deepreduce.private.result import Agreement, LayerCost, OverLink, PrivateRun, Query, Spread
 from deepreduce.private.spu.install import check_installed
 from deepreduce.private.spu.profile import LayerProfile
@@ -87,7 +88,7 @@ def _check_arguments(network: Network, images: Tensor, *, repeats: int, timeout_
 
 
 def _run_queries(
-    lowered: Lowered, protocol: Protocol, transport: Transport, images: Sequence[Tensor], *, timeout_s: float
+    lowered: Lowered, protocol: MpcProtocol, transport: Transport, images: Sequence[Tensor], *, timeout_s: float
 ) -> tuple[float, list[Answer]]:
     """Return the seconds of setup, which include an extra query of the first image, and the answer for each image."""
     begin = time.perf_counter()
@@ -134,7 +135,7 @@ def query_message(image: Tensor) -> Message:
     return Message(kind="query", arrays={"image": stored.numpy()})
 
 
-def layer_costs(program: Program, protocol: Protocol, answers: Sequence[Answer]) -> list[LayerCost]:
+def layer_costs(program: Program, protocol: MpcProtocol, answers: Sequence[Answer]) -> list[LayerCost]:
     """Return the cost of each layer: medians over the answers."""
     costs = []
     by_layer = zip(_profiled_layers(program), *(_profiles_by_layer(answer) for answer in answers), strict=True)
@@ -145,7 +146,7 @@ def layer_costs(program: Program, protocol: Protocol, answers: Sequence[Answer])
     return costs
 
 
-def query_cost(program: Program, protocol: Protocol, answer: Answer) -> Query:
+def query_cost(program: Program, protocol: MpcProtocol, answer: Answer) -> Query:
     """Return the cost of one query: its own seconds, and the sums over its layers."""
     by_layer = zip(_profiled_layers(program), _profiles_by_layer(answer), strict=True)
     parts = [_part_of_query(profiles, kind, protocol) for (_, kind), profiles in by_layer]
@@ -162,7 +163,7 @@ def _profiles_by_layer(answer: Answer) -> Iterable[tuple[LayerProfile, ...]]:
     return zip(*answer.profiles, strict=True)
 
 
-def _part_of_query(profiles: Sequence[LayerProfile], kind: str, protocol: Protocol) -> Query:
+def _part_of_query(profiles: Sequence[LayerProfile], kind: str, protocol: MpcProtocol) -> Query:
     """Return one layer's part of a query; parties wait for each other, so the slowest one's time counts."""
     return Query(
         seconds=max(profile.seconds for profile in profiles),

@@ -12,7 +12,7 @@ SERVER, CLIENT = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class MpcProtocol:
     """A protocol of the engine.
 
     `trust` is the assumption that its security rests on; `secure` is False for a protocol that serves as a cost
@@ -58,7 +58,7 @@ _CHEETAH_DELAYS = {"convolution": 4, "linear": 4, "avg_pool": 2, "scale": 8, "re
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol(
+        MpcProtocol(
             name="cheetah",
             parties=2,
             trust="two parties, no dealer",
@@ -66,13 +66,13 @@ PROTOCOLS = {
             alternating=_MULTIPLYING,
             delays=_CHEETAH_DELAYS,
         ),
-        Protocol(name="semi2k", parties=2, trust="trusted dealer", secure=False),
-        Protocol(name="aby3", parties=3, trust="three parties, honest majority", secure=True),
+        MpcProtocol(name="semi2k", parties=2, trust="trusted dealer", secure=False),
+        MpcProtocol(name="aby3", parties=3, trust="three parties, honest majority", secure=True),
     )
 }
 
 
-def protocol_named(name: str) -> Protocol:
+def protocol_named(name: str) -> MpcProtocol:
     """Return the protocol of that name. Raises `UserError` for a name that is not in `PROTOCOLS`."""
     if name not in PROTOCOLS:
         raise UserError(unknown_name("protocol", name, PROTOCOLS))

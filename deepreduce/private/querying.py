@@ -23,7 +23,7 @@ from deepreduce.private.handshake import (
 from deepreduce.private.measuring import query_message
 from deepreduce.private.parties.processes import PartyProcess, choose_ports, has_hung_up, receive_answers
 from deepreduce.private.parties.wire import ClosedError, Message, MessageError, receive, send
-from deepreduce.private.protocol import CLIENT, Protocol
+from deepreduce.private.protocol import CLIENT, MpcProtocol
 from deepreduce.private.spu.install import check_installed
 
 _MAX_MESSAGE_BYTES = 2**28
@@ -97,7 +97,7 @@ def open_session(host: str, port: int, *, timeout_s: float, protocol: str = "che
             yield Session(server=server, connection=connection, party=party, timeout_s=timeout_s)
 
 
-def _check_protocol(served: Protocol, chosen: Protocol, *, at: str) -> None:
+def _check_protocol(served: MpcProtocol, chosen: MpcProtocol, *, at: str) -> None:
     """Raise `UserError` if the server's protocol is not the client's choice."""
     if served == chosen:
         return

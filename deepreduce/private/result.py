@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from deepreduce.cost.estimate import OTHER_LAYERS, CostEstimate, Share, kind_of
-from deepreduce.cost.layers import ADD, BATCH_NORM, CONV, LINEAR, MATMUL, MAX_POOL, OTHER, POOL, RELU, RELU6
 from deepreduce.cost.link import LINKS, Link
 from deepreduce.errors import UserError
-from deepreduce.private.protocol import Protocol
+from deepreduce.private.protocol import MpcProtocol
 from deepreduce.private.tables import csv_of, text_of
 
 
@@ -35,8 +34,8 @@ class Query:
     """The cost of one query, from the image to its logits, with all parties on one machine.
 
     `seconds` is wall time. `bytes` and `sent_messages` are the sums over all parties, from the engine's profile.
-    `serial_bytes` and `messages` count only what is sent one after another (`Protocol`): a link's bandwidth and delay
-    apply to these.
+    `serial_bytes` and `messages` count only what is sent one after another (`MpcProtocol`): a link's bandwidth and
+    delay apply to these.
     """
 
     seconds: float
@@ -51,7 +50,7 @@ class LayerCost:
     """The cost of one layer for one image, in the quantities of `Query`: medians over the timed queries.
 
     `name` is the site or layer of the network that ran, `kind` one of `KINDS` in
-    `deepreduce.private.lowering.program`.
+    `deepreduce.cost.layers`.
     """
 
     name: str
@@ -109,7 +108,7 @@ class PrivateRun:
 
     network: str
     relu_count: int
-    protocol: Protocol
+    protocol: MpcProtocol
     layers: tuple[LayerCost, ...]
     queries: tuple[Query, ...]
     setup_seconds: float
@@ -202,13 +201,6 @@ class PrivateRun:
         }
 
 
-_LAYER_KINDS = {
-    "convolution": CONV, "linear": LINEAR, "product": MATMUL, "scale": BATCH_NORM, "relu": RELU, "relu6": RELU6,
-    "clamp": RELU6, "max_pool": MAX_POOL, "avg_pool": POOL, "add": ADD, "move": OTHER, "reveal": OTHER,
-}  # fmt: skip
-"""Of `deepreduce.private.lowering.program.KINDS`, and of revealing the logits, as a cost names them."""
-
-
 def cost_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
     """Return the measured cost of one image over `link`, from what `PrivateRun.to_json` says of a run.
 
@@ -217,7 +209,7 @@ def cost_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
     """
     try:
         layers = value["layers"]
-        kinds = [kind_of(_LAYER_KINDS[layer["kind"]]) for layer in layers] + [OTHER_LAYERS]
+        kinds = [kind_of(layer["kind"]) for layer in layers] + [OTHER_LAYERS]
         seconds = _adding_up([layer["seconds"]["median"] for layer in layers], value["seconds"]["median"])
         sent, serial, messages = (
             _adding_up([layer[name] for layer in layers], value[name])

@@ -14,13 +14,13 @@ import torch
 from deepreduce.private.lowering.lower import Lowered
 from deepreduce.private.measuring import Answer, run_query
 from deepreduce.private.parties.processes import HOST, PartyProcess, choose_ports, receive_answers
-from deepreduce.private.protocol import SERVER, Protocol
+from deepreduce.private.protocol import SERVER, MpcProtocol
 
 _PATIENCE = 240.0
 
 
 def answers_over_delays(
-    lowered: Lowered, image: torch.Tensor, *, protocol: Protocol, one_way_s: Sequence[float]
+    lowered: Lowered, image: torch.Tensor, *, protocol: MpcProtocol, one_way_s: Sequence[float]
 ) -> list[Answer]:
     """Return the answer to the image for each delay, by the same parties, after a query that warms them up."""
     ports = choose_ports(2 * protocol.parties, None)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deepreduce.private.lowering.program import Layer, Program
+from deepreduce.private.lowering.program import Program, ProgramLayer
 from deepreduce.private.measuring import Answer, layer_costs, query_cost
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.result import Agreement, OverLink, PrivateRun
 from deepreduce.private.spu.profile import LayerProfile
 
 LAYERS = tuple(
-    Layer(name=name, kind=kind, ops=(), inputs=(), weights=(), outputs=())
+    ProgramLayer(name=name, kind=kind, ops=(), inputs=(), weights=(), outputs=())
     for name, kind in (("conv", "convolution"), ("relu1", "relu"), ("relu2", "relu"))
 )
 PROGRAM = Program(network="toy", layers=LAYERS, shapes={}, image="image", logits="logits")

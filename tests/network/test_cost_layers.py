@@ -70,15 +70,15 @@ Facts = tuple[str, tuple[int, int], int]
         (lambda x, net: F.max_pool2d(x, 2, return_indices=True)[0], ("max_pool", (2, 2), 3 * 4 * 8 * 8)),
         (lambda x, net: F.max_pool2d(x, x.shape[2:]), ("max_pool", (16, 16), 255 * 4)),
         (lambda x, net: F.adaptive_max_pool2d(x, (4, 8)), ("max_pool", (4, 2), 7 * 4 * 4 * 8)),
-        (lambda x, net: F.avg_pool2d(x, 2), ("pool", (2, 2), 0)),
-        (lambda x, net: F.avg_pool2d(x, 3, 2, 1, False, False), ("pool", (3, 3), 0)),
-        (lambda x, net: F.avg_pool2d(x, x.size(2)), ("pool", (16, 16), 0)),
-        (lambda x, net: F.adaptive_avg_pool2d(x, 1), ("pool", (16, 16), 0)),
-        (lambda x, net: F.adaptive_avg_pool2d(x, (5, 5)), ("pool", (4, 4), 0)),
-        (lambda x, net: F.conv2d(x, net.kernel, padding=(1, 2), groups=2), ("conv", (3, 5), 0)),
-        (lambda x, net: torch.conv2d(x, weight=net.kernel, bias=None, groups=2), ("conv", (3, 5), 0)),
-        (lambda x, net: F.conv2d(x, net.kernel * 2, groups=2), ("conv", (3, 5), 0)),
-        (lambda x, net: F.conv2d(weight=net.kernel, input=x, groups=2), ("conv", (3, 5), 0)),
+        (lambda x, net: F.avg_pool2d(x, 2), ("avg_pool", (2, 2), 0)),
+        (lambda x, net: F.avg_pool2d(x, 3, 2, 1, False, False), ("avg_pool", (3, 3), 0)),
+        (lambda x, net: F.avg_pool2d(x, x.size(2)), ("avg_pool", (16, 16), 0)),
+        (lambda x, net: F.adaptive_avg_pool2d(x, 1), ("avg_pool", (16, 16), 0)),
+        (lambda x, net: F.adaptive_avg_pool2d(x, (5, 5)), ("avg_pool", (4, 4), 0)),
+        (lambda x, net: F.conv2d(x, net.kernel, padding=(1, 2), groups=2), ("convolution", (3, 5), 0)),
+        (lambda x, net: torch.conv2d(x, weight=net.kernel, bias=None, groups=2), ("convolution", (3, 5), 0)),
+        (lambda x, net: F.conv2d(x, net.kernel * 2, groups=2), ("convolution", (3, 5), 0)),
+        (lambda x, net: F.conv2d(weight=net.kernel, input=x, groups=2), ("convolution", (3, 5), 0)),
     ],
 )
 def test_a_function_has_its_kind_window_and_comparisons(call: Callable[..., Any], facts: Facts) -> None:
@@ -86,7 +86,7 @@ def test_a_function_has_its_kind_window_and_comparisons(call: Callable[..., Any]
     layer = next(layer for layer in layers if layer.kind != "other")
     assert (layer.kind, layer.kernel, layer.comparisons) == facts
     assert layer.in_shape == stem.out_shape
-    if layer.kind == "conv":
+    if layer.kind == "convolution":
         assert layer.groups == 2 and layer.out_shape[0] == 6
         assert product_of(layer) == (layer.out_shape[1] * layer.out_shape[2], 4 * 3 * 5, 6)
 

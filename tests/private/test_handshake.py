@@ -8,7 +8,7 @@ import pytest
 from deepreduce.data import Standardisation
 from deepreduce.errors import RunError, UserError
 from deepreduce.private.handshake import ServerInfo, port_message, read_port, two_party_protocol
-from deepreduce.private.lowering.program import Layer, Op, Program, Ref
+from deepreduce.private.lowering.program import Op, Program, ProgramLayer, Ref
 from deepreduce.private.parties.wire import Message
 from deepreduce.private.protocol import PROTOCOLS
 
@@ -17,7 +17,7 @@ PROGRAM = Program(
     network="toy",
     image="image",
     logits="out",
-    layers=(Layer(name="relu", kind="relu", ops=(RELU,), inputs=("image",), weights=(), outputs=("out",)),),
+    layers=(ProgramLayer(name="relu", kind="relu", ops=(RELU,), inputs=("image",), weights=(), outputs=("out",)),),
     shapes={"image": (1, 2, 2, 1), "out": (1, 2, 2, 1)},
 )
 INFO = ServerInfo(

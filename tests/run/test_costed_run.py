@@ -13,11 +13,11 @@ import pytest
 import deepreduce
 from deepreduce.api import redraw
 from deepreduce.cli.main import MISTAKE, run_command
+from deepreduce.cost.layers import KINDS
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
 from deepreduce.cost.preset import preset_named, save_calibration
 from deepreduce.errors import CheckpointError, UserError
-from deepreduce.private.lowering.program import KINDS, REVEAL
 from deepreduce.private.result import cost_of_run
 from deepreduce.run.page import page_contents
 from deepreduce.run.read import read_run
@@ -260,7 +260,7 @@ def test_a_corrupt_measurement_is_named(measured: deepreduce.Result) -> None:
         read_run(measured.folder)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, REVEAL])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_layer_of_a_measurement_has_its_place(kind: str) -> None:
     layer = {"kind": kind, "seconds": {"median": 0.5}, "serial_bytes": 8, "bytes": 16, "messages": 2}
     totals = {"seconds": {"median": 0.75}, "serial_bytes": 8, "bytes": 16, "messages": 2}

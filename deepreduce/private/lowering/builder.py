@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from deepreduce.cost.layers import ADD, KINDS, PRODUCT, RELU, RELU6, SCALE
 from deepreduce.private.lowering.constants import Array, Constants
 from deepreduce.private.lowering.operations import KIND_OF
-from deepreduce.private.lowering.program import KINDS, Argument, Layer, Op, Program, Ref, refs
+from deepreduce.private.lowering.program import Argument, Op, Program, ProgramLayer, Ref, refs
 
 NORM = "batch_norm"
 """Name of a batch-norm in a draft; `fold_batchnorm` replaces it, so that no program has it."""
@@ -76,11 +77,11 @@ def build_program(
     )
 
 
-def _build_layer(draft: Draft, drafts: Sequence[Draft], constants: Constants, *, logits: str) -> Layer:
+def _build_layer(draft: Draft, drafts: Sequence[Draft], constants: Constants, *, logits: str) -> ProgramLayer:
     used = list(dict.fromkeys(name for op in draft.ops for name in refs(op.args)))
     own = {op.output for op in draft.ops}
     used_elsewhere = {name for other in drafts if other is not draft for op in other.ops for name in refs(op.args)}
-    return Layer(
+    return ProgramLayer(
         name=draft.name,
         kind=_kind(draft, constants),
         ops=tuple(draft.ops),
@@ -100,11 +101,11 @@ def _kind_of(op: Op, weights: Mapping[str, Array], masks: Mapping[str, Array]) -
     if op.name == "mul":
         others = [value.name if isinstance(value, Ref) else None for value in op.args[:2]]
         if None in others or any(name in masks for name in others):
-            return "add"
-        return "scale" if any(name in weights for name in others) else "product"
+            return ADD
+        return SCALE if any(name in weights for name in others) else PRODUCT
     if op.name == "clamp" and op.args[1] == 0:
-        return "relu6" if len(op.args) > 2 and op.args[2] is not None else "relu"
-    return "relu" if op.name == "clamp_min" and op.args[1] == 0 else KIND_OF[op.name]
+        return RELU6 if len(op.args) > 2 and op.args[2] is not None else RELU
+    return RELU if op.name == "clamp_min" and op.args[1] == 0 else KIND_OF[op.name]
 
 
 def stored_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

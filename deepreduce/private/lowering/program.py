@@ -6,19 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KINDS = ("convolution", "linear", "relu", "relu6", "clamp", "max_pool", "avg_pool", "product", "scale", "add", "move")
-"""Kinds of layers by what they cost a protocol.
-
-`product` multiplies activations with each other (polynomials, gates), `scale` with the server's numbers (a batch-norm
-that follows no convolution); `add` sums or multiplies by public numbers; `move` reorders values. A layer whose
-operations are of several kinds has the first of them, in this order.
-"""
-
-COSTLY_KINDS = frozenset(KINDS) - {"add", "move"}
-"""Kinds of layers that multiply or compare, so that the parties communicate."""
-
-REVEAL, REVEALED = "reveal", "logits"
-"""Kind and name of a query's last step, in which the client learns the logits."""
+REVEALED = "logits"
+"""Name of the last step of a query, in which the client learns the logits."""
 
 
 class UnsupportedError(Exception):
@@ -46,7 +35,7 @@ class Op:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class ProgramLayer:
     """Operations that run together. `inputs` are activations of earlier layers, `weights` the server's inputs."""
 
     name: str
@@ -68,7 +57,7 @@ class Program:
     network: str
     image: str
     logits: str
-    layers: tuple[Layer, ...]
+    layers: tuple[ProgramLayer, ...]
     shapes: Mapping[str, tuple[int, ...]]
 
     @property
@@ -92,8 +81,8 @@ class Program:
         )
 
 
-def _read_layer(value: Mapping[str, Any]) -> Layer:
-    return Layer(
+def _read_layer(value: Mapping[str, Any]) -> ProgramLayer:
+    return ProgramLayer(
         name=value["name"],
         kind=value["kind"],
         ops=tuple(

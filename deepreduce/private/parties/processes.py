@@ -11,15 +11,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-from typing import Protocol as TypingProtocol
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from deepreduce.errors import RunError, UserError
 from deepreduce.private.lowering.program import Program
 from deepreduce.private.parties.wire import ClosedError, Message, receive, send
-from deepreduce.private.protocol import SERVER, Protocol
+from deepreduce.private.protocol import SERVER, MpcProtocol
 from deepreduce.utils.child_process import ChildProcess, hang_up_events
 
 ROLES = ("server", "client", "helper")
@@ -68,7 +67,7 @@ class PartyProcess:
         return Path(self._folder.name) / "output.txt"
 
     def join(
-        self, program: Program, protocol: Protocol, addresses: Sequence[str], arrays: Mapping[str, Array], *,
+        self, program: Program, protocol: MpcProtocol, addresses: Sequence[str], arrays: Mapping[str, Array], *,
         timeout_s: float,
     ) -> None:  # fmt: skip
         """Send the program and the parties' addresses. `arrays` are the masks and, for the server, the weights."""
@@ -147,7 +146,7 @@ def has_hung_up(connection: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-class Transport(TypingProtocol):
+class Transport(Protocol):
     """How parties on this machine reach each other."""
 
     @property
@@ -173,7 +172,7 @@ class Loopback:
 @contextmanager
 def running_parties(
     program: Program,
-    protocol: Protocol,
+    protocol: MpcProtocol,
     *,
     weights: Mapping[str, Array],
     masks: Mapping[str, Array],

@@ -16,8 +16,8 @@ import spu.utils.frontend
 from numpy.typing import NDArray
 from spu import libspu
 
-from deepreduce.private.lowering.program import REVEALED, Layer, Program
-from deepreduce.private.protocol import CLIENT, SERVER, Protocol
+from deepreduce.private.lowering.program import REVEALED, Program, ProgramLayer
+from deepreduce.private.protocol import CLIENT, SERVER, MpcProtocol
 from deepreduce.private.spu.layer_function import example_inputs, layer_function
 from deepreduce.private.spu.profile import LayerProfile, ProfileLog
 
@@ -39,7 +39,7 @@ class Engine:
     """Holds one party's shares and runs the program's layers on them, jointly with the other parties."""
 
     def __init__(
-        self, program: Program, masks: Mapping[str, Array], protocol: Protocol, address: PartyAddress, log: Path
+        self, program: Program, masks: Mapping[str, Array], protocol: MpcProtocol, address: PartyAddress, log: Path
     ) -> None:
         _set_log(log)
         self._program, self._address = program, address
@@ -96,7 +96,7 @@ def _set_log(path: Path) -> None:
     libspu.logging.setup_logging(options)
 
 
-def _runtime_config(protocol: Protocol) -> Any:
+def _runtime_config(protocol: MpcProtocol) -> Any:
     config = libspu.RuntimeConfig(
         protocol=getattr(libspu.ProtocolKind, protocol.name.upper()),
         field=libspu.FieldType.FM64,
@@ -120,7 +120,7 @@ def _link_description(address: PartyAddress) -> Any:
     return description
 
 
-def _compile(index: int, layer: Layer, program: Program, masks: Mapping[str, Array]) -> Any:
+def _compile(index: int, layer: ProgramLayer, program: Program, masks: Mapping[str, Array]) -> Any:
     function = layer_function(layer, masks)
     function.__name__ = f"layer{index}"
     inputs = example_inputs(program, layer)

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from deepreduce.private.lowering.program import Argument, Layer, Program, Ref, UnsupportedError
+from deepreduce.private.lowering.program import Argument, Program, ProgramLayer, Ref, UnsupportedError
 from deepreduce.private.spu.kernels import KERNELS
 from deepreduce.private.spu.layout import Value
 
 
-def layer_function(layer: Layer, masks: Mapping[str, NDArray[Any]]) -> Callable[..., tuple[Value, ...]]:
+def layer_function(layer: ProgramLayer, masks: Mapping[str, NDArray[Any]]) -> Callable[..., tuple[Value, ...]]:
     """Return a function of the layer's inputs and weights, in that order, that returns its outputs."""
 
     def run(*given: Value) -> tuple[Value, ...]:
@@ -42,12 +42,12 @@ def _resolve(argument: Argument, values: Mapping[str, Value], masks: Mapping[str
     return [_resolve(item, values, masks) for item in argument] if isinstance(argument, tuple) else argument
 
 
-def example_inputs(program: Program, layer: Layer) -> list[NDArray[np.float32]]:
+def example_inputs(program: Program, layer: ProgramLayer) -> list[NDArray[np.float32]]:
     """Return zeros in the shapes of the inputs and weights that the layer's function takes."""
     return [np.zeros(program.shapes[name], np.float32) for name in (*layer.inputs, *layer.weights)]
 
 
-def check_output_shapes(program: Program, layer: Layer, masks: Mapping[str, NDArray[Any]]) -> None:
+def check_output_shapes(program: Program, layer: ProgramLayer, masks: Mapping[str, NDArray[Any]]) -> None:
     """Evaluate the shapes of the layer's outputs. Raises `UnsupportedError` if they are not those of the program."""
     outputs = jax.eval_shape(layer_function(layer, masks), *example_inputs(program, layer))
     for name, output in zip(layer.outputs, outputs, strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from deepreduce.cost.layers import BATCH_NORM, CONV
+from deepreduce.cost.layers import CONV, SCALE
 from deepreduce.errors import PlanError
 from deepreduce.network.linear_ops import IDENTITY, Pair, compute, is_identity
 from deepreduce.network.network import Network
@@ -218,7 +218,7 @@ def kernel_of(merge: Merge, module: fx.GraphModule, shapes: Mapping[str, tuple[i
 def _is_folding(merge: Merge) -> bool:
     """Return True for a convolution followed by batch-norms and identities only, the common case and a cheap one."""
     first, *rest = merge.region.ops
-    return first.kind == CONV and not merge.is_dense and all(op.kind in (BATCH_NORM, IDENTITY) for op in rest)
+    return first.kind == CONV and not merge.is_dense and all(op.kind in (SCALE, IDENTITY) for op in rest)
 
 
 def _fold(region: Region, module: fx.GraphModule) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from deepreduce.private.lowering.program import Layer, Op, Program, Ref, refs
+from deepreduce.private.lowering.program import Op, Program, ProgramLayer, Ref, refs
 from deepreduce.transforms import apply_plan, cull_plan
 from tests.helpers.plain_engine import lowered
 from tests.helpers.zoo import TOYS
@@ -29,7 +29,7 @@ def test_references_are_found_in_nested_arguments() -> None:
 
 def test_arguments_of_every_type_survive_json() -> None:
     op = Op(name="op", args=(Ref("image"), 1, 2.5, True, "text", None, (1, (Ref("w"),))), output="out", shape=(1, 2))
-    layer = Layer(name="l", kind="add", ops=(op,), inputs=("image",), weights=("w",), outputs=("out",))
+    layer = ProgramLayer(name="l", kind="add", ops=(op,), inputs=("image",), weights=("w",), outputs=("out",))
     shapes = {"image": (1, 2), "w": (2,), "out": (1, 2)}
     program = Program(network="toy", image="image", logits="out", layers=(layer, layer), shapes=shapes)
     assert Program.from_json(json.loads(json.dumps(program.to_json()))) == program
