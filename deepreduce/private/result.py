@@ -202,17 +202,17 @@ class PrivateRun:
 
 
 def cost_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
-    """Return the measured cost of one image over `link`, from what `PrivateRun.to_json` says of a run.
+    """Return the measured cost of one image over `link`; `value` is what `PrivateRun.to_json` returned.
 
-    It is the whole query's; what that took beyond its layers is among the other layers' costs, and where the layers'
-    medians come to more than a query, each counts for as much less. Raises `UserError` for anything else.
+    The sum is the cost of a whole query: what a query costs beyond its layers is counted as other layers, and if the
+    layers' medians add up to more than a query, they are scaled down. Raises `UserError` for any other value.
     """
     try:
         layers = value["layers"]
         kinds = [kind_of(layer["kind"]) for layer in layers] + [OTHER_LAYERS]
-        seconds = _adding_up([layer["seconds"]["median"] for layer in layers], value["seconds"]["median"])
+        seconds = _fit_to_total([layer["seconds"]["median"] for layer in layers], value["seconds"]["median"])
         sent, serial, messages = (
-            _adding_up([layer[name] for layer in layers], value[name])
+            _fit_to_total([layer[name] for layer in layers], value[name])
             for name in ("bytes", "serial_bytes", "messages")
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -232,8 +232,8 @@ def cost_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
     )
 
 
-def _adding_up(parts: Sequence[float], total: float) -> list[float]:
-    """The parts and what the total is beyond them; parts that come to more are each scaled down, and that is 0."""
+def _fit_to_total(parts: Sequence[float], total: float) -> list[float]:
+    """Return the parts and the rest of the total; parts that exceed the total are scaled down, and the rest is 0."""
     parts, total = [float(part) for part in parts], float(total)
     scale = min(1.0, total / sum(parts)) if sum(parts) > 0 else 1.0
     return [*(scale * part for part in parts), max(0.0, total - sum(parts))]
