@@ -8,7 +8,6 @@ import logging
 import random
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,7 @@ class Masks:
 
 @pytest.fixture(autouse=True)
 def method(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    entry = EntryPoint("masks", f"{__name__}:Masks", registry.GROUP)
-    monkeypatch.setattr(registry, "_BUILT_IN", (*registry._BUILT_IN, entry))
+    monkeypatch.setitem(registry._BUILT_IN, "masks", f"{__name__}:Masks")
     yield
 
 
@@ -69,8 +67,7 @@ def run(folder: Path, **values: Any) -> Result:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        entry = EntryPoint("masks", f"{__name__}:Masks", registry.GROUP)
-        patch.setattr(registry, "_BUILT_IN", (*registry._BUILT_IN, entry))
+        patch.setitem(registry._BUILT_IN, "masks", f"{__name__}:Masks")
         return run(tmp_path_factory.mktemp("masked") / "run").folder
 
 
