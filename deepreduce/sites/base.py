@@ -7,8 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,14 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from deepreduce.cost.layers import Layer
-from deepreduce.errors import PlanError, unknown_name
+from deepreduce.errors import PlanError
 from deepreduce.network.inplace import is_inplace
 from deepreduce.network.network import SITE, Network, ReluSite
 from deepreduce.network.site_layer import SiteLayer, site_layer_of
-
-ENTRY_POINTS = "deepreduce.site_actions"
-"""Group of the entry points by which other packages offer site actions, each under its `kind`."""
-
 
 Units = NDArray[np.bool_]
 
@@ -38,10 +33,10 @@ class Annealing(nn.Module):
 class SiteAction(ABC):
     """What a plan does at a ReLU site: an immutable value that equals others of the same content.
 
-    A new action is a frozen dataclass in a file of its own, under `register`. It says what `relu_count` it leaves and
-    what `layer` takes the ReLU's place; the other methods have defaults to override: JSON is the action's `kind`, or
-    an object of it and the fields; costs are those of the whole ReLU; there is no gradual way; no other action's
-    ReLUs lie `within` it.
+    A new action is a frozen dataclass in a file of its own and a line of the registry (`deepreduce.sites.registry`).
+    It says what `relu_count` it leaves and what `layer` takes the ReLU's place; the other methods have defaults to
+    override: JSON is the action's `kind`, or an object of it and the fields; costs are those of the whole ReLU; there
+    is no gradual way; no other action's ReLUs lie `within` it.
     """
 
     kind: ClassVar[str]
@@ -216,43 +211,3 @@ def actions_in(network: Network) -> dict[str, SiteAction]:
     nodes = {node.name: node for node in network.module.graph.nodes}
     layers = {site.name: site_layer_of(nodes[site.node], network.module) for site in network.sites}
     return {name: layer.action for name, layer in layers.items() if layer is not None}  # type: ignore[misc]
-
-
-# -- the registry -------------------------------------------------------------------------------------------------
-
-_REGISTRY: dict[str, type[SiteAction]] = {}
-
-AnyAction = TypeVar("AnyAction", bound=type[SiteAction])
-
-
-def register(action: AnyAction) -> AnyAction:
-    """Make an action known by its `kind`; a class decorator. Raises `ValueError` for a kind that is taken."""
-    known = _REGISTRY.setdefault(action.kind, action)
-    if (known.__module__, known.__qualname__) != (action.__module__, action.__qualname__):
-        raise ValueError(f"{action.kind!r} is {known.__qualname__} of {known.__module__} already; take another kind")
-    return action
-
-
-def action_kinds() -> list[str]:
-    """Return the kinds of all actions that are known, those of installed packages among them."""
-    return sorted({*_REGISTRY, *entry_points(group=ENTRY_POINTS).names})
-
-
-def action_of(value: Any, tensor: Tensor | None = None) -> SiteAction:
-    """Return an action: itself, or the one that a kind or a JSON object describes. Raises `PlanError` otherwise."""
-    if isinstance(value, SiteAction):
-        return value
-    options: dict[str, Any] = {}
-    if isinstance(value, Mapping):
-        options = {str(key): item for key, item in value.items()}
-        value = options.pop("kind", None)
-    return _class_of(value).from_json(options, tensor)
-
-
-def _class_of(kind: Any) -> type[SiteAction]:
-    if isinstance(kind, str) and kind not in _REGISTRY:
-        for offered in entry_points(group=ENTRY_POINTS, name=kind):
-            register(offered.load())
-    if not isinstance(kind, str) or kind not in _REGISTRY:
-        raise PlanError(unknown_name("action", kind, action_kinds()))
-    return _REGISTRY[kind]

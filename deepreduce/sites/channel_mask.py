@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from deepreduce.errors import PlanError
 from deepreduce.network.network import ReluSite
-from deepreduce.sites.base import register
 from deepreduce.sites.mask import Mask
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class ChannelMask(Mask):
     """Keep the ReLU of the channels that are true; of a site (C, H, W), each costs H * W ReLUs, of (C,) one.

@@ -8,11 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from deepreduce.network.network import ReluSite
-from deepreduce.sites.base import Annealing, SiteAction, SiteCall, Units, register, select_of
+from deepreduce.sites.base import Annealing, SiteAction, SiteCall, Units, select_of
 from deepreduce.sites.layers import Fading
 
 
-@register
 @dataclass(frozen=True, repr=False)
 class Identity(SiteAction):
     """Drop the ReLU. A plan takes "identity" for it."""

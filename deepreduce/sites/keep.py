@@ -8,10 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from deepreduce.network.network import ReluSite
-from deepreduce.sites.base import SiteAction, SiteCall, Units, register
+from deepreduce.sites.base import SiteAction, SiteCall, Units
 
 
-@register
 @dataclass(frozen=True, repr=False)
 class Keep(SiteAction):
     """Leave the ReLU as it is. A plan takes "keep" for it, and leaves such sites out."""

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from deepreduce.errors import PlanError
 from deepreduce.network.network import ReluSite
-from deepreduce.sites.base import SiteAction, register
+from deepreduce.sites.base import SiteAction
 from deepreduce.sites.channel_mask import ChannelMask
 from deepreduce.sites.mask import Mask
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class PixelMask(Mask):
     """Keep the ReLU of the elements that are true: one ReLU each, whichever the channel.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, EntryPoints
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from deepreduce.errors import PlanError
 from deepreduce.network import ReluSite, trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.sites import IDENTITY, KEEP, ChannelMask, SiteAction, action_kinds, action_of, actions_in, base
+from deepreduce.sites import IDENTITY, KEEP, ChannelMask, SiteAction, actions_in
 from deepreduce.sites.layers import MaskedRelu
 from deepreduce.transforms import apply_plan
 from tests.helpers.actions import FirstChannels
@@ -31,56 +29,10 @@ class Elsewhere(SiteAction):
         return 0
 
 
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another package is installed, whose entry points name `Elsewhere`."""
-    entry = EntryPoint("elsewhere", f"{__name__}:Elsewhere", base.ENTRY_POINTS)
-
-    def found(**selection: Any) -> EntryPoints:
-        return EntryPoints([entry]).select(**selection)
-
-    monkeypatch.setattr(base, "entry_points", found)
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
-
-
-def test_an_action_of_another_package_is_found_by_its_entry_point(installed: None) -> None:
-    assert "elsewhere" in action_kinds()
-    assert action_of("elsewhere") == Elsewhere() == action_of({"kind": "elsewhere"})
-    plan = ReductionPlan(sites=(("relu", Elsewhere()),))
-    assert ReductionPlan.from_json(plan.to_json()) == plan and plan.to_json()["sites"] == {"relu": "elsewhere"}
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("identiy", "unknown action 'identiy'; did you mean 'identity'"),
-        ({"kind": "masc"}, "unknown action 'masc'"),
-        ({"kept": 3}, "unknown action 'None'"),
-        (["identity"], "unknown action"),
-        ({"kind": "first_channels"}, "does not describe a first_channels"),
-        ({"kind": "first_channels", "count": 3, "more": 1}, "does not describe a first_channels"),
-        ({"kind": "identity", "slope": 0.5}, "does not describe a identity"),
-    ],
-)
-def test_what_is_no_action_is_refused(value: Any, message: str) -> None:
-    with pytest.raises(PlanError, match=message):
-        action_of(value)
-
-
-def test_a_kind_is_taken_once() -> None:
-    @dataclass(frozen=True)
-    class Another(Elsewhere):
-        kind: ClassVar[str] = "identity"
-
-    with pytest.raises(ValueError, match=r"'identity' is Identity of deepreduce\.sites\.identity already"):
-        base.register(Another)
-    assert base.register(FirstChannels) is FirstChannels  # a module that is imported again
-
-
 def test_an_action_without_fields_is_its_kind_and_one_with_fields_an_object() -> None:
     assert Elsewhere().to_json() == "elsewhere"
     assert FirstChannels(3).to_json() == {"kind": "first_channels", "count": 3}
-    assert action_of({"kind": "first_channels", "count": 3}) == FirstChannels(3)
+    assert FirstChannels.from_json({"count": 3}, None) == FirstChannels(3)
 
 
 def test_an_action_that_says_nothing_of_its_units_contains_the_identity_and_itself_alone() -> None:
