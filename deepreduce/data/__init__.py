@@ -1,7 +1,7 @@
 """Labelled images: data sets by name or from Python, their training, validation and test splits, their batches."""
 
-from deepreduce.data.arrays import ArraySplit
-from deepreduce.data.images import Augmentation, DataFacts, ImageArrays, ImageData, RawData, Split, Standardisation
+from deepreduce.data.arrays import ArraySplit, ImageArrays
+from deepreduce.data.images import Augmentation, DataFacts, ImageData, Images, RawData, Split, Standardisation
 from deepreduce.data.loaders import ImageItems, LoaderSplit
 from deepreduce.data.prepare import Preparation, prepare
 from deepreduce.data.python import raw_from_python
@@ -15,6 +15,7 @@ __all__ = [
     "ImageArrays",
     "ImageData",
     "ImageItems",
+    "Images",
     "LoaderSplit",
     "Preparation",
     "RawData",

@@ -1,15 +1,102 @@
-"""Splits of images held in memory as one tensor, augmented batch by batch on the training device."""
+"""Images held in memory as one tensor, and their splits, augmented batch by batch on the training device."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepreduce.data.images import Augmentation, ImageArrays, Split
+from deepreduce.data.images import Augmentation, Split, Standardisation, channels_error
+from deepreduce.errors import DataError
 from deepreduce.utils.seed import derived_generator
+
+_RESIZE_CHUNK = 4096  # images resized at a time, to bound the memory of float copies
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageArrays:
+    """Images in memory: uint8 or float32 (N, C, H, W), with labels (N,) int64.
+
+    Raises `DataError` for other shapes and types, and for values that are not finite.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dim() != 4 or self.images.dtype not in (torch.uint8, torch.float32):
+            raise DataError(
+                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}; they must be uint8 or float32"
+                " of shape (images, channels, height, width)"
+            )
+        if 0 in self.images.shape[1:]:
+            raise DataError(f"images of shape {tuple(self.images.shape)} have no pixels")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise DataError(
+                f"{len(self.images)} images have labels of shape {tuple(self.labels.shape)} and type"
+                f" {self.labels.dtype}; give one whole number per image"
+            )
+        if self.images.is_floating_point() and not bool(torch.isfinite(self.images).all()):
+            raise DataError("some images hold NaN or infinite values; every pixel must be finite")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of every image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def take(self, indices: Tensor) -> ImageArrays:
+        """Return the images at `indices`, in the order of `indices`."""
+        return ImageArrays(images=self.images[indices], labels=self.labels[indices])
+
+    def fingerprint(self) -> str:
+        """Return a short hash of all pixels and labels."""
+        digest = hashlib.blake2b(repr((self.images.shape, self.images.dtype)).encode(), digest_size=8)
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def resize(self, size: int, *, name: str) -> ImageArrays:
+        """Return the images as squares of `size` pixels (bilinear, antialiased), in their type."""
+        if self.image_shape[1:] == (size, size):
+            return self
+        chunks = [
+            F.interpolate(chunk.float(), size=(size, size), mode="bilinear", antialias=True)
+            for chunk in torch.split(self.images, _RESIZE_CHUNK)
+        ]
+        pixels = torch.cat(chunks)
+        if self.images.dtype == torch.uint8:
+            pixels = pixels.round_().clamp_(0, 255).to(torch.uint8)
+        return replace(self, images=pixels)
+
+    def repeat_channels(self, channels: int, *, name: str) -> ImageArrays:
+        """Return grey images repeated to `channels` channels. Raises `DataError` for images of several others."""
+        if channels == self.image_shape[0]:
+            return self
+        if self.image_shape[0] != 1:
+            raise channels_error(name, self.image_shape[0], channels)
+        return replace(self, images=self.images.expand(-1, channels, -1, -1).contiguous())
+
+    def override_augmentation(self, *, pad: int | None, flip: bool | None, name: str) -> ImageArrays:
+        """Return the images as they are: their split augments them."""
+        return self
+
+    def find_standardisation(self) -> Standardisation:
+        """Return the mean and standard deviation of these images."""
+        mean, std = standardisation(self.images)
+        return Standardisation(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+    def split(self, augmentation: Augmentation, scale: Standardisation | None, *, workers: int) -> ArraySplit:
+        """Return the split, which needs no `workers`."""
+        assert scale is not None
+        return ArraySplit(self, mean=torch.tensor(scale.mean), std=torch.tensor(scale.std), augmentation=augmentation)
 
 
 class ArraySplit(Split):

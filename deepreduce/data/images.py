@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepreduce.errors import DataError
-
-if TYPE_CHECKING:
-    from deepreduce.data.loaders import ImageItems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,56 +54,53 @@ class Split(ABC):
         return len(self) // batch_size
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImageArrays:
-    """Images in memory: uint8 or float32 (N, C, H, W), with labels (N,) int64.
+@dataclass(frozen=True, kw_only=True)
+class Standardisation:
+    """The mean and standard deviation per channel by which raw pixel values are standardised; bytes are 0 to 255."""
 
-    Raises `DataError` for other shapes and types, and for values that are not finite.
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Images(Protocol):
+    """Labelled images of one part of a data set, however they are stored.
+
+    Where they can't be changed as asked, methods raise `DataError` that names the data set by `name`.
     """
 
-    images: Tensor
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        if self.images.dim() != 4 or self.images.dtype not in (torch.uint8, torch.float32):
-            raise DataError(
-                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}; they must be uint8 or float32"
-                " of shape (images, channels, height, width)"
-            )
-        if 0 in self.images.shape[1:]:
-            raise DataError(f"images of shape {tuple(self.images.shape)} have no pixels")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise DataError(
-                f"{len(self.images)} images have labels of shape {tuple(self.labels.shape)} and type"
-                f" {self.labels.dtype}; give one whole number per image"
-            )
-        if self.images.is_floating_point() and not bool(torch.isfinite(self.images).all()):
-            raise DataError("some images hold NaN or infinite values; every pixel must be finite")
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def labels(self) -> Tensor:
+        """Classes (images,) int64."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape (C, H, W) of every image."""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
 
-    def take(self, indices: Tensor) -> ImageArrays:
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Tensor) -> Images:
         """Return the images at `indices`, in the order of `indices`."""
-        return ImageArrays(images=self.images[indices], labels=self.labels[indices])
 
     def fingerprint(self) -> str:
-        """Return a short hash of all pixels and labels."""
-        digest = hashlib.blake2b(repr((self.images.shape, self.images.dtype)).encode(), digest_size=8)
-        digest.update(self.images.contiguous().numpy().data)
-        digest.update(self.labels.contiguous().numpy().data)
-        return digest.hexdigest()
+        """Return a short hash that identifies the images and labels."""
+
+    def resize(self, size: int, *, name: str) -> Images:
+        """Return the images as squares of `size` pixels."""
+
+    def repeat_channels(self, channels: int, *, name: str) -> Images:
+        """Return grey images repeated to `channels` channels."""
+
+    def override_augmentation(self, *, pad: int | None, flip: bool | None, name: str) -> Images:
+        """Return the images with `pad` and `flip`, if given, in place of their own augmentation."""
+
+    def find_standardisation(self) -> Standardisation | None:
+        """Return the standardisation of training images; None for a user's data set with its own transforms."""
+
+    def split(self, augmentation: Augmentation, scale: Standardisation | None, *, workers: int) -> Split:
+        """Return the split of these images, read by `workers` processes if they are decoded on demand."""
 
 
 _HIGHEST_LABEL = 2**31  # far above any number of classes, far below what int64 holds
-
-Images: TypeAlias = "ImageArrays | ImageItems"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,14 +154,6 @@ def check_labels(name: str, train: Tensor, test: Tensor, num_classes: int) -> No
         raise DataError(
             f"{name}: class {int(untrained[0])} is in the test images only; give training images of it too"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standardisation:
-    """The mean and standard deviation per channel by which raw pixel values are standardised; bytes are 0 to 255."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +230,11 @@ def labels_from_array(labels: NDArray[Any], name: str, *, count: int) -> Tensor:
     if count and float(labels.max()) > _HIGHEST_LABEL:
         raise DataError(f"{name} labels reach {float(labels.max()):g}; number the classes from 0")
     return torch.from_numpy(labels.astype(np.int64))
+
+
+def channels_error(name: str, channels: int, wanted: int) -> DataError:
+    """Return the error of images that can't be repeated to `wanted` channels."""
+    return DataError(f"{name}: data.channels repeats grey images to {wanted} channels; these have {channels}")
 
 
 def first_line(error: BaseException) -> str:

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from deepreduce.data.images import Split, Standardisation, first_line, hash_texts, labels_from_array
+from deepreduce.data.images import (
+    Augmentation,
+    Split,
+    Standardisation,
+    channels_error,
+    first_line,
+    hash_texts,
+    labels_from_array,
+)
 from deepreduce.errors import DataError
 from deepreduce.utils.seed import derived_generator, derived_seed
 
@@ -62,6 +70,38 @@ class ImageItems:
     def fingerprint(self) -> str:
         """Return a short hash that identifies the images of this part without decoding them."""
         return hash_texts([self.identity, str(self.indices.tolist()), str(self.labels.tolist())])
+
+    def resize(self, size: int, *, name: str) -> ImageItems:
+        """Return the images if they are squares of `size` pixels. Raises `DataError` for others."""
+        if self.image_shape[1:] != (size, size):
+            raise DataError(f"{name}: data.image_size can't resize a torch data set; resize in its own transform")
+        return self
+
+    def repeat_channels(self, channels: int, *, name: str) -> ImageItems:
+        """Return the images if they have `channels` channels. Raises `DataError` for others."""
+        if self.image_shape[0] != channels:
+            raise channels_error(name, self.image_shape[0], channels)
+        return self
+
+    def override_augmentation(self, *, pad: int | None, flip: bool | None, name: str) -> ImageItems:
+        """Return the images flipped or not, as `flip` says. Raises `DataError` for what their transforms fix."""
+        if pad is not None:
+            raise DataError(
+                f"{name}: data.pad is for images in memory; leave it out, these images have their own crops"
+            )
+        if flip is None:
+            return self
+        if self.unmirrored_items is None:
+            raise DataError(f"{name}: data.flip can't change a torch data set; flip in its own transform, or don't")
+        return self if flip else replace(self, train_items=self.unmirrored_items)
+
+    def find_standardisation(self) -> Standardisation | None:
+        """Return the standardisation of the items' transforms; None if those are the user's own."""
+        return self.standardisation
+
+    def split(self, augmentation: Augmentation, scale: Standardisation | None, *, workers: int) -> LoaderSplit:
+        """Return the split; the items bring their own augmentation and standardisation."""
+        return LoaderSplit(self, workers=workers)
 
 
 class LoaderSplit(Split):

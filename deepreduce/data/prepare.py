@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
-from deepreduce.data.arrays import ArraySplit, standardisation
-from deepreduce.data.images import (
-    Augmentation,
-    DataFacts,
-    ImageArrays,
-    ImageData,
-    Images,
-    RawData,
-    Split,
-    Standardisation,
-    draw_balanced,
-    hash_texts,
-)
-from deepreduce.data.loaders import LoaderSplit
+from deepreduce.data.images import Augmentation, DataFacts, ImageData, Images, RawData, draw_balanced, hash_texts
 from deepreduce.errors import DataError
 from deepreduce.utils.seed import derived_generator
 
@@ -91,17 +77,16 @@ def prepare(raw: RawData, preparation: Preparation | None = None, *, seed: int) 
     rest[chosen] = False
     parts = {"train": whole.take(rest.nonzero().squeeze(1)), "val": whole.take(chosen), "test": test}
     if wanted.image_size is not None:
-        parts = {name: _resize(part, wanted.image_size, raw.name) for name, part in parts.items()}
+        parts = {name: part.resize(wanted.image_size, name=raw.name) for name, part in parts.items()}
     if wanted.channels is not None:
-        parts = {name: _repeat_channels(part, wanted.channels, raw.name) for name, part in parts.items()}
-    parts["train"] = _override_augmentation(parts["train"], wanted, raw.name)
+        parts = {name: part.repeat_channels(wanted.channels, name=raw.name) for name, part in parts.items()}
+    train = parts["train"] = parts["train"].override_augmentation(pad=wanted.pad, flip=wanted.flip, name=raw.name)
     augmentation = Augmentation(
         pad=raw.augmentation.pad if wanted.pad is None else wanted.pad,
         flip=raw.augmentation.flip if wanted.flip is None else wanted.flip,
     )
-    train = parts["train"]
-    scale = _measure_standardisation(train) if isinstance(train, ImageArrays) else train.standardisation
-    splits = {name: _split(part, augmentation, scale, workers=wanted.workers) for name, part in parts.items()}
+    scale = train.find_standardisation()
+    splits = {name: part.split(augmentation, scale, workers=wanted.workers) for name, part in parts.items()}
     identity = [parts[name].fingerprint() for name in parts] + [repr(augmentation), str(raw.num_classes)]
     return ImageData(
         name=raw.name,
@@ -126,52 +111,3 @@ def _limit_count(limit: int | None, available: int, *, name: str, key: str) -> i
     if limit is not None and limit > available:
         raise DataError(f"data.{key} is {limit:,}; {name} has {available:,} such images; give at most that many")
     return available if limit is None else limit
-
-
-def _resize(images: Images, size: int, name: str) -> Images:
-    if images.image_shape[1:] == (size, size):
-        return images
-    if not isinstance(images, ImageArrays):
-        raise DataError(f"{name}: data.image_size can't resize a torch data set; resize in its own transform")
-    chunks = [
-        F.interpolate(chunk.float(), size=(size, size), mode="bilinear", antialias=True)
-        for chunk in torch.split(images.images, _RESIZE_CHUNK)
-    ]
-    pixels = torch.cat(chunks)
-    if images.images.dtype == torch.uint8:
-        pixels = pixels.round_().clamp_(0, 255).to(torch.uint8)
-    return replace(images, images=pixels)
-
-
-def _repeat_channels(images: Images, channels: int, name: str) -> Images:
-    have = images.image_shape[0]
-    if have == channels:
-        return images
-    if have != 1 or not isinstance(images, ImageArrays):
-        raise DataError(f"{name}: data.channels repeats grey images to {channels} channels; these have {have}")
-    return replace(images, images=images.images.expand(-1, channels, -1, -1).contiguous())
-
-
-def _override_augmentation(images: Images, wanted: Preparation, name: str) -> Images:
-    """Apply `pad` and `flip` to files and torch data sets, which augment their own items."""
-    if isinstance(images, ImageArrays):  # their split augments them
-        return images
-    if wanted.pad is not None:
-        raise DataError(f"{name}: data.pad is for images in memory; leave it out, these images have their own crops")
-    if wanted.flip is None:
-        return images
-    if images.unmirrored_items is None:
-        raise DataError(f"{name}: data.flip can't change a torch data set; flip in its own transform, or don't")
-    return images if wanted.flip else replace(images, train_items=images.unmirrored_items)
-
-
-def _measure_standardisation(images: ImageArrays) -> Standardisation:
-    mean, std = standardisation(images.images)
-    return Standardisation(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-
-
-def _split(part: Images, augmentation: Augmentation, scale: Standardisation | None, *, workers: int) -> Split:
-    if not isinstance(part, ImageArrays):
-        return LoaderSplit(part, workers=workers)
-    assert scale is not None
-    return ArraySplit(part, mean=torch.tensor(scale.mean), std=torch.tensor(scale.std), augmentation=augmentation)

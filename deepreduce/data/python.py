@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from deepreduce.data.images import Augmentation, ImageArrays, Images, RawData, labels_from_array
+from deepreduce.data.arrays import ImageArrays
+from deepreduce.data.images import Augmentation, Images, RawData, labels_from_array
 from deepreduce.data.loaders import ImageItems, items_from_dataset
 from deepreduce.errors import DataError
 

@@ -12,15 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepreduce.data.images import (
-    Augmentation,
-    DataFacts,
-    ImageArrays,
-    RawData,
-    draw_balanced,
-    first_line,
-    labels_from_array,
-)
+from deepreduce.data.arrays import ImageArrays
+from deepreduce.data.images import Augmentation, DataFacts, RawData, draw_balanced, first_line, labels_from_array
 from deepreduce.data.loaders import ImageItems, items_from_files, read_rgb
 from deepreduce.errors import DataError, unknown_name
 from deepreduce.utils.seed import derived_generator

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deepreduce.data import ArraySplit, Augmentation, ImageArrays
 from deepreduce.data.arrays import augment, standardisation
+from deepreduce.errors import DataError
 from deepreduce.utils.seed import derived_generator
 from tests.helpers.images import CPU, cyclic_labels, random_images
 
@@ -142,3 +143,38 @@ def test_batches_leave_the_images_and_the_global_random_state_as_they_were() -> 
         batch.zero_()
     assert torch.equal(images, before)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(2, 3, 4), torch.zeros(2).long(), "of shape"),
+        (torch.zeros(2, 3, 4, 4).double(), torch.zeros(2).long(), "float64"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(3).long(), "2 images have labels of shape"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2), "type torch.float32"),
+        (torch.full((2, 3, 4, 4), torch.nan), torch.zeros(2).long(), "NaN"),
+        (torch.full((2, 3, 4, 4), torch.inf), torch.zeros(2).long(), "infinite"),
+        (torch.zeros(2, 3, 0, 4), torch.zeros(2).long(), "no pixels"),
+    ],
+)
+def test_images_of_another_shape_type_or_with_values_that_are_not_finite_are_refused(
+    images: torch.Tensor, labels: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        ImageArrays(images=images, labels=labels)
+
+
+def test_a_fingerprint_changes_with_any_pixel_and_any_label() -> None:
+    images, labels = random_images(4), cyclic_labels(4)
+    original = ImageArrays(images=images, labels=labels)
+    assert original.fingerprint() == ImageArrays(images=images.clone(), labels=labels.clone()).fingerprint()
+    other_pixels, other_labels = images.clone(), labels.clone()
+    other_pixels[3, 2, 5, 5] ^= 1
+    other_labels[0] = 2
+    prints = {
+        original.fingerprint(),
+        ImageArrays(images=other_pixels, labels=labels).fingerprint(),
+        ImageArrays(images=images, labels=other_labels).fingerprint(),
+        ImageArrays(images=images.float(), labels=labels).fingerprint(),
+    }
+    assert len(prints) == 4

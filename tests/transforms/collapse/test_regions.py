@@ -92,7 +92,8 @@ def test_a_position_reads_the_rows_and_columns_that_are_its_taps(drawn: Drawn) -
     assert stride is not None
     module = copy.deepcopy(network.as_module())
     seen: dict[str, Tensor] = {}
-    module.get_submodule("relu1").register_forward_hook(lambda _, given, made: seen.update(entry=made))
+    # the region gets a copy, because the second ReLU works in place
+    module.get_submodule("relu1").register_forward_hook(lambda _, given, out: seen.update(entry=out) or out.clone())
     module.get_submodule("relu2").register_forward_pre_hook(lambda _, given: seen.update(exit=given[0].clone()))
     module(images(network))
     middle = [size // 2 for size in seen["exit"].shape[2:]]
