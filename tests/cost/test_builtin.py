@@ -5,14 +5,17 @@ from __future__ import annotations
 import statistics
 
 import pytest
+import torch
 
 from deepreduce.cost.builtin import CHEETAH, DELPHI, DELPHI_CIRCA, SEMI2K
 from deepreduce.cost.model import Amounts, CostModel
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.network.cost_layers import layers_of
+from deepreduce.plan import ReductionPlan
 from deepreduce.private.calibration_networks import judging_networks
-from deepreduce.transforms import collapse, cull, thin
+from deepreduce.sites import ChannelMask
+from deepreduce.transforms import apply_plan, collapse, cull, thin
 
 
 def resnet18() -> Network:
@@ -37,6 +40,19 @@ def test_what_a_culled_relu_saves_online_is_near_what_deepreduce_published() -> 
     before, after = (DELPHI.online.total(layers_of(n)).seconds for n in (network, less))
     # 19.2 us per ReLU, from the published points
     assert (before - after) / (network.relu_count - less.relu_count) == pytest.approx(19.2e-6, rel=0.2)
+
+
+def test_a_mask_saves_garbled_circuits_and_no_comparison_under_spu() -> None:
+    network = resnet18()
+    sites = {s.name: ChannelMask.of(torch.arange(s.shape[0]) % 4 == 0) for s in network.sites}
+    masked = apply_plan(network, ReductionPlan(sites=tuple(sites.items())))
+    assert masked.relu_count == 557_056 // 4
+    whole, kept = layers_of(network), layers_of(masked)
+    for model in (DELPHI, DELPHI_CIRCA):
+        saved = model.online.total(whole).bytes - model.online.total(kept).bytes
+        assert saved == pytest.approx(557_056 * 3 / 4 * 1_184)
+    for model in (SEMI2K, CHEETAH):
+        assert model.online.total(kept) == model.online.total(whole)
 
 
 def test_circa_makes_relus_cheaper_and_leaves_the_rest() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,6 +94,16 @@ def test_comparisons_are_counted_by_element_and_by_what_follows_each_other() -> 
     pool = Layer(name="p", kind=MAX_POOL, in_shape=shape, out_shape=(4, 4, 4), kernel=(2, 2))
     assert [layer.comparisons for layer in (relu, relu6, pool)] == [256, 512, 3 * 64]
     assert [feature("comparing_layers", layer) for layer in (relu, relu6, pool)] == [1, 2, 2]
+
+
+def test_of_a_masked_relu_all_elements_are_compared_and_some_comparisons_kept() -> None:
+    shape = (4, 8, 8)
+    for kind, each in ((RELU, 1), (RELU6, 2)):
+        whole = Layer(name="r", kind=kind, in_shape=shape, out_shape=shape)
+        masked = replace(whole, kept=65)
+        assert feature("comparisons", masked) == feature("comparisons", whole) == 256 * each
+        assert feature("kept_comparisons", masked) == 65 * each
+        assert feature("kept_comparisons", whole) == 256 * each
 
 
 def test_an_addition_multiplies_and_compares_nothing() -> None:

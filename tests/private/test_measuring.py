@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 import socket
 
 import numpy as np
@@ -12,9 +13,15 @@ import torch
 
 from deepreduce.cost.link import LINKS
 from deepreduce.errors import UserError
+from deepreduce.network import Network
+from deepreduce.network.cost_layers import layers_of
+from deepreduce.plan import ReductionPlan
 from deepreduce.private import PrivateRun, measure
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.parties.processes import HOST
+from deepreduce.sites import actions_in
+from deepreduce.transforms import apply_plan
+from tests.helpers.actions import EXAMPLES
 from tests.helpers.private_networks import images, needs_engine, small_resnet
 from tests.helpers.private_runs import REFILL, answer, run_of
 
@@ -52,6 +59,40 @@ def test_bytes_and_messages_follow_from_what_a_layer_computes(run: PrivateRun) -
     assert {costs[site.name].messages for site in sites} == {8}
     assert all(layer.bytes >= layer.serial_bytes for layer in run.layers)
     assert all(layer.bytes == 0 for layer in run.layers if layer.kind == "add")
+
+
+@pytest.fixture(scope="module")
+def masked() -> Network:
+    network = small_resnet()
+    draw = random.Random(0)
+    kinds = ("channel_mask", "pixel_mask", "first_channels")
+    actions = {site.name: EXAMPLES[kinds[i % 3]](site, draw) for i, site in enumerate(network.sites)}
+    return apply_plan(network, ReductionPlan(sites=tuple(actions.items())))
+
+
+@pytest.fixture(scope="module")
+def masked_run(masked: Network) -> PrivateRun:
+    return measure(masked, images(3, masked), protocol="semi2k", repeats=3, timeout_s=60)
+
+
+def test_a_masked_network_predicts_what_pytorch_predicts(masked: Network, masked_run: PrivateRun) -> None:
+    agreement = masked_run.agreement
+    assert (agreement.images, agreement.same_argmax) == (3, 3)
+    assert agreement.max_abs_error < 0.01 * agreement.max_abs_logit
+    assert masked_run.relu_count == masked.relu_count < small_resnet().relu_count
+
+
+def test_all_elements_of_a_mask_are_compared_as_their_price_says_and_slices_compare_their_own(
+    masked: Network, masked_run: PrivateRun
+) -> None:
+    sent = {layer.name: layer.bytes for layer in masked_run.layers}
+    priced = {layer.name: layer for layer in layers_of(masked)}
+    for site in masked.sites:
+        action = actions_in(masked)[site.name]
+        compared = site.relu_count if action.kind == "first_channels" else site.elements
+        assert sent[site.name] == 144 * compared, site
+        if action.kind != "first_channels":
+            assert priced[site.name].comparisons == compared and priced[site.name].kept == site.relu_count
 
 
 def test_kinds_and_totals_are_sums_over_layers(run: PrivateRun) -> None:

@@ -16,6 +16,8 @@ from deepreduce.errors import UserError
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import trace_network
 from deepreduce.network.cost_layers import layers_of
+from deepreduce.transforms import apply_plan
+from tests.helpers.actions import EXAMPLES, random_plan
 from tests.helpers.plain_engine import assert_agrees, calibrated, lowered
 from tests.helpers.private_layers import BETWEEN, SUPPORTED, MaskedPolynomials, between
 from tests.helpers.zoo import STEPS, TOYS, WRITTEN, OptionA, RandomGraph
@@ -87,6 +89,32 @@ def test_a_layer_that_is_not_supported_is_named(layer: nn.Module, message: str) 
         lowered(trace_network(Strange(), (3, 8, 8)))
 
 
+@settings(max_examples=15)
+@given(
+    steps=st.lists(STEP, min_size=1, max_size=5),
+    seed=st.integers(0, 10**6),
+    kind=st.sampled_from([*EXAMPLES, "any"]),
+)
+def test_a_random_masked_graph_computes_what_pytorch_computes(
+    steps: list[tuple[str, int]], seed: int, kind: str
+) -> None:
+    torch.manual_seed(0)
+    network = trace_network(calibrated(RandomGraph(steps), (3, 8, 8)), (3, 8, 8))
+    assert_agrees(apply_plan(network, random_plan(network, kind, seed)), images=1)
+
+
+@pytest.mark.parametrize("name", ["in-place", "in-place, shared", "overwriting", "capped"])
+def test_the_layers_of_masks_have_the_names_of_their_sites_and_masks_are_public(name: str) -> None:
+    network = TOYS[name].network()
+    masked = apply_plan(network, random_plan(network, "pixel_mask", 0))
+    found = lowered(masked)
+    assert_agrees(masked)
+    layers = {layer.name: layer.kind for layer in found.program.layers}
+    assert {site.name for site in masked.sites} <= set(layers)
+    assert {array.dtype.kind for array in found.masks.values()} == {"b"}
+    assert len(found.masks) == len([s for s in masked.sites if s.relu_count < s.elements])
+
+
 # -- operations between layers -----------------------------------------------------------------------------
 
 
@@ -122,6 +150,8 @@ def test_modules_and_functions_compute_what_pytorch_computes(name: str, form: in
         (lambda x, net: x / (x * x + 1), "truediv divides by values that depend on the image"),
         (lambda x, net: torch.clamp(x, max=net.scale), "clamp clamps by bounds that are tensors"),
         (lambda x, net: (x * 1j).real, "mul has the argument 1j"),
+        (lambda x, net: (x + 0).copy_(x[:, :1]), "copy_ copies a tensor into one of another shape"),
+        (lambda x, net: (x + 0).copy_(net.four.view(1, 4, 6, 6)[:, :, :6] * 0), "another shape|over values that"),
         (lambda x, net: x[:, net.places, net.places], "getitem indexes by more than one list"),
         (lambda x, net: x.mean() * x.mean().item() * x, "its graph can't be traced"),
         (

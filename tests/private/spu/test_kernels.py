@@ -19,10 +19,12 @@ from torch.nn import functional as F
 from deepreduce.network import Network, trace_network
 from deepreduce.private.lowering.lower import Lowered
 from deepreduce.private.lowering.operations import ARGUMENTS, KIND_OF, NORMS, SAME, SPLITS
+from deepreduce.transforms import apply_plan
+from tests.helpers.actions import random_plan
 from tests.helpers.plain_engine import calibrated, lowered
 from tests.helpers.private_layers import BETWEEN, MaskedPolynomials, between
 from tests.helpers.private_networks import needs_engine
-from tests.helpers.zoo import WRITTEN, OptionA
+from tests.helpers.zoo import TOYS, WRITTEN, OptionA
 
 pytestmark = needs_engine
 
@@ -111,6 +113,11 @@ def test_the_engine_computes_operations_between_layers_as_pytorch_does() -> None
     agrees(trace_network(Written(), SHAPE))
 
 
+def masked(name: str, kind: str) -> Network:
+    network = TOYS[name].network()
+    return apply_plan(network, random_plan(network, kind, 0))
+
+
 NETWORKS: dict[str, Callable[[], Network]] = {
     **{f"between {number}": partial(between, call) for number, call in enumerate(BETWEEN)},
     **{
@@ -121,6 +128,11 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         for form in (0, 1)
     },
     "option A": lambda: trace_network(OptionA(), (3, 8, 8)),
+    **{
+        f"toy {name} under {kind}": lambda name=name, kind=kind: masked(name, kind)  # type: ignore[misc]
+        for name in ("in-place", "inverted", "basic")
+        for kind in ("channel_mask", "pixel_mask", "first_channels")
+    },
     "masks and polynomials": lambda: trace_network(MaskedPolynomials(), (3, 8, 8)),
 }
 
