@@ -259,7 +259,7 @@ def _check_fits(network: Network, images: ImageData, folder: str | Path) -> None
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How accurate a saved network is, as fractions, on validation and test images."""
+    """Accuracy of a saved network on validation and test images, as fractions."""
 
     path: str
     label: str

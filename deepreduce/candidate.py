@@ -1,4 +1,4 @@
-"""What came of a plan: a trained network's measurement, and the candidate that holds both."""
+"""Trained networks: a measurement, and the candidate that holds a plan with its measurement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEACHER_ID = "teacher"
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What a trained network costs and achieves. Accuracies and churn are fractions.
+    """Counts and accuracies of a trained network. Accuracies and churn are fractions.
 
     `stage_relu_counts` maps each stage to its ReLUs for one image; `macs` are multiply-accumulates for one
     image; `churn` is the share of test images on which the network and its teacher disagree;

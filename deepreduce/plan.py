@@ -1,4 +1,4 @@
-"""What is done to a network: a complete description that can be saved, hashed and applied."""
+"""Reduction plans: complete descriptions of reduced networks that can be saved, hashed and applied."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run can be told: the schema, how a file becomes a config, and what is built from it."""
+"""The config of a run: its schema, how a file is loaded, and what is built from it."""

@@ -29,7 +29,7 @@ from deepreduce.search.budget import Budget, FullBudget, SharedBudget
 from deepreduce.store.records import read_costs, read_execution_plan
 from deepreduce.store.run_folder import RunIdentity
 from deepreduce.training import Distillation, Recipe
-from deepreduce.training.autotune import choose_execution, using_threads
+from deepreduce.training.autotune import choose_execution
 from deepreduce.training.callbacks import CallbackFactory, describe_callbacks
 from deepreduce.transforms.collapse.costs import cost_estimator
 from deepreduce.utils.seed import derived_seed
@@ -68,14 +68,13 @@ def build_run(
         workers=config.side_by_side,
         recorded=read_execution_plan(out),
     )
-    with using_threads(execution.threads):
-        environment = describe_environment(
-            network,
-            data_fingerprint=images.fingerprint,
-            device=device,
-            execution=execution,
-            callbacks=describe_callbacks(callbacks),
-        )
+    environment = describe_environment(
+        network,
+        data_fingerprint=images.fingerprint,
+        device=device,
+        execution=execution,
+        callbacks=describe_callbacks(callbacks),
+    )
     return RunSpec(
         search=search,
         data=images,

@@ -1,4 +1,4 @@
-"""What a run can be told. Every flag of the command line is a field here; a YAML file has the same fields."""
+"""All settings of a run. Every flag of the command line is a field here; a YAML file has the same fields."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ DEFAULT_METHOD = "deepreduce"
 
 
 class CostConfig(_Section):
-    """What the frontier's networks cost: their ReLUs, or what secure computation makes of them."""
+    """The cost that the frontier is about: ReLUs, or latency or bytes under secure computation."""
 
     objective: Annotated[str, AfterValidator(_known_objective)] = "relus"
     """`relus`: DeepReDuce's networks. `latency` (from the image to its logits) and `bytes` (offline included): every

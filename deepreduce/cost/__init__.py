@@ -1,1 +1,1 @@
-"""What networks cost under secure computation, from plain values: layers, protocols, links."""
+"""Cost of networks under secure computation, from plain values: layers, protocols, links."""

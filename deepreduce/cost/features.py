@@ -1,4 +1,4 @@
-"""What a layer makes a protocol do, in numbers that cost adds up linearly.
+"""Features of a layer that a protocol's cost is linear in.
 
 A convolution runs as a matrix product (m x k) by (k x n), by im2col: m output positions, k weights of a filter, n
 filters; a linear layer has m = 1. Groups save nothing: SPU widens a grouped convolution's filters with zeros to all
@@ -63,7 +63,7 @@ def product_of(layer: Layer) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=4096)
 def packing_of(m: int, k: int, n: int) -> Packing:
-    """How Cheetah packs (m x k) by (k x n): the cheapest block shape, as its implementation in SPU prices them."""
+    """Return how Cheetah packs (m x k) by (k x n): the block shape that is cheapest in its implementation in SPU."""
     rows = np.arange(1, min(POLYNOMIAL, m) + 1)
     best: tuple[float, Packing] | None = None
     depth = 1
@@ -155,5 +155,5 @@ polynomials."""
 
 
 def feature(name: str, layer: Layer) -> float:
-    """How much of the feature a layer has."""
+    """Return the amount of the feature in a layer."""
     return float(FEATURES[name](layer))

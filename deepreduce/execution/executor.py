@@ -1,4 +1,4 @@
-"""What runs tasks: the interface, and which backend a run takes."""
+"""The interface of an executor, which runs tasks, and the choice of one."""
 
 from __future__ import annotations
 

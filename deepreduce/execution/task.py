@@ -89,7 +89,7 @@ class TrainTask:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What became of a student: accuracies and churn as fractions, or why it failed.
+    """Result of a student's training: accuracies and churn as fractions, or why it failed.
 
     `test_accuracy` and `churn` (the share of test images on which it disagrees with the teacher) are None where they
     were not asked for. `train_seconds` are wall seconds over all interruptions.

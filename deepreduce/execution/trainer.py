@@ -50,7 +50,7 @@ _TOO_FEW_TO_NORMALISE = "Expected more than 1 value per channel"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingContext:
-    """What all trainings of a run share, and what a process needs before it can train any task.
+    """Everything that all trainings of a run share, and that a process needs before it can train a task.
 
     `root` is the run's folder, `threads` the number of CPU threads: like the precision, it decides the last bits of
     what is computed. A snapshot is written every `checkpoint_seconds`. Without a `teacher`, trainings learn from the

@@ -32,7 +32,10 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written and how it was checked. `max_abs_error` is over the logits of `checked_images` images."""
+    """Report of an export: the file, and how it was checked.
+
+    `max_abs_error` is over the logits of `checked_images` images.
+    """
 
     path: str
     format: str

@@ -53,7 +53,7 @@ Search: TypeAlias = Generator[Sequence[TrainingRequest], Answers, Proposals]
 
 
 class TrialBudget(Protocol):
-    """What a run can spend on the trainings that a method asks for before it proposes networks."""
+    """The part of a run's budget for trainings that a method asks for before it proposes networks."""
 
     def epoch_costs(self, networks: Sequence[Proposal]) -> list[float]:
         """Return the cost of training each network alone for an epoch, in epochs of the full network."""
@@ -67,7 +67,7 @@ class TrialBudget(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchContext:
-    """What a method may know of the run.
+    """Everything that a method may know of the run.
 
     `objective` is the cost of the frontier, `limits` what no network may exceed. `estimator` estimates the costs of
     a network under each preset of the run, `objective_estimator` under that of the objective alone, which takes less

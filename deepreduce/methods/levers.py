@@ -64,7 +64,7 @@ class Levers:
 
 @dataclass(frozen=True, kw_only=True)
 class _Setting:
-    """How far each lever is pulled.
+    """A setting of all levers.
 
     `culled` is a number of stages; `alpha`, `rho` and `depth` are places in lists that begin with 1, 1 and None;
     `thinned` is the ReLU that each thinned block keeps, "" where none is thinned.

@@ -1,4 +1,4 @@
-"""What a method returns: reduced networks worth training."""
+"""The result of a method: reduced networks worth training."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class StageCriticality:
-    """What a method has measured of the stages.
+    """Criticality of the stages, as a method has measured it.
 
     `cull_order` lists stages, least critical first; `criticality` is what each stage's ReLUs are worth, and
     `val_accuracy` the validation accuracy, a fraction, of the network with ReLUs in that stage alone.

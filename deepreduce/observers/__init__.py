@@ -1,4 +1,4 @@
-"""Who follows a run: progress bar, log lines, TensorBoard, MLflow and a user's own, through one interface."""
+"""Followers of a run through one interface: progress bar, log lines, TensorBoard, MLflow and a user's own."""
 
 from deepreduce.observers.base import ObservedNetwork, Observers, RunObserver
 from deepreduce.observers.registry import make_observers

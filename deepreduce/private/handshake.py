@@ -24,7 +24,7 @@ NO_SERVER = "this address does not answer like a 'deepreduce private serve' of t
 
 @dataclass(frozen=True, kw_only=True)
 class ServerInfo:
-    """What a server sends to every client that connects: everything that is public."""
+    """Public facts that a server sends to every client that connects."""
 
     protocol: MpcProtocol
     program: Program

@@ -1,4 +1,4 @@
-"""What a run would train and how long it would take, without training anything."""
+"""A run without training: the networks that it would train, and its time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deepreduce.utils.format import duration
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a run would train. `estimated_seconds` comes from timing the network on this machine for a moment.
+    """The networks that a run would train. `estimated_seconds` comes from timing some steps on this machine.
 
     `cost_estimates` are those of one image for the original, by the name of a preset.
     """

@@ -1,4 +1,4 @@
-"""Where a run computes: software, hardware and fingerprints of its inputs, for environment.json."""
+"""The content of environment.json: software, hardware, and fingerprints of a run's inputs."""
 
 from __future__ import annotations
 

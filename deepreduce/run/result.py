@@ -1,4 +1,4 @@
-"""What a run hands back: its networks, its frontier, and the best one for a budget."""
+"""The result of a run: its networks, its frontier, and the best network for a budget."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class ReducedNetwork:
 
     @property
     def cost_estimates(self) -> Mapping[str, CostEstimate]:
-        """What an image costs under secure computation, by the name of a preset such as "cheetah-lan"."""
+        """Cost of one image under secure computation, by the name of a preset such as "cheetah-lan"."""
         return self.candidate.cost_estimates
 
     @property
@@ -148,7 +148,7 @@ class Result:
         return frontier_table(front, teacher=self.teacher.candidate, objective=self.objective)
 
     def summary(self) -> str:
-        """Where the files are, for a terminal."""
+        """Return where the files are, for a terminal."""
         lost = [n.candidate for n in self.candidates if n.candidate.measurement is None]
         dropped = sum(c.is_dropped for c in lost)
         counts = {"failed": len(lost) - dropped, "were dropped, since others are better": dropped}

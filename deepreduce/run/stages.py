@@ -46,7 +46,7 @@ TEACHER_START = WarmStart(folder=TEACHER, plan=ReductionPlan())
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """What a run knows at one moment: its candidates by plan_id, the teacher among them, and its frontier."""
+    """State of a run: its candidates by plan_id, with the teacher, and its frontier."""
 
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
     frontier: FrontierState
@@ -66,7 +66,7 @@ class RunState:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Session:
-    """What all stages use: the run's spec and folder, what executes its tasks, and what every training needs."""
+    """Everything that all stages use: spec and folder of the run, its runner, and the context of its trainings."""
 
     spec: RunSpec
     folder: Path

@@ -1,4 +1,4 @@
-"""How long the networks of a run are trained: by the full recipe each, or by one price for all together."""
+"""Budgets: each network of a run is trained by the full recipe, or all together for one price."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SharingGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """How the networks that can't have the full recipe share what the budget leaves.
+    """Shares of what the budget leaves for networks that can't have the full recipe.
 
     The networks of `groups` are drafted with shared weights; those that are then kept share `own_epochs` epochs of
     the full network for training on their own. `alone` have nobody to share weights with, and are trained alone for

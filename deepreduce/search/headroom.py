@@ -1,4 +1,4 @@
-"""What another network can add to a frontier, and how a budget of epochs is shared by that."""
+"""Headroom: how much another network can add to a frontier, and how epochs are shared by that."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Incumbent:
 
 @dataclass(frozen=True, kw_only=True)
 class FrontierState:
-    """What is known of a frontier before another network is trained for it.
+    """State of a frontier before another network is trained for it.
 
     `full_accuracy` is the validation accuracy of the full network, whose cost is `full_cost`; `error` is the standard
     error of that accuracy, `chance` the accuracy of guessing. `incumbents` are the reduced networks that are trained.

@@ -15,7 +15,7 @@ from deepreduce.training.timing import Work
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What a search returns when none of the trainings that it asks for gives a result.
+    """Result of a search in which no training gives a result.
 
     `requests` are these trainings. Where there are any, the proposals are provisional: results would change them.
     """

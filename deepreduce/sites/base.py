@@ -1,4 +1,4 @@
-"""What every site action is: a value of a plan that knows how to change a graph, to count, to cost and to anneal."""
+"""The base of site actions: values of a plan that rewrite a graph, count, cost and anneal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Annealing(nn.Module):
 
 @dataclass(frozen=True)
 class SiteAction(ABC):
-    """What a plan does at a ReLU site: an immutable value that equals others of the same content.
+    """The action of a plan at a ReLU site: an immutable value that equals others of the same content.
 
     A new action is a frozen dataclass in a file of its own and a line of the registry (`deepreduce.sites.registry`).
     It says what `relu_count` it leaves and what `layer` takes the ReLU's place; the other methods have defaults to

@@ -1,4 +1,4 @@
-"""What channel masks and pixel masks share: bits, a digest of them, and the layers that they make."""
+"""The base of channel and pixel masks: bits, a digest of them, and the layers that they make."""
 
 from __future__ import annotations
 

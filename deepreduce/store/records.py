@@ -1,4 +1,4 @@
-"""What a run finds out besides its networks: how it trains, the criticality of stages, estimated costs."""
+"""Records of a run besides its networks: how it trains, the criticality of stages, estimated costs."""
 
 from __future__ import annotations
 

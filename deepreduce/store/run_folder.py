@@ -21,7 +21,7 @@ _WRITTEN_BEFORE_CONFIG = {LOCK, LOG, ENVIRONMENT, ENVIRONMENT + TEMPORARY, CONFI
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """What a run writes about itself when it begins, and what must be the same when it is resumed.
+    """Identity of a run: what it writes about itself when it begins, and must share when it is resumed.
 
     `config_yaml` is the text of config.yaml; `differing_keys` returns the settings in which another config.yaml gives
     other numbers, each with both values. `environment` is the content of environment.json, whose "identity" holds

@@ -55,7 +55,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionPlan:
-    """How a run trains: threads of the teacher's training, and `workers` that train students with one thread each.
+    """Threads of the teacher's training, and number of `workers` that train students with one thread each.
 
     With one worker, students are trained one after the other, with the teacher's threads.
     """

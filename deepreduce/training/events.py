@@ -1,4 +1,4 @@
-"""What a training reports while it runs: its events, its progress, its snapshots."""
+"""Reports of a running training: events, progress, snapshots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a training is: `step` of the `steps` of this epoch, `epoch` (counted from 0) of `epochs`.
+    """Progress of a training: `step` of the `steps` of this epoch, `epoch` (counted from 0) of `epochs`.
 
     `done` is the share of all steps that has been taken, `resumed` the share that was taken before this process
     started. `train_loss` is the mean over this epoch's steps, `val_accuracy` the last one that was measured.

@@ -1,4 +1,4 @@
-"""How a network is trained: hyperparameters, learning rate schedule, arithmetic."""
+"""Hyperparameters of a training, its learning rate schedule, and its arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training changes, to be saved, copied and restored: weights, momenta, and the callbacks' state."""
+"""State of a training, to be saved, copied and restored: weights, momenta, and the callbacks' state."""
 
 from __future__ import annotations
 

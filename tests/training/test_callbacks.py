@@ -283,7 +283,7 @@ class Keeping(TrainingCallback):
         return self.state
 
 
-@pytest.mark.parametrize("value", [(1, 2), {1: 2}, {"a": {3}}, [object()], float("nan"), float("inf")], ids=repr)
+@pytest.mark.parametrize("value", [(1, 2), {1: 2}, {"a": {3}}, [object], float("nan"), float("inf")], ids=repr)
 def test_a_state_that_a_snapshot_would_not_give_back_is_refused_at_once(data: ImageData, value: Any) -> None:
     with pytest.raises(UserError, match=r"Keeping\.state_dict\(\) holds scores = .* so return such values"):
         fit(tiny(), data, callbacks=[Keeping({"scores": value})])

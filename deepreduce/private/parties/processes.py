@@ -147,7 +147,7 @@ def has_hung_up(connection: socket.socket) -> bool:
 
 
 class Transport(Protocol):
-    """How parties on this machine reach each other."""
+    """The way in which parties on this machine reach each other."""
 
     @property
     def launcher(self) -> Sequence[str]:
