@@ -34,6 +34,7 @@ from .observers import RunObserver
 from .plan import ReductionPlan
 from .run.dry_run import DryRun
 from .run.result import ReducedNetwork, Result
+from .sites import ChannelMask, PixelMask
 from .store.checkpoint import load_reduced
 from .training.callbacks import CallbackFactory, PreparedStudent, TrainingCallback, TrainingState
 from .transforms import (
@@ -50,6 +51,7 @@ __all__ = [
     "AnalysisReport",
     "CallbackFactory",
     "Candidate",
+    "ChannelMask",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -62,6 +64,7 @@ __all__ = [
     "NetworkTraceError",
     "NonFiniteLossError",
     "OptimizeConfig",
+    "PixelMask",
     "PlanError",
     "Point",
     "PreparedStudent",
