@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 
 from deepreduce.errors import DeepReduceError, RunError, UserError, unknown_name
 from deepreduce.network import Network
+from deepreduce.network.operations import relu_kind
 from deepreduce.utils.files import TEMPORARY, writing
 from deepreduce.utils.optional import quiet_loggers, require_packages
 
@@ -241,11 +243,7 @@ def relus_in_pt2(file: Path) -> int:
     names = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
     total = 0
     for node in program.graph.nodes:
-        if node.op != "call_function":
-            continue
-        name = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
-        capped = name in ("hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min", "clamp_min_")
-        if name in ("relu", "relu_", "relu6", "relu6_") or (capped and len(node.args) > 1 and node.args[1] == 0):
+        if isinstance(node.target, OpOverload) and relu_kind(node.target, node.args) is not None:
             masks = []
             for reader in node.users:
                 is_where = getattr(getattr(reader.target, "overloadpacket", None), "__name__", "") == "where"

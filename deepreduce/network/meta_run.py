@@ -118,6 +118,15 @@ decomposition imports torch's compiler, which takes longer than the analysis of 
 """
 
 
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in an operation's arguments or results, in tuples, lists and dictionaries too."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for item in value for t in tensors_in(item)] if isinstance(value, (tuple, list)) else []
+
+
 def module_tensors(graph_module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
     """Yield the name and tensor of every parameter, buffer and constant of the graph.
 

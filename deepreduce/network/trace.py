@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepreduce.errors import NetworkTraceError
 from deepreduce.models.spec import ModelSpec
-from deepreduce.network import ops
-from deepreduce.network.meta_run import execute, on_meta, run_without_data
+from deepreduce.network.meta_run import execute, module_tensors, on_meta, run_without_data, tensors_in
 from deepreduce.network.network import SITE, LinearLayer, Network, ReluSite
+from deepreduce.network.operations import Role, cap_of, classify, mac_count, operations_of, output_elements
 from deepreduce.network.site_layer import SiteLayer, site_layer_of
 from deepreduce.network.stages import SiteDraft, assign_stages
 
@@ -227,11 +227,41 @@ class Observation:
         return self.outputs.get("output")
 
 
+class _Constants:
+    """The tensors that do not depend on the image: weights, buffers, and what is computed from these alone."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        # by their storage, which views share; kept alive, so that no activation gets the same one
+        self._tensors = {_storage(tensor): tensor for _, tensor in module_tensors(graph_module)}
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return _storage(tensor) in self._tensors
+
+    def update(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+        """Add the results of an operation, or remove them where an activation was written into them."""
+        name = func.overloadpacket.__name__
+        is_constant = name in _FILLS or all(tensor in self for tensor in tensors_in(args))
+        for tensor in tensors_in(out):
+            if is_constant:
+                self._tensors[_storage(tensor)] = tensor
+            else:
+                self._tensors.pop(_storage(tensor), None)
+
+
+_FILLS = operations_of(Role.FILL)  # their in-place forms may fill a part of an activation
+
+
+def _storage(tensor: Tensor) -> int:
+    storage: int = tensor.untyped_storage()._cdata
+    return storage
+
+
 class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A log of the ATen operations that execute: non-linearities with their elements, multiply-accumulates."""
 
-    def __init__(self) -> None:
+    def __init__(self, constants: _Constants) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.constants = constants
         self.calls = 0
         self.kinds: list[tuple[str, int]] = []
         self.cap: float | None = None  # of the last ReLU
@@ -248,12 +278,13 @@ class _OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = execute(func, args, kwargs or {})
         self.calls += 1
         given = args + tuple((kwargs or {}).values())
-        kind = ops.classify(func, given)
+        kind = classify(func, given, is_activation=lambda tensor: tensor not in self.constants)
+        self.constants.update(func, given, out)
         if kind is not None:
-            self.kinds.append((kind, ops.output_elements(out)))
+            self.kinds.append((kind, output_elements(out)))
         if kind == "relu6":
-            self.cap = ops.cap_of(func, given)
-        self.macs += ops.mac_count(func, args, out)
+            self.cap = cap_of(func, given)
+        self.macs += mac_count(func, args, out)
         if func.overloadpacket.__name__ == "convolution" and not args[6]:
             self.starved |= any(s > n for s, n in zip(args[3], args[0].shape[2:], strict=False))
         return out
@@ -265,9 +296,10 @@ class _Observer(fx.Interpreter):
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module, garbage_collect_values=True)
         self.observation = Observation()
+        self.constants = _Constants(graph_module)
 
     def run_node(self, n: fx.Node) -> Any:
-        with _OperationLog() as log:
+        with _OperationLog(self.constants) as log:
             result = super().run_node(n)
         self._record(n, result, log)
         return result

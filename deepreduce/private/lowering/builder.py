@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from deepreduce.cost.layers import ADD, KINDS, PRODUCT, RELU, RELU6, SCALE
+from deepreduce.network.operations import OPERATIONS
 from deepreduce.private.lowering.constants import Array, Constants
-from deepreduce.private.lowering.operations import KIND_OF
 from deepreduce.private.lowering.program import Argument, Op, Program, ProgramLayer, Ref, refs
 
 NORM = "batch_norm"
@@ -105,7 +105,7 @@ def _kind_of(op: Op, weights: Mapping[str, Array], masks: Mapping[str, Array]) -
         return SCALE if any(name in weights for name in others) else PRODUCT
     if op.name == "clamp" and op.args[1] == 0:
         return RELU6 if len(op.args) > 2 and op.args[2] is not None else RELU
-    return RELU if op.name == "clamp_min" and op.args[1] == 0 else KIND_OF[op.name]
+    return RELU if op.name == "clamp_min" and op.args[1] == 0 else OPERATIONS[op.name].layer
 
 
 def stored_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

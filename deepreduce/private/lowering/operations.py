@@ -1,4 +1,4 @@
-"""List the ATen operations that can be lowered: the kind of layer of each, and the arguments that are read."""
+"""List the ATen operations that can be lowered, and the arguments that are read of each."""
 
 from __future__ import annotations
 
@@ -9,27 +9,13 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from deepreduce.network.operations import Role, operations_of
 from deepreduce.private.lowering.program import UnsupportedError
 
-KIND_OF = {
-    "convolution": "convolution",
-    "mm": "linear", "addmm": "linear",
-    "relu": "relu", "hardtanh": "relu6", "clamp": "clamp", "clamp_min": "clamp", "clamp_max": "clamp",
-    "max_pool2d": "max_pool",
-    "avg_pool2d": "avg_pool", "_adaptive_avg_pool2d": "avg_pool", "mean": "avg_pool", "sum": "avg_pool",
-    "mul": "product", "pow": "product", "bmm": "product",
-    "add": "add", "sub": "add", "rsub": "add", "neg": "add", "div": "add", "where": "add",
-    "cat": "move", "view": "move", "_unsafe_view": "move", "permute": "move", "transpose": "move", "t": "move",
-    "squeeze": "move", "unsqueeze": "move", "slice": "move", "select": "move", "expand": "move",
-    "constant_pad_nd": "move", "index_select": "move",
-}  # fmt: skip
-"""Operation that the parties run -> the kind of its layer."""
-
-SAME = {"clone", "alias", "detach", "lift_fresh_copy", "contiguous", "_to_copy", "copy"}
+SAME = {*operations_of(Role.SAME), "copy"}
 """Operations that return their input's values."""
 
-NORMS = {"native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_batch_norm_no_update"}
-SPLITS = {"split", "split_with_sizes", "unbind"}
+NORMS, SPLITS = operations_of(Role.BATCH_NORM), operations_of(Role.SPLIT)
 
 _OTHER_NAMES = {"max_pool2d_with_indices": "max_pool2d", "expand_copy": "expand"}
 

@@ -188,4 +188,4 @@ KERNELS: dict[str, Callable[..., Value]] = {
     "expand": in_torch_layout(_expand),
     "constant_pad_nd": in_torch_layout(_pad),
 }
-"""Operation of `deepreduce.private.lowering.operations.KIND_OF` -> its kernel."""
+"""Operation of `deepreduce.private.lowering.operations.ARGUMENTS` -> its kernel."""

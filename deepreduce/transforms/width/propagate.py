@@ -28,36 +28,21 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepreduce.network.meta_run import execute, module_tensors, run_without_data
+from deepreduce.network.meta_run import execute, module_tensors, run_without_data, tensors_in
 from deepreduce.network.network import Network
+from deepreduce.network.operations import Role, name_of, operations_of
 from deepreduce.transforms.width.channel_sets import FIXED, FREE, OUTPUT, ChannelBook, Channels, PinnedChannels
 
-_MOVING = {
-    "as_strided", "cat", "chunk", "diagonal", "expand", "flip", "permute", "pixel_shuffle", "pixel_unshuffle",
-    "repeat", "reshape", "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose",
-    "unbind", "unsqueeze", "view", "_unsafe_view", "_reshape_alias", "constant_pad_nd",
-}  # fmt: skip
-"""ATen operations that move values without changing them; they are executed on the labels."""
+_MOVING = operations_of(Role.MOVE, Role.PART, Role.SPLIT)
+"""Operations that move values without changing them; they are executed on the labels."""
 
-_CUTTING = {"chunk", "narrow", "select", "slice", "split", "split_with_sizes", "unbind"}
+_CUTTING = operations_of(Role.PART, Role.SPLIT)
 """Operations that return parts of the input, each of which must be scaled on its own."""
 
-_SAME = {"alias", "clone", "contiguous", "detach", "lift_fresh", "lift_fresh_copy", "_to_copy", "channel_shuffle",
-         "native_channel_shuffle"}  # fmt: skip
-
-_SPATIAL = {
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d",
-    "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool2d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-    "upsample_nearest1d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d",
-    "_upsample_bilinear2d_aa", "upsample_bicubic2d", "reflection_pad1d", "reflection_pad2d", "replication_pad1d",
-    "replication_pad2d",
-}  # fmt: skip
-
-_REDUCING = {"sum", "mean", "amax", "amin", "max", "min", "var", "std", "var_mean", "linalg_vector_norm", "prod"}
-
-_NORMS = {"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-          "_batch_norm_no_update"}  # fmt: skip
-
+_SAME = operations_of(Role.SAME, Role.SHUFFLE)
+_POSITIONS = operations_of(Role.POSITIONS)
+_REDUCING = operations_of(Role.REDUCTION)
+_NORMS = operations_of(Role.BATCH_NORM)
 
 _known: WeakKeyDictionary[Network, Channels] = WeakKeyDictionary()
 
@@ -95,7 +80,7 @@ class _LabelInterpreter(fx.Interpreter):
             if tensors and all(isinstance(t, Tensor) for t in tensors):
                 self.reshaped[n.name] = tuple(self.labelling.labels_of(t).clone() for t in tensors if _names_sizes(n))
         if n.op == "output":
-            for tensor in _tensors_in(result):
+            for tensor in tensors_in(result):
                 self.book.pin(self.labelling.labels_of(tensor), OUTPUT)
         return result
 
@@ -106,14 +91,6 @@ _SIZED = {"view", "reshape", "expand", "split", "getitem", "layer_norm", "flatte
 def _names_sizes(node: fx.Node) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return name in _SIZED
-
-
-def _tensors_in(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [t for item in value for t in _tensors_in(item)] if isinstance(value, (tuple, list)) else []
 
 
 class _LabellingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -132,9 +109,7 @@ class _LabellingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = execute(func, args, kwargs or {})
-        name: str = func.overloadpacket.__name__
-        base = name.removesuffix("_") if not name.startswith("__") else name
-        self._follow(base, func, args, kwargs or {}, out)
+        self._follow(name_of(func), func, args, kwargs or {}, out)
         return out
 
     # -- labels of a tensor ---------------------------------------------------------------------------------
@@ -192,7 +167,7 @@ class _LabellingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif base in _SAME:
             self._set(out, self.labels_of(args[0]))
             self._pass_on_shuffle(args[0], out)
-        elif base in _SPATIAL or (base == "constant_pad_nd" and args[0].shape[:2] == out.shape[:2]):
+        elif base in _POSITIONS or (base == "constant_pad_nd" and args[0].shape[:2] == out.shape[:2]):
             self._spatial(args[0], out)
         elif base in _REDUCING and isinstance(out, Tensor) and out.shape != args[0].shape:
             self._reduction(args, out)
@@ -332,8 +307,8 @@ class _LabellingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._unshuffled[id(out)] = self._unshuffled[id(source)]
 
     def _element_wise(self, base: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
-        taken = _tensors_in([*args, *kwargs.values()])
-        made = _tensors_in(out)
+        taken = tensors_in([*args, *kwargs.values()])
+        made = tensors_in(out)
         if not made:
             return
         if not taken:
@@ -368,7 +343,7 @@ class _LabellingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _pin_all(self, args: tuple[Any, ...], out: Any, reason: str) -> None:
-        for tensor in _tensors_in(list(args)):
+        for tensor in tensors_in(list(args)):
             if id(tensor) in self._transposed or self._is_matrix(tensor):
                 name = self._transposed.get(id(tensor)) or self.names.get(id(tensor), "")
                 for dim in range(tensor.dim()):
@@ -376,7 +351,7 @@ class _LabellingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                         self.book.pin(self.book.tensors[name, dim], reason)
             else:
                 self.book.pin(self.labels_of(tensor), reason)
-        for tensor in _tensors_in(out):
+        for tensor in tensors_in(out):
             self._set(tensor, torch.full((1,) * tensor.dim(), FIXED).expand(tensor.shape))
 
 
