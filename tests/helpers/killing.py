@@ -16,10 +16,13 @@ import sys
 import time
 from pathlib import Path
 
+import sklearn.datasets  # noqa: F401
 import torch
+import torch._dynamo
 
 from deepreduce.api import optimize
 from deepreduce.config.load import load_config
+from deepreduce.report.figures import frontier as _figures  # noqa: F401
 
 
 def start(config: Path, folder: Path) -> int:
