@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 256
 _CHECKED_IMAGES = 64
-"""An exported file must agree with the network on so many test images."""
+"""Number of test images on which an exported file must agree with the network."""
 
 
 def optimize(

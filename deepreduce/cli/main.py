@@ -125,7 +125,7 @@ def optimize(
 ) -> None:
     """Train, cull, thin, reshape and distill: find the frontier of ReLUs, latency or bytes against accuracy.
 
-    The same command with the same --out goes on where a run stopped.
+    To resume a run, repeat the command with the same --out.
     """
     from deepreduce import api
     from deepreduce.config.load import resolve_config

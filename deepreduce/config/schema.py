@@ -32,7 +32,7 @@ from deepreduce.utils.fields import (
 )
 
 FROM_PYTHON = "python:"
-"""Starts the name of a model or data set that was handed over from Python and has no name of its own."""
+"""Starts the name of a model or data set that was passed from Python and has no name of its own."""
 
 
 def _known_objective(name: str) -> str:
@@ -68,81 +68,81 @@ class DataConfig(_Section):
 
     name: str = "digits"
     root: str | None = None
-    """Folder in which CIFAR lies, or is downloaded to; None: the data set's usual place."""
+    """Folder that holds CIFAR, or that it is downloaded to; None: the data set's usual folder."""
     download: bool = False
-    """Fetch the data set where it is not there."""
+    """Download the data set if it is missing."""
     val_fraction: Annotated[Real, Field(gt=0, lt=1)] = 0.1
-    """Share of the training images that is held out, to choose networks by."""
+    """Share of the training images that is held out for validation, which chooses networks."""
     train_limit: Count | None = None
-    """Use so many training images only, the classes balanced."""
+    """Use only this number of training images, with balanced classes; None: all."""
     test_limit: Count | None = None
-    """Use so many test images only, the classes balanced."""
+    """Use only this number of test images, with balanced classes; None: all."""
     image_size: Count | None = None
     """Resize images to this height and width in pixels; None: leave them as they are."""
     channels: Literal[1, 3] | None = None
-    """3 repeats grey images to RGB, for a network that takes nothing else; None: leave them as they are."""
+    """3 repeats grey images to RGB, for a network that needs 3 channels; None: leave them as they are."""
     pad: WholeNotNegative | None = None
-    """Random crops from the image padded by that many pixels; None: what is usual for the data set."""
+    """Take random crops from the image padded by this number of pixels; None: the data set's usual padding."""
     flip: bool | None = None
-    """Random horizontal flips; None: what is usual for the data set."""
+    """Flip images horizontally at random; None: what is usual for the data set."""
     workers: WholeNotNegative = 0
-    """Processes that read image files; data that fit in memory need none."""
+    """Processes that read image files; 0 for data that fit into memory."""
 
 
 class TrainingConfig(_Section):
     """The recipe of teacher and students: SGD with Nesterov momentum, warm-up, cosine decay to zero."""
 
     epochs: Count = 8
-    """The full recipe: of the teacher, and with recipe `paper` of every network."""
+    """Epochs of the full recipe: of the teacher, and with recipe `paper` of every network."""
     teacher_epochs: WholeNotNegative | None = None
-    """None: `epochs`. 0: the network is trained already; take it as it is."""
+    """Epochs of the teacher; None: `epochs`; 0: the network is trained already and used as it is."""
     batch_size: Count = 64
     learning_rate: Positive = 0.05
-    """The highest one, reached after the warm-up."""
+    """Highest learning rate, reached after the warm-up."""
     momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 5e-4
-    """Not on norms and biases."""
+    """Weight decay, which norms and biases do not have."""
     warmup_epochs: NotNegative = 1.0
-    """May be a fraction of an epoch."""
+    """Epochs of linear warm-up, which may be a fraction."""
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     clip_norm: Positive | None = 5.0
     """Bound on the norm of the whole gradient; None: no bound."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is what a short trial finds faster here."""
+    """Arithmetic of training; `auto`: what a short trial finds faster on this machine."""
     validate_every: Count = 1
-    """Epochs between validations; the last epoch is always validated, and of recipe `fast`'s students no other."""
+    """Epochs between validations; the last epoch is always validated, and students of recipe `fast` then only."""
     checkpoint_seconds: NotNegative = 30.0
-    """At most so much work is lost when a run is killed."""
+    """Seconds between snapshots: the most work that is lost when a run is killed."""
 
 
 class DistillConfig(_Section):
     """Knowledge distillation of the students from the teacher."""
 
     temperature: Positive = 4.0
-    """Of the softmax over both networks' logits."""
+    """Temperature of the softmax over both networks' logits."""
     weight: Fraction = 0.9
-    """The teacher's part of the loss; the labels have the rest."""
+    """Weight of the teacher's part of the loss; the labels have the rest."""
     remember_gb: NotNegative = 8.0
-    """Disk for the teacher's answers, so that it is asked once for each view, not by every student; 0: ask anew."""
+    """Disk space in GB for the teacher's logits of augmented images, computed once for all students; 0: no cache."""
 
 
 class FastConfig(_Section):
-    """Recipe `fast`: what the students may cost, and how it is shared out."""
+    """Recipe `fast`: the price of all students, and how it is shared among them."""
 
     price: Positive = 1.0
-    """Training of all students and probes together, in trainings of the original by `training.epochs`."""
+    """Price of all students and probes together, in units of training the original for `training.epochs`."""
     probe_share: Fraction = 0.2
-    """Of the price, for the probes that measure criticality; given to the others where the cull order is given."""
+    """Share of the price for the probes that measure criticality; if the cull order is given, students have it."""
     draft_share: Fraction = 0.8
-    """For drafts, of what networks trained alone leave: those of one size share weights; it decides which go on."""
+    """Share of the remaining price for weight-sharing drafts, which decide which networks are trained further."""
     margin: NotNegative = 0.02
-    """A draft is dropped where another network with no more ReLUs is better by this validation accuracy."""
+    """A draft is dropped if a network with no more ReLUs exceeds its validation accuracy by more than this."""
     batch: Annotated[Fraction, Field(gt=0)] = 0.5
-    """Batch size of students, and with it their learning rate, in units of the teacher's: few epochs need steps."""
+    """Batch size of students, and learning rate in proportion, in units of the teacher's: few epochs need steps."""
     views: Count = 4
-    """Epochs of augmented images that the teacher answers; students are shown them over and over."""
+    """Epochs of augmented images whose teacher logits are computed; students see these images again and again."""
     ease: Fraction = 0.0
-    """Share of a student's training over which the ReLUs that it loses go gradually; 0: they are gone at once."""
+    """Share of a student's training over which its dropped ReLUs are annealed; 0: they are removed at once."""
     rate: Positive = 0.25
     """Highest learning rate of a network trained on its own after its draft, in units of `training.learning_rate`."""
 
@@ -174,19 +174,19 @@ class CostConfig(_Section):
     """The cost that the frontier is about: ReLUs, or latency or bytes under secure computation."""
 
     objective: Annotated[str, AfterValidator(_known_objective)] = "relus"
-    """`relus`: DeepReDuce's networks. `latency` (from the image to its logits) and `bytes` (offline included): every
-    combination of its levers in which each one pays under the protocol."""
+    """`relus`: ReLU count. `latency`: seconds from an image to its logits. `bytes`: bytes sent, offline included. With
+    the latter two, networks are combinations of levers that each pay under the protocol (method `levers`)."""
     protocol: str | None = None
-    """Of latency and bytes: delphi, delphi-circa, semi2k, cheetah, or mine-cheetah for what 'deepreduce private
-    calibrate' measured here; None: cheetah."""
+    """Protocol of latency and bytes: delphi, delphi-circa, semi2k, cheetah, or mine-cheetah for what 'deepreduce
+    private calibrate' measured on this machine; None: cheetah."""
     link: Literal["loopback", "lan", "wan"] | None = None
-    """Between the parties: `lan` (3 Gbps, 0.3 ms) or `wan` (400 Mbps, 40 ms), round trips; None: lan."""
+    """Link between the parties: `lan` (3 Gbps, 0.3 ms) or `wan` (400 Mbps, 40 ms), round trips; None: lan."""
     presets: Annotated[tuple[str, ...], Listed] = ()
-    """Protocols and links to estimate all networks for besides, as in cheetah-wan, delphi-lan."""
+    """Further presets to estimate every network's costs under, as in cheetah-wan, delphi-lan."""
     gain: Annotated[Real, Field(ge=0, lt=1)] = 0.05
-    """With latency and bytes: share of the cost that every lever of a network must save."""
+    """With latency and bytes: a network is tried only if each of its levers saves this share of the cost."""
     networks: Count = 16
-    """With latency and bytes: try no more networks than that."""
+    """With latency and bytes: try at most this number of networks."""
 
     @model_validator(mode="after")
     def _protocol_of_something(self) -> CostConfig:
@@ -207,13 +207,13 @@ class PlotConfig(_Section):
     """The frontier's plot."""
 
     title: str | None = None
-    """None: model and data."""
+    """Title of the plots; None: model and data."""
     published: str | None = None
-    """A CSV of published points to draw beside ours, such as docs/published_results.csv."""
+    """A CSV file of published points to draw as well, such as docs/published_results.csv."""
     published_dataset: str | None = None
-    """Only the points on this data set."""
+    """Draw only the published points on this data set."""
     published_backbone: str | None = None
-    """Only the points of this network."""
+    """Draw only the published points of this network."""
 
     @model_validator(mode="after")
     def _choice_of_something(self) -> PlotConfig:
@@ -225,15 +225,15 @@ class PlotConfig(_Section):
 
 
 class OptimizeConfig(_Section):
-    """All of a run. `model` and `data` may be given as a plain name."""
+    """The config of a run. `model`, `data` and `method` may be given as a plain name."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     distill: DistillConfig = DistillConfig()
     recipe: Literal["fast", "paper"] = "fast"
-    """`fast`: students start from each other's weights and together cost as much as the teacher. `paper`: each is
-    trained from scratch by the full recipe."""
+    """`fast`: students start from trained weights and together cost as much as the teacher. `paper`: each is trained
+    from scratch by the full recipe."""
     fast: FastConfig = FastConfig()
     method: MethodSection = Field(default=None, validate_default=True)
     """The method that proposes networks: its name, and its options (`deepreduce methods` lists both)."""
@@ -245,13 +245,13 @@ class OptimizeConfig(_Section):
     """Leave out networks that cost more by `cost.objective`: in ReLUs, seconds or bytes, as in 2.5 or 50e6."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is one."""
+    """`cpu`, `cuda`, `cuda:1`; `auto`: CUDA if there is a device, else the CPU."""
     threads: Count | None = None
-    """Of the CPU; None: one or all, whichever a short trial finds faster. The choice is remembered."""
+    """CPU threads; None: one or all, whichever a short trial finds faster. The choice is cached."""
     side_by_side: Count | None = None
-    """Students trained at the same time, by processes of one thread each; None: what the trial finds faster."""
+    """Students trained in parallel, by processes of one thread each; None: what the trial finds faster."""
     log: Annotated[tuple[str, ...], Listed] = ()
-    """Observers of the run by name: tensorboard and mlflow keep the curves of all networks, in the run's folder."""
+    """Observers of the run by name: tensorboard and mlflow write the curves of all networks into the run's folder."""
 
     @field_validator("model", "data", mode="before")
     @classmethod

@@ -32,11 +32,11 @@ class Link:
         return compute + self.sending(sent_bytes) + self.waiting(messages)
 
     def sending(self, sent_bytes: float) -> float:
-        """Seconds that the bandwidth takes for so many bytes."""
+        """Return the seconds that this number of bytes takes at the link's bandwidth."""
         return 8 * sent_bytes / self.bits_per_second if self.bits_per_second is not None else 0.0
 
     def waiting(self, messages: float) -> float:
-        """Seconds of the one-way delay of so many messages, one after another."""
+        """Return the seconds of one-way delay of this number of messages, one after another."""
         return messages * self.round_trip_s / 2
 
 

@@ -35,5 +35,5 @@ class Executor(AbstractContextManager["Executor"], Protocol):
 
 
 def open_executor(*, workers: int) -> Executor:
-    """Return the executor that trains so many tasks at a time."""
+    """Return the executor that trains `workers` tasks at a time."""
     return ProcessExecutor(workers=workers) if workers > 1 else SerialExecutor()

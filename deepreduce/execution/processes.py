@@ -1,7 +1,7 @@
 """Run several tasks at a time, in worker processes.
 
 On a CPU, two processes of one thread train more images per second together than one process of two threads. The
-processes are started anew, not forked: torch's threads do not survive a fork, and a user's script is not run again.
+processes are started, not forked: torch's threads do not survive a fork, and a user's script is not run again.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Worker:
 
 
 class ProcessExecutor:
-    """Runs so many tasks at a time in `workers` processes, as `Executor` says.
+    """Runs tasks in `workers` processes at a time, as `Executor` says.
 
     The processes are started for the first tasks of a context, and hold it for all others. A task alone is trained in
     this process. So are all where a context can't be handed over, as with classes of a script that other processes

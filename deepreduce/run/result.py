@@ -152,8 +152,10 @@ class Result:
         lost = [n.candidate for n in self.candidates if n.candidate.measurement is None]
         dropped = sum(c.is_dropped for c in lost)
         counts = {"failed": len(lost) - dropped, "were dropped, since others are better": dropped}
-        told = [f"{count} of {len(self.candidates)} networks {what}" for what, count in counts.items() if count]
-        lines = [f"{'; '.join(told)}. {CANDIDATES_CSV} says why."] if told else []
+        lost_counts = [
+            f"{count} of {len(self.candidates)} networks {what}" for what, count in counts.items() if count
+        ]
+        lines = [f"{'; '.join(lost_counts)}. {CANDIDATES_CSV} says why."] if lost_counts else []
         lines += [
             f"{self.folder / FRONTIER_CSV}  the frontier ({CANDIDATES_CSV}: all {len(self.candidates)} networks)",
             f"{self.folder / FRONTIER_PLOTS[0]}  and {LAYERS_PLOT}, which ReLUs each keeps",

@@ -117,7 +117,7 @@ class Budget(ABC):
 
     @abstractmethod
     def makes_candidate(self, epochs: float) -> bool:
-        """Return whether a network that a method had trained alone for so many epochs is a candidate too."""
+        """Return whether a network that a method had trained alone for `epochs` epochs is a candidate too."""
 
     @abstractmethod
     def train_alone(

@@ -1,4 +1,4 @@
-"""Identity: the ReLU is dropped and its input goes on (DeepReDuce, sections 3.1 and 3.2)."""
+"""Identity: the ReLU is dropped and its input passes through (DeepReDuce, sections 3.1 and 3.2)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ RUN/
 ```
 
 `metrics.json` is written last and says that a network is done; until then `training.safetensors` holds its state.
-`teacher-answers.bin` is there while the run goes on.
+`teacher-answers.bin` exists until the run is finished.
 """
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "log.txt", ".lock"

@@ -33,7 +33,7 @@ def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Netwo
     already can be reduced further; masks can only shrink. Works on the meta device too, where there are counts but
     no weights.
 
-    Alpha builds a network of the zoo anew; from any other it takes the least important channels of each layer,
+    Alpha rebuilds a network of the zoo; from any other network it takes the least important channels of each layer,
     and `notes` of the result tell which layers it could not scale (`deepreduce.transforms.width.cut`). Masks are for
     the channels and pixels that are left then.
 
@@ -103,7 +103,7 @@ def normalise_plan(network: Network, plan: ReductionPlan) -> ReductionPlan:
 
 
 def _check_shapes_stay(network: Network, plan: ReductionPlan) -> None:
-    """Raise `PlanError` where an action that stands in the network already would no longer fit its site."""
+    """Raise `PlanError` where an action that the network has already would no longer fit its site."""
     changed = [name for name in ("alpha", "rho") if getattr(plan, name) != 1]
     for site, action in actions_in(network).items():
         for name in changed:

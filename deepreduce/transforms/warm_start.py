@@ -74,7 +74,7 @@ def _load(network: Network, weights: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def _choose_channels(reduced: Network, source: Network, alpha: float) -> None:
-    """Into a network that was built anew with fewer channels, the weights of the source's most important ones.
+    """Copy the weights of the source's most important channels into a network that was rebuilt with fewer.
 
     Where a layer has other channels than the cut gives it, what `apply_plan` inherited stays: so all layers agree on
     which channels they mean, or none does.
