@@ -1,1 +1,1 @@
-"""What networks cost under secure computation, from plain values: layers, protocols, links."""
+"""The cost of networks under secure computation, computed from plain values: layers, protocols, links."""
