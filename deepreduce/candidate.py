@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
 
 from deepreduce.cost.estimate import CostEstimate
 from deepreduce.plan import ReductionPlan
 
 TEACHER_ID = "teacher"
 """The `plan_id` under which tables hold the full network."""
+
+
+class Column(Enum):
+    """The format of a measured value in tables."""
+
+    COUNT = "d"
+    FRACTION = ".6f"
+    SECONDS = ".2f"
+
+
+def _measured(column: Column) -> Any:
+    return field(metadata={"column": column})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +37,15 @@ class Measurement:
 
     relu_count: int
     stage_relu_counts: Mapping[str, int] = field(hash=False)
-    macs: int
-    val_accuracy: float
-    test_accuracy: float
-    churn: float
-    train_seconds: float
+    macs: int = _measured(Column.COUNT)
+    val_accuracy: float = _measured(Column.FRACTION)
+    test_accuracy: float = _measured(Column.FRACTION)
+    churn: float = _measured(Column.FRACTION)
+    train_seconds: float = _measured(Column.SECONDS)
+
+
+MEASURED: Mapping[str, Column] = {f.name: f.metadata["column"] for f in fields(Measurement) if "column" in f.metadata}
+"""Measured value -> its format: what tables, the page and observers show of a `Measurement` beside ReLU counts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,8 +174,8 @@ class CostConfig(_Section):
     """The cost that the frontier is about: ReLUs, or latency or bytes under secure computation."""
 
     objective: Annotated[str, AfterValidator(_known_objective)] = "relus"
-    """`relus`: ReLU count. `latency`: seconds from an image to its logits. `bytes`: bytes sent, offline included. With
-    the latter two, networks are combinations of levers that each pay under the protocol (method `levers`)."""
+    """`relus`: ReLU count. `latency`: seconds from an image to its logits. `bytes`: bytes sent, offline included.
+    With the latter two, networks are combinations of levers that each pay under the protocol (method `levers`)."""
     protocol: str | None = None
     """Protocol of latency and bytes: delphi, delphi-circa, semi2k, cheetah, or mine-cheetah for what 'deepreduce
     private calibrate' measured on this machine; None: cheetah."""
@@ -184,7 +184,7 @@ class CostConfig(_Section):
     presets: Annotated[tuple[str, ...], Listed] = ()
     """Further presets to estimate every network's costs under, as in cheetah-wan, delphi-lan."""
     gain: Annotated[Real, Field(ge=0, lt=1)] = 0.05
-    """With latency and bytes: a network is tried only if each of its levers saves this share of the cost."""
+    """With latency and bytes: a network is tried only if each of its levers saves this share."""
     networks: Count = 16
     """With latency and bytes: try at most this number of networks."""
 

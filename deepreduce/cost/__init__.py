@@ -1,1 +1,1 @@
-"""Cost of networks under secure computation, from plain values: layers, protocols, links."""
+"""The cost of networks under secure computation, computed from plain values: layers, protocols, links."""

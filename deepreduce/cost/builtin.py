@@ -1,7 +1,6 @@
-"""Cost models that come with deepreduce, and where their figures are from.
+"""Cost models that come with deepreduce, with the source of every figure.
 
-[V] was read in the source named, [D] follows by arithmetic from such a figure, [M] was measured by us, [?] is from
-memory and not verified.
+[V] is verified in the source named, [D] derived from such a figure, [M] measured by us, [?] not verified.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from deepreduce.cost.model import CostModel, Phase
 
 GARBLED_OFFLINE_BYTES, GARBLED_ONLINE_BYTES = 19_088, 1_184
-"""Of one ReLU under DELPHI's garbled circuits [D]: circuit and labels ahead of the query, labels while it runs."""
+"""Bytes of one ReLU under DELPHI's garbled circuits [D]: circuit and labels ahead of the query, labels during it."""
 
 # DELPHI, client and server each on an EPYC 7502; the raw data of the artifact of an ASPLOS 2023 paper on private
 # inference, per unit [V raw data, D per unit]
@@ -36,7 +35,7 @@ DELPHI = CostModel(
     ),
 )
 
-_CIRCA_STORAGE, _CIRCA_TIME = 4.7, 3.0  # "at most" so many times less than DELPHI's for ReLU [V abstract]
+_CIRCA_STORAGE, _CIRCA_TIME = 4.7, 3.0  # factors below DELPHI's ReLU, at best [V abstract]
 
 DELPHI_CIRCA = CostModel(
     name="delphi-circa",
@@ -51,7 +50,7 @@ DELPHI_CIRCA = CostModel(
     ),
     online=Phase(
         seconds={"kept_comparisons": (_EVALUATE + _ENCODE_ONLINE) / _CIRCA_TIME, "macs": _MAC_ONLINE},
-        bytes={"kept_comparisons": GARBLED_ONLINE_BYTES},  # the abstract says nothing of these
+        bytes={"kept_comparisons": GARBLED_ONLINE_BYTES},  # the abstract does not mention these
         serial_bytes={"kept_comparisons": GARBLED_ONLINE_BYTES},
         messages={"comparing_layers": _MESSAGES_PER_RELU_LAYER},
     ),
@@ -60,7 +59,7 @@ DELPHI_CIRCA = CostModel(
 # SPU 0.9.5, measured over loopback on two idle cores of an AMD EPYC, 2026-11-25 [M]. Seconds are fitted by
 # `deepreduce.cost.fit` to the layers of three networks: ResNet-18 at 32x32, the same with S1 culled and thinned, and
 # one of a quarter of the channels, collapsed. Bytes are counts of SPU's profile, messages the delays of a slow link.
-# What a batch-norm that stands alone costs is of one small network.
+# The cost of a batch-norm that is not folded is from one small network.
 _SOURCE = "SPU 0.9.5 on two idle cores of an AMD EPYC, 2026-11-25; calibrate for yours"
 
 _CHEETAH_BYTES = {

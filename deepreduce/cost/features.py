@@ -1,13 +1,13 @@
-"""Features of a layer that a protocol's cost is linear in.
+"""Features of layers: the counts that a layer's cost under a protocol is linear in.
 
 A convolution runs as a matrix product (m x k) by (k x n), by im2col: m output positions, k weights of a filter, n
 filters; a linear layer has m = 1. Groups save nothing: SPU widens a grouped convolution's filters with zeros to all
-channels. From there on the protocols part:
+channels. What then costs depends on the protocol:
 
 - Secret sharing with Beaver triples (Semi2k) opens both masked matrices, m*k + k*n ring elements, and works on m*n.
 - Homomorphic encryption (Cheetah, USENIX Security 2022, section 3) packs blocks of the matrices into polynomials of
   8,192 coefficients. The party whose matrix takes fewer of them encrypts and sends it, the other encodes its own and
-  multiplies; partial results are packed before they are returned. Polynomials, not elements, are what costs.
+  multiplies; partial results are packed before they are returned. Its cost is in polynomials, not elements.
 - Garbled circuits (DELPHI) pay per comparison and, ahead of the query, per multiply-accumulate.
 """
 
@@ -25,18 +25,18 @@ from deepreduce.cost.layers import AVG_POOL, COMPARING, CONV, MAX_POOL, MULTIPLY
 POLYNOMIAL = 8_192
 """Coefficients of a polynomial that SPU's Cheetah packs 64-bit values into."""
 
-# SPU chooses the packing by these prices of a ciphertext on the wire, a rotation, and a product of polynomials
+# the costs by which SPU chooses a packing: of a ciphertext sent, a rotation, and a product of polynomials
 _SENDING, _ROTATING, _MULTIPLYING = 1000.0, 1.0, 0.1
 
 _PANEL, _ROWS_TO_SHARE = 320, 16
 
 QUERY = "query"
-"""The feature that every network has once."""
+"""The feature that every network has once, and no layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """A matrix product under Cheetah: polynomials sent, returned, encoded in the clear, multiplied, and rotations."""
+    """Counts of a matrix product under Cheetah: polynomials sent, returned, encoded and multiplied; rotations."""
 
     sent: int
     returned: int
@@ -46,7 +46,7 @@ class Packing:
 
 
 def product_of(layer: Layer) -> tuple[int, int, int]:
-    """(m, k, n) of the layer's matrix product.
+    """Return (m, k, n) of the layer's matrix product.
 
     A convolution in which every output sees the whole input is compiled to one product with all of it, (1, inputs,
     outputs). A product of two activations counts as (m, macs / (m*n), n).
@@ -63,7 +63,7 @@ def product_of(layer: Layer) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=4096)
 def packing_of(m: int, k: int, n: int) -> Packing:
-    """Return how Cheetah packs (m x k) by (k x n): the block shape that is cheapest in its implementation in SPU."""
+    """Return Cheetah's packing of (m x k) by (k x n): the block shape that costs SPU's implementation least."""
     rows = np.arange(1, min(POLYNOMIAL, m) + 1)
     best: tuple[float, Packing] | None = None
     depth = 1
@@ -75,16 +75,16 @@ def packing_of(m: int, k: int, n: int) -> Packing:
         returned = -(-(blocks0 * blocks2) // depth)
         multiplied = blocks0 * blocks1 * blocks2
         rotated = -(-(m * n) // POLYNOMIAL) * depth
-        # as SPU prices it; what a product with a vector really takes shows none of it
-        price = (sent + returned) * _SENDING + rotated * _ROTATING + multiplied * _MULTIPLYING
-        at = len(price) - 1 - int(np.argmin(price[::-1]))  # of equal prices the last
-        if best is None or price[at] <= best[0]:
+        # SPU counts rotations for a product with a vector too; its measured cost shows none
+        costs = (sent + returned) * _SENDING + rotated * _ROTATING + multiplied * _MULTIPLYING
+        at = len(costs) - 1 - int(np.argmin(costs[::-1]))  # of equal costs the last
+        if best is None or costs[at] <= best[0]:
             encoded = int(np.maximum(blocks0, blocks2)[at] * blocks1)
             packing = Packing(
                 sent=int(sent[at]), returned=int(returned[at]), encoded=encoded, multiplied=int(multiplied[at]),
                 rotated=rotated if m > 1 else 0,
             )  # fmt: skip
-            best = float(price[at]), packing
+            best = float(costs[at]), packing
         depth *= 2
     assert best is not None
     return best[1]
@@ -99,12 +99,12 @@ def _of_packing(part: str) -> Callable[[Layer], float]:
 
 
 def _of_dimensions(*which: int) -> Callable[[Layer], float]:
-    """The product of some of (m, k, n)."""
+    """Return the feature that is the product of some of (m, k, n)."""
     return _of_products(lambda layer: math.prod(product_of(layer)[place] for place in which))
 
 
 def _panels(layer: Layer) -> float:
-    """Times that the threads of a product wait for each other.
+    """Return how often the threads of a product wait for each other.
 
     Eigen, with which SPU multiplies, cuts k into panels of 320 and shares the rows of a panel among threads; products
     of fewer than 16 rows are left to one.
@@ -114,7 +114,7 @@ def _panels(layer: Layer) -> float:
 
 
 def _levels(layer: Layer) -> float:
-    """Comparisons one after another: the halvings of a max-pool's window, two of a ReLU6."""
+    """Return the number of comparisons one after another: log2 of a max-pool's window, 2 of a ReLU6."""
     return {RELU: 1, RELU6: 2, MAX_POOL: math.ceil(math.log2(math.prod(layer.kernel)))}.get(layer.kind, 0)
 
 
@@ -147,7 +147,7 @@ FEATURES: Mapping[str, Callable[[Layer], float]] = {
     "other_elements": lambda layer: layer.inputs if _is_other(layer) else 0,
     QUERY: lambda layer: 0.0,
 }
-"""What costs are made of, by name. SPU compares all elements of a masked ReLU (`comparisons`); garbled circuits are
+"""Name -> feature of a layer. SPU compares all elements of a masked ReLU (`comparisons`); garbled circuits are
 made for those alone that the mask keeps (`kept_comparisons`). `comparing_layers` counts comparisons that follow each
 other. Of a matrix product, `left`, `right` and `made` are the elements of its matrices (m*k, k*n, m*n),
 `multiplications` m*k*n, which are more than `macs` where there are groups; `sent` to `rotated` are Cheetah's
@@ -155,5 +155,5 @@ polynomials."""
 
 
 def feature(name: str, layer: Layer) -> float:
-    """Return the amount of the feature in a layer."""
+    """Return the feature called `name` of a layer."""
     return float(FEATURES[name](layer))

@@ -48,24 +48,24 @@ class Layer:
 
     @property
     def inputs(self) -> int:
-        """Elements read."""
+        """Elements of the input."""
         return math.prod(self.in_shape)
 
     @property
     def outputs(self) -> int:
-        """Elements made."""
+        """Elements of the output."""
         return math.prod(self.out_shape)
 
     @property
     def weights(self) -> int:
-        """Weights of a convolution or linear layer, its bias not counted; 0 for other kinds."""
+        """Weights of a convolution or linear layer without its bias; 0 for other kinds."""
         if self.kind == CONV:
             return self.out_shape[0] * self.in_shape[0] // self.groups * math.prod(self.kernel)
         return self.out_shape[-1] * self.in_shape[-1] if self.kind == LINEAR else 0
 
     @property
     def comparisons(self) -> int:
-        """Comparisons of secrets: one per element of a ReLU, two of a ReLU6, k*k - 1 of a max-pool of k x k."""
+        """Comparisons of secrets per image: 1 per output of a ReLU, 2 of a ReLU6, k*k - 1 of a k x k max-pool."""
         each = {RELU: 1, RELU6: 2, MAX_POOL: math.prod(self.kernel) - 1}
         return each.get(self.kind, 0) * self.outputs
 
@@ -76,5 +76,5 @@ class Layer:
 
 
 def conv_macs(out_shape: tuple[int, ...], in_channels: int, *, kernel: tuple[int, int], groups: int) -> int:
-    """Multiply-accumulates of a convolution for one image: each output meets one filter's weights."""
+    """Return the multiply-accumulates of a convolution for one image: outputs times the weights of one filter."""
     return math.prod(out_shape) * (in_channels // groups) * math.prod(kernel)

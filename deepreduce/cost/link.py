@@ -1,4 +1,4 @@
-"""Links between the parties: what a query takes over one, computed from measured bytes and messages."""
+"""Links between the parties, and the seconds that bytes and messages take over them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deepreduce.errors import UserError, unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A link of `bits_per_second` and `round_trip_s` seconds there and back; the loopback interface has None."""
+    """A network link; `bits_per_second` None means unlimited, as on the loopback interface."""
 
     name: str
     bits_per_second: float | None
@@ -17,26 +17,29 @@ class Link:
 
     @property
     def label(self) -> str:
-        """The name with what it stands for."""
+        """The link's name with its bandwidth and round trip."""
         if self.bits_per_second is None:
             return self.name
         return f"{self.name} ({self.bits_per_second / 1e6:g} Mbps, {1000 * self.round_trip_s:g} ms round trip)"
 
     @property
     def computed(self) -> bool:
-        """True where seconds over this link are arithmetic, not a measurement."""
+        """True if seconds over this link are computed, not measured."""
         return self.bits_per_second is not None
 
     def seconds(self, *, compute: float, sent_bytes: float, messages: float) -> float:
-        """`compute` + bytes / bandwidth + messages, one after another, times the one-way delay."""
+        """Return compute + sent_bytes / bandwidth + messages * round_trip / 2, in seconds.
+
+        `sent_bytes` and `messages` (one way) are those that go one after another.
+        """
         return compute + self.sending(sent_bytes) + self.waiting(messages)
 
     def sending(self, sent_bytes: float) -> float:
-        """Return the seconds that this number of bytes takes at the link's bandwidth."""
+        """Return the seconds in which the link sends the bytes."""
         return 8 * sent_bytes / self.bits_per_second if self.bits_per_second is not None else 0.0
 
     def waiting(self, messages: float) -> float:
-        """Return the seconds of one-way delay of this number of messages, one after another."""
+        """Return the one-way delays, in seconds, of messages that go one after another."""
         return messages * self.round_trip_s / 2
 
 
@@ -49,7 +52,7 @@ LINKS = {
 
 
 def link_named(name: str) -> Link:
-    """Raises `UserError` for a name that is not one of `LINKS`."""
+    """Return the link of that name. Raises `UserError` for a name that is not one of `LINKS`."""
     if name not in LINKS:
         raise UserError(unknown_name("link", name, LINKS))
     return LINKS[name]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from deepreduce.candidate import Candidate
+from deepreduce.candidate import MEASURED, Candidate
 from deepreduce.cost.objective import Objective
 from deepreduce.execution.task import TrainResult
 from deepreduce.training import EpochRecord, Progress
@@ -194,12 +194,5 @@ def epoch_metrics(record: EpochRecord) -> dict[str, float]:
 
 def result_metrics(result: TrainResult) -> dict[str, float]:
     """Return a network's counts, and its accuracies as fractions, by name; what was not measured is absent."""
-    values = {
-        "relu_count": result.relu_count,
-        "macs": result.macs,
-        "val_accuracy": result.val_accuracy,
-        "test_accuracy": result.test_accuracy,
-        "churn": result.churn,
-        "train_seconds": result.train_seconds,
-    }
+    values = {name: getattr(result, name) for name in ("relu_count", *MEASURED)}
     return {f"measured/{name}": float(value) for name, value in values.items() if value is not None}

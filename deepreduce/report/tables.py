@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from deepreduce.candidate import Candidate, Measurement
+from deepreduce.candidate import MEASURED, Candidate, Column, Measurement
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
@@ -24,7 +25,7 @@ _FIRST = (
     "status",
     "failure",
 )
-_LAST = ("macs", "churn", "folder", "plan")
+_LAST = (*(name for name in MEASURED if name not in _FIRST), "folder", "plan")
 _STAGE = "relus_"
 _COSTS = ("latency", "online_bytes", "offline_seconds", "offline_bytes", "rounds")
 """Columns of each preset, named as in latency_cheetah-lan."""
@@ -84,32 +85,26 @@ def frontier_csv(front: Iterable[Candidate], *, stages: Sequence[str]) -> str:
 def _cells(candidate: Candidate, stages: Sequence[str]) -> list[object]:
     measured = candidate.measurement
     plan = json.dumps(candidate.plan.to_json(), sort_keys=True, separators=(",", ":"))
-    start: list[object] = [candidate.plan_id, candidate.relu_count]
-    label, failure = _one_line(candidate.label), _one_line(candidate.failure or "")
-    if measured is None:
-        empty = [""] * len(stages)
-        status = _DROPPED if candidate.is_dropped else _FAILED
-        return [*start, "", "", "", label, status, failure, *empty, "", "", candidate.folder, plan]
-    unlisted = sorted(set(measured.stage_relu_counts) - set(stages))
-    if unlisted:
-        raise UserError(
-            f"candidate {candidate.plan_id} has ReLUs in {', '.join(unlisted)}; "
-            f"the table's stages are {', '.join(stages) or 'none'}"
-        )
-    return [
-        *start,
-        f"{measured.val_accuracy:.6f}",
-        f"{measured.test_accuracy:.6f}",
-        f"{measured.train_seconds:.2f}",
-        label,
-        _OK,
-        failure,
-        *(measured.stage_relu_counts.get(stage, 0) for stage in stages),
-        measured.macs,
-        f"{measured.churn:.6f}",
-        candidate.folder,
-        plan,
-    ]
+    row: dict[str, object] = {
+        "plan_id": candidate.plan_id,
+        "relu_count": candidate.relu_count,
+        "label": _one_line(candidate.label),
+        "status": _OK if measured is not None else _DROPPED if candidate.is_dropped else _FAILED,
+        "failure": _one_line(candidate.failure or ""),
+        "folder": candidate.folder,
+        "plan": plan,
+    }
+    columns = (*_FIRST, *(_STAGE + stage for stage in stages), *_LAST)
+    if measured is not None:
+        unlisted = sorted(set(measured.stage_relu_counts) - set(stages))
+        if unlisted:
+            raise UserError(
+                f"candidate {candidate.plan_id} has ReLUs in {', '.join(unlisted)}; "
+                f"the table's stages are {', '.join(stages) or 'none'}"
+            )
+        row |= {name: format(getattr(measured, name), column.value) for name, column in MEASURED.items()}
+        row |= {_STAGE + stage: measured.stage_relu_counts.get(stage, 0) for stage in stages}
+    return [row.get(name, "") for name in columns]
 
 
 def _one_line(text: str) -> str:
@@ -163,14 +158,11 @@ def _candidate(header: list[str], cells: list[str]) -> Candidate:
     measurement = None
     if row["status"] == _OK:
         stages = [name for name in header if name.startswith(_STAGE)]
+        values: dict[str, Any] = {name: _READERS[column](row, name) for name, column in MEASURED.items()}
         measurement = Measurement(
             relu_count=relu_count,
             stage_relu_counts={name.removeprefix(_STAGE): _whole_number(row, name) for name in stages},
-            macs=_whole_number(row, "macs"),
-            val_accuracy=_fraction(row, "val_accuracy"),
-            test_accuracy=_fraction(row, "test_accuracy"),
-            churn=_fraction(row, "churn"),
-            train_seconds=_number(row, "train_seconds"),
+            **values,
         )
     return Candidate(
         plan_id=row["plan_id"],
@@ -206,6 +198,13 @@ def _fraction(row: dict[str, str], name: str) -> float:
     if value > 1:
         raise UserError(f"{name} is {row[name]!r}; give a fraction in [0, 1], not a percentage")
     return value
+
+
+_READERS: Mapping[Column, Callable[[dict[str, str], str], float]] = {
+    Column.COUNT: _whole_number,
+    Column.FRACTION: _fraction,
+    Column.SECONDS: _number,
+}
 
 
 def frontier_table(front: Iterable[Candidate], *, teacher: Candidate, objective: Objective = COUNT_OF_RELUS) -> str:

@@ -43,7 +43,7 @@ class SiteAction(ABC):
     """The action's name in JSON and in the registry."""
 
     fixes: ClassVar[tuple[str, ...]] = ("alpha", "rho")
-    """What a network can't be reshaped by once it has the action, which fits one shape alone: the action fits one shape alone."""
+    """Scales that are refused for a network which has the action, since the action fits one shape alone."""
 
     # -- a value of a plan ----------------------------------------------------------------------------------------
 

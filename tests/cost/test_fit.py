@@ -115,31 +115,3 @@ def test_a_protocol_without_features_and_a_fit_to_nothing_are_refused() -> None:
         fit_model([network("seen", WIDE)], protocol="gazelle", name="mine", source="test")
     with pytest.raises(UserError, match="measure at least one network"):
         fit_model([], protocol="cheetah", name="mine", source="test")
-
-
-def test_latency_adds_computing_bytes_and_one_way_delays() -> None:
-    cost = TRUTH.online.total([relu(8, 32)])
-    assert cost.messages == 41
-    expected = 0.5 + 8_192 * 2e-5 + 0.01 + 8 * (8_192 * 77 + 160) / 400e6 + 41 * 0.02
-    assert cost.latency(LINKS["wan"]) == pytest.approx(expected)
-    assert cost.latency(LINKS["loopback"]) == cost.seconds
-
-
-def test_layers_add_up_to_the_network_but_for_what_a_query_costs_once() -> None:
-    layers = WIDE + RELUS
-    latency = TRUTH.latency_of(LINKS["lan"])
-    once, whole = TRUTH.online.once, TRUTH.online.total(layers)
-    assert sum(map(latency, layers)) + once.latency(LINKS["lan"]) == pytest.approx(whole.latency(LINKS["lan"]))
-
-
-def test_a_model_survives_json_and_what_is_none_is_refused() -> None:
-    import json
-
-    again = CostModel.from_json(json.loads(json.dumps(TRUTH.to_json())))
-    assert again == TRUTH
-    with pytest.raises(UserError, match="no cost model"):
-        CostModel.from_json({"name": "x"})
-    with pytest.raises(UserError, match="unknown feature of a cost model 'relus'"):
-        Phase(seconds={"relus": 1.0})
-    with pytest.raises(UserError, match="not negative"):
-        Phase(bytes={"macs": -1.0})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from deepreduce.candidate import Candidate
+from deepreduce.candidate import MEASURED, Candidate
 from deepreduce.cost.estimate import KINDS, CostEstimate
 from deepreduce.cost.objective import COUNT_OF_RELUS, Objective, basis_of, objectives_under
 from deepreduce.frontier import front_by, knee, measurement_of
@@ -170,11 +170,7 @@ def _network(candidate: Candidate, files: NetworkFiles, objectives: Sequence[Obj
         "is_dropped": candidate.is_dropped,
         "relu_count": candidate.relu_count,
         "stages": None if measured is None else dict(measured.stage_relu_counts),
-        "val_accuracy": None if measured is None else measured.val_accuracy,
-        "test_accuracy": None if measured is None else measured.test_accuracy,
-        "churn": None if measured is None else measured.churn,
-        "macs": None if measured is None else measured.macs,
-        "train_seconds": None if measured is None else measured.train_seconds,
+        **{name: None if measured is None else getattr(measured, name) for name in MEASURED},
         "folder": candidate.folder,
         "plan": candidate.plan.to_json(),
         "sites": [[s.name, s.stage, s.relu_count, *filter(None, [s.action])] for s in files.sites],
