@@ -243,11 +243,14 @@ def test_ctrl_c_during_a_run_leaves_no_party(folder: Path, tmp_path: Path) -> No
          "--repeats", "100000"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain_environment(),
     )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while len(pids := parties_left(process.pid)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert len(pids) == 2
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors.splitlines()[-1] == "deepreduce: interrupted"
-    assert all_end([int(pid) for pid in pids], seconds=5)
+    try:
+        deadline = time.monotonic() + 300
+        while len(pids := parties_left(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(pids) == 2
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130 and errors.splitlines()[-1] == "deepreduce: interrupted"
+        assert all_end([int(pid) for pid in pids], seconds=5)
+    finally:
+        process.kill()
