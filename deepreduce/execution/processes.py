@@ -2,6 +2,8 @@
 
 On a CPU, two processes of one thread train more images per second together than one process of two threads. The
 processes are started, not forked: torch's threads do not survive a fork, and a user's script is not run again.
+They are no pool of loky's, whose workers go on training, and writing snapshots, when the process that started them is
+killed.
 """
 
 from __future__ import annotations
