@@ -20,7 +20,7 @@ from types import TracebackType
 
 import torch
 
-from deepreduce.errors import RunError
+from deepreduce.errors import RunError, UserError
 from deepreduce.execution.serial import SerialExecutor
 from deepreduce.execution.task import TrainResult, TrainTask
 from deepreduce.execution.trainer import TrainingContext
@@ -56,12 +56,17 @@ class _Worker:
         self.task: TrainTask | None = None
 
     def begin(self, task: TrainTask) -> None:
-        """Send it a task. Raises `RunError` where the process is gone."""
+        """Send it a task. Raises `RunError` where the process is gone, `UserError` for a task that can't be sent."""
         self.task = task
         try:
             self.connection.send(task)
         except OSError:
             raise self._gone() from None
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"{task.name} can't be sent to a worker ({error}); define its callbacks in a module, or set"
+                " side_by_side to 1"
+            ) from error
 
     def ask_to_stop(self) -> None:
         """Have it save the snapshot of its training, if it has one."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from deepreduce.errors import DeepReduceError, RunError
+from deepreduce.errors import DeepReduceError, RunError, UserError
 from deepreduce.execution.task import TrainTask
 from deepreduce.execution.trainer import CandidateTrainer, TrainingContext
 from deepreduce.training import Stopped
@@ -40,8 +40,24 @@ def main() -> None:
     trainer = CandidateTrainer(context, stop=connection.poll)
     connection.send(None)
     with contextlib.suppress(EOFError, OSError):
-        while True:
+        _serve(trainer, connection)
+
+
+def _serve(trainer: CandidateTrainer, connection: Connection) -> None:
+    """Train the tasks that come. Raises `EOFError` or `OSError` when the connection closes."""
+    while True:
+        try:
             task = connection.recv()
+        except (EOFError, OSError):
+            raise
+        except Exception as error:  # whatever importing the class of a callback may raise
+            connection.send(
+                UserError(
+                    f"a worker can't load a task ({error}); define its callbacks in a module that can be imported, or"
+                    " set side_by_side to 1"
+                )
+            )
+        else:
             if task is not None:  # else a request to stop which came when the training was over
                 connection.send(_train(trainer, task, connection.send))
 

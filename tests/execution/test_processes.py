@@ -7,13 +7,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor, nn
 
-from deepreduce.errors import RunError
+from deepreduce.errors import RunError, UserError
 from deepreduce.execution import processes as subject
 from deepreduce.execution.processes import ProcessExecutor
 from deepreduce.execution.task import TrainTask
@@ -22,6 +23,7 @@ from deepreduce.training import Teacher
 from deepreduce.utils.child_process import ChildProcess
 from deepreduce.utils.files import TEMPORARY
 from tests.execution.test_executors import WORKER, run
+from tests.helpers.callbacks import AverageWeights
 from tests.helpers.execution import alone, names_in, untaught
 from tests.helpers.processes import children_running
 from tests.helpers.training import FP32
@@ -133,6 +135,27 @@ def test_another_context_has_other_workers_and_more_tasks_have_the_same(
         run(executor, pair(), other)
         assert len(children_running(WORKER)) == 2 and not children_running(WORKER) & first
         assert "model.safetensors" in names_in(other, "tasks/one")
+
+
+def test_a_task_that_can_not_be_sent_is_the_users_mistake(
+    context: TrainingContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ready(ProcessExecutor):
+        def _start(self, context: TrainingContext) -> None:
+            worker = object.__new__(subject._Worker)
+            worker.task, (worker.connection, self.other) = None, Pipe()
+            self._workers = [worker]
+
+        def _end_workers(self) -> None:
+            self._workers = []
+
+    class Mine(AverageWeights):
+        pass
+
+    tasks = [alone(name, callbacks=(Mine(),)) for name in ("one", "two")]
+    said = r"one can't be sent to a worker \(.*Mine'?\); define its callbacks in a module, or set side_by_side to 1"
+    with pytest.raises(UserError, match=said):
+        run(Ready(workers=1), tasks, context)
 
 
 @pytest.mark.slow

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from deepreduce.errors import CheckpointError, RunError, UserError
 from deepreduce.execution import worker as subject
 from deepreduce.execution.task import TrainResult
 from deepreduce.training import Started, Stopped
 from deepreduce.utils.child_process import ChildProcess
-from tests.helpers.execution import alone, ignore, plain, untaught
+from tests.helpers.execution import alone
 
 RESULTS = (TrainResult(val_accuracy=0.5),)
 
@@ -93,6 +92,36 @@ def test_what_is_logged_is_sent_with_its_traceback_and_without_its_arguments() -
     assert logging.Formatter().format(failed).count("Traceback (most recent call last)") == 1
 
 
+class Arriving(Sent):
+    """A connection from which messages, or the errors that unpickling raises, come one after the other."""
+
+    def __init__(self, *messages: Any) -> None:
+        super().__init__()
+        self._coming = iter(messages)
+
+    def recv(self) -> Any:
+        message = next(self._coming, EOFError())
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+
+def test_tasks_are_trained_one_after_the_other_and_late_requests_to_stop_passed_over() -> None:
+    coming = Arriving(None, alone("one"), None, None, alone("two"))
+    with pytest.raises(EOFError):
+        subject._serve(StubTrainer(), coming)  # type: ignore[arg-type]
+    assert coming.messages == [Started(epochs=()), RESULTS] * 2
+
+
+def test_a_task_that_can_not_be_loaded_is_named_and_the_next_one_trained() -> None:
+    coming = Arriving(AttributeError("Can't get attribute 'Mine' on <module '__main__'>"), alone())
+    with pytest.raises(EOFError):
+        subject._serve(StubTrainer(), coming)  # type: ignore[arg-type]
+    error, *others = coming.messages
+    assert type(error) is UserError and others == [Started(epochs=()), RESULTS]
+    assert "can't load a task (Can't get attribute 'Mine'" in str(error) and "side_by_side to 1" in str(error)
+
+
 def test_memory_is_released_where_the_system_knows_how(monkeypatch: pytest.MonkeyPatch) -> None:
     subject.release_memory()
 
@@ -116,26 +145,6 @@ def worker() -> Iterator[Connection]:
     finally:
         connection.close()
         process.end()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
-def test_a_request_to_stop_that_comes_after_the_training_is_ignored(tmp_path: Path) -> None:
-    context = untaught(tmp_path)
-    torch.save(context, tmp_path / "context")
-    (expected,) = plain(subject.CandidateTrainer(context).train(alone("here"), ignore))
-    with worker() as connection:
-        connection.send((str(tmp_path / "context"), False))
-        assert connection.recv() is None
-        for message in (None, alone("there"), None, None):
-            connection.send(message)
-        while not isinstance(message := connection.recv(), tuple | Exception):
-            pass
-        # the later requests may have come during the training; what follows is a task of its own
-        connection.send(alone("there"))
-        while not isinstance(message := connection.recv(), tuple | Exception):
-            pass
-        assert isinstance(message, tuple) and plain(message) == (expected,)
 
 
 @pytest.mark.slow
