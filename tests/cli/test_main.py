@@ -80,7 +80,7 @@ def test_a_run_a_resume_a_plot_and_an_evaluation(tmp_path: Path) -> None:
     assert f"{count}/{count}" in first.stderr and "\r" not in first.stderr  # plain lines where no terminal is
     (tmp_path / "run" / "frontier.png").unlink()
     again = command("optimize", "--config", config, "--out", "run", "--json", cwd=tmp_path)
-    assert again.returncode == 0 and "done before" in again.stderr
+    assert again.returncode == 0 and "already done" in again.stderr
     told = json.loads(again.stdout)
     assert told["candidates"][0]["plan_id"] == "teacher"
     (tmp_path / "run" / "frontier.png").unlink()

@@ -297,7 +297,7 @@ def test_a_users_observers_hear_before_those_of_the_config(tmp_path: Path, monke
             if self.name == "theirs":
                 raise KeyboardInterrupt  # nothing more is wanted of the run
 
-    monkeypatch.setattr("deepreduce.observers.registry._make", lambda name, known: Named(name))
+    monkeypatch.setattr("deepreduce.observers.registry._make", Named)
     with pytest.raises(KeyboardInterrupt):
         deepreduce.optimize(out=tmp_path / "run", log=["theirs"], observers=[Named("own"), Named("next")], **QUICK)
     assert heard == ["own", "next", "theirs"]
