@@ -6,4 +6,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 prepare_environment dev
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
-exec "$python" -m pytest --numprocesses auto -m "slow or not slow" "$@"
+exec "$python" -m pytest --numprocesses auto --dist worksteal -m "slow or not slow" "$@"
