@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import random
 import shutil
+import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,13 @@ import torch
 
 import deepreduce
 from deepreduce.api import report_run
-from deepreduce.errors import CheckpointError
+from deepreduce.errors import CheckpointError, RunInterrupted
 from deepreduce.methods import registry
 from deepreduce.methods.base import Search, SearchContext
 from deepreduce.methods.options import MethodOptions
 from deepreduce.methods.proposal import Collector
 from deepreduce.network import Network
+from deepreduce.observers import ObservedNetwork, RunObserver
 from deepreduce.plan import ReductionPlan
 from deepreduce.run.result import Result
 from deepreduce.transforms import apply_plan
@@ -126,6 +130,38 @@ def test_a_masked_network_is_exported_and_a_half_done_run_goes_on(finished: Path
         before = deepreduce.load_reduced(finished / network.candidate.folder)
         with torch.no_grad():
             assert torch.equal(deepreduce.load_reduced(network.folder)(images), before(images))
+
+
+class StopsOften(RunObserver):
+    """Ask the process to stop after the next step of a network, until each of `labels` was stopped twice."""
+
+    def __init__(self, labels: set[str], stops: Counter[str]) -> None:
+        self.labels, self.stops = labels, stops
+
+    def network_started(self, network: ObservedNetwork, **_: Any) -> None:
+        if network.label in self.labels and self.stops[network.label] < 2:
+            self.stops[network.label] += 1
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_a_run_stopped_after_single_steps_of_masked_networks_ends_as_if_undisturbed(
+    finished: Path, tmp_path: Path
+) -> None:
+    labels = {f"{kind}, alpha 1.0" for kind in KINDS}
+    stops: Counter[str] = Counter()
+    starts = 0
+    while starts < 20:
+        starts += 1
+        try:
+            run(tmp_path / "run", observers=[StopsOften(labels, stops)])
+            break
+        except RunInterrupted:
+            continue
+    assert stops == dict.fromkeys(labels, 2) and starts == 1 + 2 * len(labels)
+    for name in ("candidates.csv", "frontier.csv"):
+        expected, found = ((folder / name).read_text() for folder in (finished, tmp_path / "run"))
+        assert without_seconds(found) == without_seconds(expected)
 
 
 @pytest.mark.parametrize("how", ["missing", "foreign", "corrupt", "of another writer"])
