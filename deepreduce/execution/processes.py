@@ -41,7 +41,7 @@ class _HandOverError(Exception):
 
 
 _OBSTACLES = (_HandOverError, pickle.PicklingError, AttributeError, TypeError, EOFError, OSError, RuntimeError)
-"""What pickling the context, or a process that does not come up, may raise."""
+"""Errors of a context that can't be pickled, or of a process that does not come up."""
 
 
 class _Worker:

@@ -79,7 +79,7 @@ class TrainTask:
 
     @property
     def shares_weights(self) -> bool:
-        """Whether the students are trained together; then none of them has a history of its own."""
+        """True where the students are trained together; then none of them has a history of its own."""
         return bool(self.turns) or len(self.students) > 1
 
     def share_of_steps(self, number: int) -> float:

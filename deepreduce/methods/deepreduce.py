@@ -53,7 +53,7 @@ _LEAST_SHARE = 1e-3
 
 
 class DeepReduceOptions(MethodOptions):
-    """Which networks DeepReDuce tries."""
+    """Options of DeepReDuce: which networks it tries."""
 
     cull_order: Annotated[tuple[str, ...], Listed] | None = None
     """Stages, least critical first, as in S1,S4,S2; None measures the order."""

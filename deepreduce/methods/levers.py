@@ -38,7 +38,7 @@ from deepreduce.utils.fields import Count, Real
 
 
 class LeversOptions(DeepReduceOptions):
-    """Which levers are pulled, and how far."""
+    """Options of the lever search: which levers are pulled, and how far."""
 
     gain: Annotated[Real, Field(ge=0, lt=1)] = 0.05
     """Share of the cost that every lever of a network must save."""

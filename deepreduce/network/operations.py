@@ -20,7 +20,7 @@ from deepreduce.network.meta_run import tensors_in
 
 
 class Role(Enum):
-    """How the values of an operation's result come from those of its tensors."""
+    """Kind of an operation: how the values of its result depend on those of its tensors."""
 
     CONVOLUTION = auto()
     MATRIX_PRODUCT = auto()

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _BAR = "{percentage:3.0f}%|{bar:10}| {desc}"
 _BAR_COLUMNS = 17
-"""What the bar's form takes before its text."""
+"""Width of the percentage and the bar, which stand before the text."""
 
 
 @dataclass(kw_only=True)

@@ -20,7 +20,7 @@ _BUILT_IN = {
     "mlflow": "deepreduce.observers.mlflow:MlflowLogger",
 }
 _PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
-"""What the extra of the same name installs."""
+"""Packages that the extra of the same name installs."""
 
 
 def make_observers(names: Sequence[str], *, own: Sequence[RunObserver] = ()) -> tuple[RunObserver, ...]:

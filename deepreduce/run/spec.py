@@ -27,7 +27,7 @@ from deepreduce.training.callbacks import CallbackFactory
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchSpec:
-    """Which networks are sought, and how long they are trained: all that a dry run needs.
+    """Say which networks are sought, and how long they are trained: all that a dry run needs.
 
     `network` is the original. `teacher_epochs` is 0 for an original that is trained already.
     """

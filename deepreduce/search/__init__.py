@@ -1,1 +1,1 @@
-"""Which networks a run trains, in which order, and for how long."""
+"""Decide which networks a run trains, in which order, and for how long."""

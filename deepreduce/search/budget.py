@@ -80,7 +80,7 @@ class Budget(ABC):
     schedule_epochs: int
 
     warm_starts = False
-    """Whether students start from trained weights of the run, or each from the original's initial weights."""
+    """True where students start from trained weights of the run, false where each starts from initial ones."""
     statistics_batches = 0
     """Batches that give a student new batch-norm statistics after its training (0: those of the training stay)."""
     anneal_share = 0.0

@@ -1,4 +1,4 @@
-"""Which networks a run trains, in which order, and how much work that is: everything but the training."""
+"""Decide which networks a run trains, in which order, and how much work that is: everything but the training."""
 
 from __future__ import annotations
 

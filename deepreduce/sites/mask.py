@@ -29,7 +29,7 @@ AnyMask = TypeVar("AnyMask", bound="Mask")
 
 @dataclass(frozen=True, kw_only=True)
 class Mask(SiteAction):
-    """Which channels or pixels of a site keep their ReLU; the others become the identity.
+    """Keep the ReLU of some channels or pixels of a site; the others become the identity.
 
     Make one by `of`. `kept` is how many are true, `digest` a hash of shape and bits, by which masks are equal.
     The bits are part of the value in memory; a plan read from JSON alone knows the digest only.

@@ -1,4 +1,4 @@
-"""Which augmented images a training sees, and in which batches."""
+"""Draw the augmented images that a training sees, batch by batch."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def _connect_engine(order: Message) -> Engine:
 
 
 _PREFIX = re.compile(r"(what:)?\s*(\[[^\]]*:\d+\])?")
-"""What the engine prints before a reason: a word, and a line of its source code."""
+"""Prefix of the engine's messages: a word, and a line of its source code."""
 _CANT_LISTEN, _SILENT = "server failed start", "Get data timeout"
 
 
