@@ -266,17 +266,23 @@ def models() -> None:
 @app.command()
 def methods() -> None:
     """List the methods that propose networks (method.name), with their options."""
+    import shutil
     import textwrap
+    from typing import Literal, get_args, get_origin
 
     from deepreduce.methods.registry import method_named, method_names
 
+    width = min(shutil.get_terminal_size().columns, 100)
     for name in method_names():
         method = method_named(name)
-        print(f"{name}: {method.summary}")
+        print(textwrap.fill(f"{name}: {method.summary}", width, subsequent_indent="  "))
         for key, field in method.Options.model_fields.items():
             if key != "name":
-                text = f"{' '.join((field.description or '').split())} (default: {_yaml_of(field.default)})"
-                print(textwrap.fill(text, 100, initial_indent=f"  method.{key}  ", subsequent_indent="      "))
+                choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+                facts = [f"one of: {', '.join(map(str, choices))}"] if choices else []
+                facts.append(f"default: {_yaml_of(field.default)}")
+                text = f"{' '.join((field.description or '').split())} ({'; '.join(facts)})"
+                print(textwrap.fill(text, width, initial_indent=f"  method.{key}  ", subsequent_indent="      "))
         print()
 
 

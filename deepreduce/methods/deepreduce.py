@@ -58,7 +58,7 @@ class DeepReduceOptions(MethodOptions):
     cull_order: Annotated[tuple[str, ...], Listed] | None = None
     """Stages, least critical first, as in S1,S4,S2; None measures the order."""
     thin_keep: Literal["first", "last", "both"] = "first"
-    """Which ReLU a thinned block keeps; `both` tries either."""
+    """ReLU that a thinned block keeps; `both` tries either."""
     alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1)] = (1.0, 0.5)
     """Channel scales, each combined with each of `rhos`."""
     rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1)] = (1.0, 0.5)
@@ -69,9 +69,10 @@ class DeepReduceOptions(MethodOptions):
     pad_once: bool = False
     """Pad regions that culling makes linear once, at their entry: they then collapse into one convolution exactly."""
     criticality_form: Literal["ratio", "difference"] = "ratio"
-    """How accuracy and ReLU count of a stage make its criticality."""
+    """Formula of a stage's criticality: A / (share of all ReLUs)^exponent for accuracy A (`ratio`), or A less that of
+    the worst stage, over (its ReLU count)^exponent (`difference`)."""
     criticality_exponent: NotNegative = 0.07
-    """How much the ReLU count weighs in the criticality."""
+    """Exponent of the ReLU count in the criticality."""
 
 
 class DeepReduce:

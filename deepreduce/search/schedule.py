@@ -25,7 +25,7 @@ class Preview:
 
     @property
     def is_provisional(self) -> bool:
-        """Whether the proposals depend on trainings."""
+        """True where the proposals depend on trainings."""
         return bool(self.requests)
 
 

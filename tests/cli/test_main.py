@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from deepreduce.cli.main import run_command
+from deepreduce.methods.registry import method_named
 from tests.helpers.runs import (
     NUM_CANDIDATES,
     NUM_FAMILIES,
@@ -51,6 +52,22 @@ def test_analyze_writes_a_csv_and_prints_a_table(tmp_path: Path, capsys: pytest.
     assert run_command(["analyze", "--model", "resnet20", "--csv", "sites.csv"]) == 0
     assert "Sites written to sites.csv" in capsys.readouterr().out
     assert (tmp_path / "sites.csv").read_text().count("\n") == 1 + 19
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_methods_lists_each_option_with_its_choices_and_default(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run_command(["methods"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= columns
+    for name in ("deepreduce", "levers"):
+        section = next(part for part in printed.split("\n\n") if part.startswith(f"{name}: "))
+        options = set(method_named(name).Options.model_fields) - {"name"}
+        assert {word[len("method.") :] for word in section.split() if word.startswith("method.")} == options
+        text = " ".join(section.split())
+        assert "(one of: first, last, both; default: first)" in text and "(default: [1.0, 0.5])" in text
 
 
 def test_models_lists_networks_and_data_sets(tmp_path: Path) -> None:

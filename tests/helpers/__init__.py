@@ -1,4 +1,4 @@
-"""What several tests share: small networks, data and runs, and counts that do not use deepreduce."""
+"""Share small networks, data and runs between tests, and count without deepreduce."""
 
 from pathlib import Path
 
