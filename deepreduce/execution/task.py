@@ -12,7 +12,7 @@ from typing import Any
 
 from deepreduce.candidate import Measurement
 from deepreduce.plan import ReductionPlan
-from deepreduce.training import CallbackFactory, Recipe
+from deepreduce.training import CallbackFactory, LearnerFactory, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,8 @@ class TrainTask:
     that student is trained before all turns come again; a student alone needs none. `folder` holds the snapshot of
     the training until it is done: the student's own folder, or one for the students together. `first_epoch` is the
     epoch of the augmentation schedule that is shown first: students that are trained at the same time begin apart, so
-    that they need not ask the teacher the same. `callbacks` take part in the training.
+    that they need not ask the teacher the same. `callbacks` take part in the training. A `learner` decides what is
+    done at the ReLU sites of a student alone, whose plan is then what it begins with; the result tells the plan.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TrainTask:
     turns: tuple[int, ...] = ()
     first_epoch: int = 0
     callbacks: tuple[CallbackFactory, ...] = ()
+    learner: LearnerFactory | None = None
 
     @classmethod
     def alone(
@@ -70,11 +72,12 @@ class TrainTask:
         *,
         first_epoch: int = 0,
         callbacks: tuple[CallbackFactory, ...] = (),
+        learner: LearnerFactory | None = None,
     ) -> TrainTask:
         """Return the task of training one student, in its own folder."""
         return cls(
             name=student.name, students=(student,), folder=student.folder, recipe=recipe, seed=student.seed,
-            first_epoch=first_epoch, callbacks=callbacks,
+            first_epoch=first_epoch, callbacks=callbacks, learner=learner,
         )  # fmt: skip
 
     @property
@@ -92,7 +95,8 @@ class TrainResult:
     """Result of a student's training: accuracies and churn as fractions, or why it failed.
 
     `test_accuracy` and `churn` (the share of test images on which it disagrees with the teacher) are None where they
-    were not asked for. `train_seconds` are wall seconds over all interruptions.
+    were not asked for. `train_seconds` are wall seconds over all interruptions. `plan` is the plan that was learned
+    in the training, None where the student's stayed.
     """
 
     val_accuracy: float | None = None
@@ -103,10 +107,11 @@ class TrainResult:
     stage_relu_counts: dict[str, int] | None = None
     macs: int = 0
     failure: str | None = None
+    plan: ReductionPlan | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of metrics.json; what was not measured is absent."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        """Return the content of metrics.json; what was not measured is absent, and so is the plan, in plan.json."""
+        return {name: value for name, value in vars(self).items() if value is not None and name != "plan"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, test: bool) -> TrainResult:

@@ -16,13 +16,15 @@ from deepreduce.data import ImageData, Split
 from deepreduce.errors import CheckpointError, NonFiniteLossError, RunError, UserError
 from deepreduce.execution.task import Student, TrainResult, TrainTask
 from deepreduce.network import Network
-from deepreduce.store.checkpoint import describe_network, load_weights
+from deepreduce.plan import ReductionPlan
+from deepreduce.store.checkpoint import describe_network, load_weights, read_plan
 from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.training import (
     AugmentationSchedule,
     CallbackFactory,
     Distillation,
     EpochRecord,
+    LearnerFactory,
     Precision,
     Predictions,
     PreparedStudent,
@@ -88,7 +90,7 @@ class CandidateTrainer:
         A corrupt file is named in the log, and its network's folder cleared.
         """
         with _translate_errors(task, self.context.device):
-            found = [self._finished(student) for student in task.students]
+            found = [self._finished(student, task.learner) for student in task.students]
         results = tuple(result for result in found if result is not None)
         if len(results) < len(found):
             return None
@@ -105,7 +107,7 @@ class CandidateTrainer:
         with _translate_errors(task, self.context.device):
             networks = self._initial_networks(task.students)
             try:
-                trained = self._fit(task, networks, on_event)
+                trained, plan = self._fit(task, networks, on_event)
             except NonFiniteLossError as error:
                 log.warning("%s failed: %s", task.name, error)
                 failure = str(error)
@@ -113,7 +115,9 @@ class CandidateTrainer:
             except _ForeignSnapshot:
                 return self.train(task, on_event)  # from the start: its folder is empty now
             else:
-                results = [self._keep(network, task, i, trained) for i, network in enumerate(networks)]
+                if plan is not None:
+                    networks = [self._learned(task.students[0], plan, weights=networks[0])]
+                results = [self._keep(network, task, i, trained, plan) for i, network in enumerate(networks)]
         self._discard_snapshot(task)
         return tuple(results)
 
@@ -168,8 +172,8 @@ class CandidateTrainer:
 
     def _fit(
         self, task: TrainTask, networks: Sequence[Network], on_event: Callable[[TrainingEvent], None]
-    ) -> TrainingSummary:
-        """Train the networks, from the snapshot in the task's folder if there is one.
+    ) -> tuple[TrainingSummary, ReductionPlan | None]:
+        """Train the networks, from the snapshot in the task's folder if there is one; return the plan that was learned.
 
         Raises `_ForeignSnapshot`, with an empty folder, where the snapshot is of another training.
         """
@@ -182,13 +186,14 @@ class CandidateTrainer:
         ]
         # a task without a teacher is the teacher's own
         factories = (*task.callbacks, *(context.callbacks if context.teacher is not None else ()))
-        callbacks = build_callbacks(factories, students)
+        learner = task.learner.build(students[0]) if task.learner is not None else None
+        callbacks = [*([learner] if learner is not None else []), *build_callbacks(factories, students)]
         modules = [student.module for student in students]
         module = SharedWeights(modules) if task.shares_weights else modules[0]
         folder = NetworkFolder.open(context.root / task.folder)
         snapshot = self._snapshot(task, folder)
         try:
-            return train(
+            summary = train(
                 module, context.data, task.recipe, seed=task.seed, precision=context.precision, device=context.device,
                 teacher=context.teacher, distillation=context.distillation, schedule=self._schedule(task),
                 turns=[modules[i] for i in task.turns], callbacks=callbacks, resume=snapshot, on_event=on_event,
@@ -200,6 +205,13 @@ class CandidateTrainer:
             log.warning("%s: %s; training %s again from the start", folder.path, error, task.name)
             folder.clear()
             raise _ForeignSnapshot from error
+        return summary, None if learner is None else learner.learned_plan()
+
+    def _learned(self, student: Student, plan: ReductionPlan, *, weights: Network) -> Network:
+        """Return the network of a plan that was learned, with the weights that were trained."""
+        network = apply_plan(self.context.original, plan, seed=_seed(student))
+        load_weights(network.module, weights.module.state_dict(), source=self._folder(student.folder).path)
+        return network
 
     def _schedule(self, task: TrainTask) -> AugmentationSchedule | None:
         schedule = self.context.schedule
@@ -239,13 +251,20 @@ class CandidateTrainer:
         if task.folder not in (student.folder for student in task.students):
             self._folder(task.folder).discard()
 
-    def _finished(self, student: Student) -> TrainResult | None:
+    def _finished(self, student: Student, learner: LearnerFactory | None = None) -> TrainResult | None:
         folder = self._folder(student.folder)
         try:
             metrics = folder.finished()
             if metrics is None:
                 return None
             result = _result_in(folder, metrics, test=student.test)
+            if learner is not None and result.failure is None:
+                student = replace(student, plan=read_plan(folder.path))
+                result = replace(result, plan=student.plan)
+                if not learner.accepts(result.relu_count):
+                    raise CheckpointError(
+                        f"{folder.path} holds {result.relu_count:,} ReLUs, which {learner!r} does not"
+                    )
             network = self._reduced(student)
             if result.failure is None:
                 load_weights(network.module, folder.weights(), source=folder.path)
@@ -256,9 +275,16 @@ class CandidateTrainer:
             folder.clear()
             return None
 
-    def _keep(self, network: Network, task: TrainTask, number: int, trained: TrainingSummary) -> TrainResult:
-        """Measure the trained network of the student of that number, write its files and return its result."""
+    def _keep(
+        self, network: Network, task: TrainTask, number: int, trained: TrainingSummary, plan: ReductionPlan | None
+    ) -> TrainResult:
+        """Measure the trained network of the student of that number, write its files and return its result.
+
+        `plan` is the one that was learned, None for the student's own.
+        """
         context, student = self.context, task.students[number]
+        if plan is not None:
+            student = replace(student, plan=plan)
         network.module.to(context.device)  # a callback may have trained another module in its place
         if student.statistics_batches:
             recompute_statistics(
@@ -266,6 +292,7 @@ class CandidateTrainer:
                 seed=derived_seed(student.seed, "statistics"), precision=context.precision, device=context.device,
             )  # fmt: skip
         result = self._measure(network, student, trained.seconds * task.share_of_steps(number))
+        result = replace(result, plan=plan)
         history = () if task.shares_weights else trained.history
         self._write(network, student, result, weights=network.module.state_dict(), history=history)
         return result

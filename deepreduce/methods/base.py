@@ -25,7 +25,7 @@ from deepreduce.network import Network
 from deepreduce.transforms.collapse.costs import CostEstimator, no_estimates
 
 if TYPE_CHECKING:
-    from deepreduce.training.callbacks import CallbackFactory
+    from deepreduce.training.callbacks import CallbackFactory, LearnerFactory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +34,29 @@ class TrainingRequest:
 
     The network of `proposal` is trained alone for `epochs` epochs, from the weights that the recipe starts students
     from. `callbacks` take part in its training (`deepreduce.training.callbacks`).
+
+    A `learner` decides in the training what is done at the ReLU sites: the network begins with all ReLUs of the
+    proposal's shape, which is what is expected of the learner, and the answer tells what came of it. The network is
+    a candidate. With `after`, a request that has been answered, it begins as the network that came of that.
     """
 
     proposal: Proposal
     epochs: float
     callbacks: tuple[CallbackFactory, ...] = ()
+    learner: LearnerFactory | None = None
+    after: TrainingRequest | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingAnswer:
-    """The result of a requested training: validation accuracy as a fraction, None where it failed or never ran."""
+    """The result of a requested training: validation accuracy as a fraction, None where it failed or never ran.
+
+    `proposal` is the network that was trained, with the plan that a learner found, or is expected to find where
+    nothing is trained. None where the training failed.
+    """
 
     val_accuracy: float | None = None
+    proposal: Proposal | None = None
 
 
 Answers: TypeAlias = Mapping[TrainingRequest, TrainingAnswer]
@@ -63,6 +74,9 @@ class TrialBudget(Protocol):
 
     def pays_in_full(self, networks: Sequence[Proposal]) -> bool:
         """Return whether each of the networks can be trained by the full recipe."""
+
+    def path_epochs(self, networks: Sequence[Proposal]) -> list[float]:
+        """Return for how many epochs each network can be trained where these are all that the run trains."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,8 @@ class Proposals:
     """Networks to train, most ReLUs first, and why others that were asked for are not among them.
 
     `notes` tell what edits of the networks could not do, such as layers that alpha could not scale. `cull_order` is
-    the order in which stages are culled, where the method culls; `criticality` is what it was measured by.
+    the order in which stages are culled, where the method culls; `criticality` is what it was measured by. `trained`
+    are the ids of the plans whose networks came of the method's own requests.
     """
 
     networks: tuple[Proposal, ...]
@@ -104,6 +105,7 @@ class Proposals:
     notes: tuple[str, ...] = ()
     cull_order: tuple[str, ...] = ()
     criticality: StageCriticality | None = None
+    trained: frozenset[str] = frozenset()
 
 
 class Collector:

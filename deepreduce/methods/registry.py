@@ -14,6 +14,7 @@ GROUP = "deepreduce.methods"
 _BUILT_IN = {
     "deepreduce": "deepreduce.methods.deepreduce:DeepReduce",
     "levers": "deepreduce.methods.levers:Levers",
+    "taylor": "deepreduce.methods.taylor:Taylor",
 }
 
 

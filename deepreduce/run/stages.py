@@ -6,6 +6,7 @@ Each stage takes the state of the run and returns the next one; a state never ch
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from deepreduce.execution.task import Student, TrainResult, TrainTask, WarmStart
 from deepreduce.execution.trainer import CandidateTrainer, TrainingContext
 from deepreduce.methods.base import Answers, TrainingAnswer, TrainingRequest, run_search
 from deepreduce.methods.proposal import Proposal, Proposals
+from deepreduce.network import without_weights
 from deepreduce.plan import ReductionPlan
 from deepreduce.run.outputs import write_tables
 from deepreduce.run.runner import Runner
@@ -26,6 +28,7 @@ from deepreduce.run.spec import RunSpec, scaled_recipe, standard_error
 from deepreduce.search.budget import SharingGroup
 from deepreduce.search.headroom import FrontierState, Incumbent, turn_order
 from deepreduce.search.schedule import Schedule, make_schedule
+from deepreduce.store.checkpoint import read_plan
 from deepreduce.store.names import CANDIDATES, DRAFTS, LOGITS_CACHE, PROBES, TEACHER
 from deepreduce.store.records import RunCosts, write_criticality
 from deepreduce.training import AugmentationSchedule, Teacher
@@ -115,6 +118,48 @@ class Session:
             callbacks=(*self.anneal(), *callbacks),
         )
 
+    def task_requested(self, request: TrainingRequest, number: int, *, test: bool) -> TrainTask:
+        """Return the task of the `number`-th training that the method asks for."""
+        if request.learner is None:
+            return self.task_alone(
+                request.proposal, PROBES, epochs=request.epochs, number=number, test=test, callbacks=request.callbacks
+            )
+        budget = self.spec.search.budget
+        folder = _folder_of_learner(request)
+        whole = replace(request.proposal.plan, sites=())
+        start = TEACHER_START if request.after is None else self._outcome(request.after)
+        student = Student(
+            name=request.proposal.label,
+            plan=whole if request.after is None else start.plan,
+            folder=folder,
+            seed=derived_seed(self.spec.seed, folder),
+            start=start,
+            statistics_batches=budget.statistics_batches,
+            test=test,
+        )
+        return TrainTask.alone(
+            student,
+            self.spec.student_recipe(request.epochs),
+            first_epoch=budget.first_epoch(number),
+            callbacks=request.callbacks,
+            learner=request.learner,
+        )
+
+    def _outcome(self, request: TrainingRequest) -> WarmStart:
+        """Return what came of a request that has been trained."""
+        folder = _folder_of_learner(request)
+        return WarmStart(folder=folder, plan=read_plan(self.folder / folder))
+
+    def trained_proposal(self, request: TrainingRequest, result: TrainResult) -> Proposal | None:
+        """Return the network that came of a request; None where its training failed."""
+        if result.failure is not None:
+            return None
+        if result.plan is None:
+            return request.proposal
+        search = self.spec.search
+        network = without_weights(search.network)
+        return Proposal.of(network, result.plan, request.proposal.label, search.context.estimator)
+
     def anneal(self) -> tuple[CallbackFactory, ...]:
         """Return the callback that removes ReLUs gradually, where the budget asks for it."""
         share = self.spec.search.budget.anneal_share
@@ -129,29 +174,37 @@ class Session:
         cost = self.spec.search.context.objective.cost(proposal)
         return Incumbent(label=proposal.label, cost=cost, accuracy=result.val_accuracy)
 
-    def keep_trained(self, state: RunState, proposal: Proposal, kind: str, result: TrainResult) -> RunState:
-        """Return the state with a trained network among the candidates."""
-        candidate = _candidate(proposal, kind, measurement=result.measurement(), failure=result.failure)
+    def keep_trained(self, state: RunState, proposal: Proposal, folder: str, result: TrainResult) -> RunState:
+        """Return the state with a trained network among the candidates, whose files lie in `folder`."""
+        candidate = _candidate(proposal, folder, measurement=result.measurement(), failure=result.failure)
         return state.with_candidate(candidate, self.incumbent(proposal, result))
 
     def drop(self, state: RunState, proposal: Proposal, reason: str) -> RunState:
         """Return the state with a network that is given up."""
         log.info('dropped "%s" (%s ReLUs): %s', proposal.label, f"{proposal.relu_count:,}", reason)
-        return state.with_candidate(_candidate(proposal, DRAFTS, failure=reason, is_dropped=True))
+        return state.with_candidate(_candidate(proposal, _folder(DRAFTS, proposal), failure=reason, is_dropped=True))
 
 
 def _folder(kind: str, proposal: Proposal) -> str:
     return f"{kind}/{proposal.plan_id}"
 
 
-def _candidate(proposal: Proposal, kind: str, **fate: Any) -> Candidate:
+def _folder_of_learner(request: TrainingRequest) -> str:
+    """Return the folder of a network whose plan is not known before it is trained: named after what it comes of."""
+    made_of = [request.proposal.plan_id, repr(request.learner), f"{request.epochs:.9g}"]
+    if request.after is not None:
+        made_of.append(_folder_of_learner(request.after))
+    return f"{CANDIDATES}/{hashlib.sha256(' '.join(made_of).encode()).hexdigest()[:10]}"
+
+
+def _candidate(proposal: Proposal, folder: str, **fate: Any) -> Candidate:
     """Return the candidate of a proposal; `fate` holds its measurement, or why there is none."""
     return Candidate(
         plan_id=proposal.plan_id,
         plan=proposal.plan,
         label=proposal.label,
         relu_count=proposal.relu_count,
-        folder=_folder(kind, proposal),
+        folder=folder,
         cost_estimates=proposal.cost_estimates,
         **fate,
     )
@@ -266,19 +319,19 @@ def _train_requests(
 ) -> tuple[RunState, Answers]:
     """Train what a method asks for; networks that are trained well enough become candidates. Values are numbers."""
     budget, limits = session.spec.search.budget, session.spec.search.context.limits
-    candidates = {r for r in requests if budget.makes_candidate(r.epochs) and limits.allow(r.proposal)}
-    tasks = {
-        r: session.task_alone(
-            r.proposal, PROBES, epochs=r.epochs, number=number, test=r in candidates, callbacks=r.callbacks
-        )
-        for r, number in requests.items()
-    }
+    tested = {r for r in requests if (r.learner or budget.makes_candidate(r.epochs)) and limits.allow(r.proposal)}
+    tasks = {r: session.task_requested(r, number, test=r in tested) for r, number in requests.items()}
     works = {r: budget.work_alone(r.proposal, r.epochs, tested=False).total for r in requests}
-    results = {r: result for r, (result,) in session.runner.run(tasks, works, session.context)}
-    for request, result in results.items():
-        if request in candidates:
-            state = session.keep_trained(state, request.proposal, PROBES, result)
-    return state, {r: TrainingAnswer(val_accuracy=result.val_accuracy) for r, result in results.items()}
+    answers = {}
+    for request, (result,) in session.runner.run(tasks, works, session.context):
+        proposal = session.trained_proposal(request, result)
+        answers[request] = TrainingAnswer(val_accuracy=result.val_accuracy, proposal=proposal)
+        if request in tested and (proposal or request.learner is None):
+            state = session.keep_trained(state, proposal or request.proposal, tasks[request].folder, result)
+            if request.learner is not None:
+                stages = session.spec.search.network.stages
+                write_tables(session.folder, state.in_order(), stages=stages, complete=False)
+    return state, answers
 
 
 def _record_costs(session: Session, state: RunState, schedule: Schedule) -> None:
@@ -314,7 +367,7 @@ def _train_candidates(
     for proposal, (result,) in session.runner.run(tasks, works, session.context):
         drafted = drafts[proposal].train_seconds if drafts else 0.0
         whole = replace(result, train_seconds=drafted + result.train_seconds)
-        state = session.keep_trained(state, proposal, CANDIDATES, whole)
+        state = session.keep_trained(state, proposal, _folder(CANDIDATES, proposal), whole)
         stages = session.spec.search.network.stages
         write_tables(session.folder, state.in_order(), stages=stages, complete=False)
     return state
@@ -411,7 +464,7 @@ def _drop_drafts(
     for proposal, result in drafts.items():
         name = proposal.plan_id
         if name not in known:
-            state = state.with_candidate(_candidate(proposal, DRAFTS, failure=result.failure))
+            state = state.with_candidate(_candidate(proposal, _folder(DRAFTS, proposal), failure=result.failure))
         elif name in better:
             winner = better[name]
             reason = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from deepreduce.data import DataFacts
@@ -114,6 +114,10 @@ class Budget(ABC):
     @abstractmethod
     def pays_in_full(self, networks: Sequence[Proposal]) -> bool:
         """Return whether each of these networks can be trained by the full recipe before a method proposes."""
+
+    @abstractmethod
+    def path_epochs(self, networks: Sequence[Proposal]) -> list[float]:
+        """Return for how many epochs each network is trained where these are all that the run trains."""
 
     @abstractmethod
     def makes_candidate(self, epochs: float) -> bool:
@@ -235,6 +239,10 @@ class FullBudget(Budget):
         """Return True: nothing limits what trainings cost."""
         return True
 
+    def path_epochs(self, networks: Sequence[Proposal]) -> list[float]:
+        """Return the epochs of the full recipe for each network."""
+        return [self.epochs] * len(networks)
+
     def makes_candidate(self, epochs: float) -> bool:
         """Return False: in the paper probes only measure criticality."""
         return False
@@ -298,6 +306,11 @@ class SharedBudget(Budget):
         """Return whether the share for probes trains each of the networks by the full recipe."""
         return sum(self.epoch_costs(networks)) * self.epochs <= self._trial_price
 
+    def path_epochs(self, networks: Sequence[Proposal]) -> list[float]:
+        """Return epochs that together cost the price, less what evaluating the networks costs."""
+        each = self._epoch_costs(networks, batch_size=self.student_batch_size)
+        return share_epochs(each, budget=self._left_to_train_with(networks, spent=0.0), limit=self.epochs)
+
     def makes_candidate(self, epochs: float) -> bool:
         """Return whether the epochs are at least half of the full recipe's."""
         return epochs >= _ENOUGH * self.epochs
@@ -314,7 +327,7 @@ class SharedBudget(Budget):
         alone = {p: e for p, e in shares.items() if self.makes_candidate(e)}
         return alone, max(left - self.price_alone(alone), 0.0)
 
-    def _left_to_train_with(self, networks: Collection[Proposal], *, spent: float) -> float:
+    def _left_to_train_with(self, networks: Iterable[Proposal], *, spent: float) -> float:
         """Return what `spent`, the teacher's logits, and two evaluations of every network leave of the price."""
         whole = self.price * self.epochs
         evaluating = sum(self.price_of_evaluating(networks, trained=trained) for trained in (False, True))

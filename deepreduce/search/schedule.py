@@ -35,7 +35,7 @@ def preview_search(search: Search) -> Preview:
 
     def leave_untrained(requests: Sequence[TrainingRequest]) -> Answers:
         requested.extend(requests)
-        return {request: TrainingAnswer() for request in requests}
+        return {request: TrainingAnswer(proposal=request.proposal) for request in requests}
 
     proposals = run_search(search, leave_untrained)
     return Preview(requests=tuple(requested), proposals=proposals)
@@ -86,6 +86,7 @@ def make_schedule(
     frontier; `trained` are the ids of plans whose networks are trained already.
     """
     candidates = proposals.networks
+    trained = {*trained, *proposals.trained}
     costs = {p: objective.cost(p) for p in candidates if p.plan_id not in trained}
     spent = budget.price_alone({r.proposal: r.epochs for r in requests})
     spent += budget.price_of_evaluating([r.proposal for r in requests], trained=False)

@@ -2,7 +2,14 @@
 
 from deepreduce.training.augmentation import AugmentationSchedule
 from deepreduce.training.batchnorm import recompute_statistics
-from deepreduce.training.callbacks import CallbackFactory, PreparedStudent, TrainingCallback, TrainingState
+from deepreduce.training.callbacks import (
+    CallbackFactory,
+    LearnerFactory,
+    PlanLearner,
+    PreparedStudent,
+    TrainingCallback,
+    TrainingState,
+)
 from deepreduce.training.distillation import Distillation, distillation_loss
 from deepreduce.training.evaluate import Predictions, churn, predict
 from deepreduce.training.events import (
@@ -27,7 +34,9 @@ __all__ = [
     "Distillation",
     "EpochEnded",
     "EpochRecord",
+    "LearnerFactory",
     "LogitsCache",
+    "PlanLearner",
     "Precision",
     "Predictions",
     "PreparedStudent",

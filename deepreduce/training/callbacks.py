@@ -86,6 +86,14 @@ class TrainingCallback:
             raise ValueError(f"{type(self).__qualname__} has no load_state_dict to restore {', '.join(state)}")
 
 
+class PlanLearner(TrainingCallback):
+    """A callback that decides, while a network is trained, what is done at its ReLU sites."""
+
+    def learned_plan(self) -> ReductionPlan:
+        """Return the plan of the network that has been trained; asked after `on_end`."""
+        raise NotImplementedError
+
+
 @dataclass(kw_only=True, eq=False)
 class PreparedStudent:
     """A student that is about to be trained.
@@ -110,6 +118,18 @@ class CallbackFactory(Protocol):
 
         Read weights in `on_start`, not here: students that are trained together do not share weights yet.
         """
+        ...
+
+
+class LearnerFactory(Protocol):
+    """Builds a `PlanLearner`, as a `CallbackFactory` builds a callback."""
+
+    def build(self, student: PreparedStudent) -> PlanLearner:
+        """Return a new learner for one training of the student, and set the module that it trains."""
+        ...
+
+    def accepts(self, relu_count: int) -> bool:
+        """Return whether a network of so many ReLUs can be what the learner leaves."""
         ...
 
 

@@ -1,0 +1,303 @@
+"""Channel masks that shrink along one training, by what a Taylor expansion says each unit's ReLUs are worth.
+
+One student begins as the teacher and goes down through the budgets, most ReLUs first; at each it is trained and kept
+as a candidate, and the next one begins as it. In the first half of a budget's training the masks shrink, a few units
+at a time; those go whose ReLUs are worth least per ReLU. No published method makes channel masks in this way. Its
+parts: first-order scores as of Molchanov et al. (arXiv 1906.10771), here of a ReLU's gate instead of a weight's; the
+empirical Fisher information as the second order (Theis et al., arXiv 1801.05787); the cubic schedule of Zhu and Gupta
+(arXiv 1710.01878).
+
+The loss L of one image changes, where unit u of a site loses its ReLU, z becoming what relu(z) was, to first order by
+
+    q_u = sum over the elements of u of dL/dy * (z - relu(z))
+
+With q of every image, the score of u is |mean q| + mean(q^2) / 2 over a batch, a moving average over batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from deepreduce.errors import PlanError
+from deepreduce.methods.base import Answers, Search, SearchContext, TrainingRequest
+from deepreduce.methods.deepreduce import reshape_label
+from deepreduce.methods.mask_learning import LearnableNetwork, LearnedRelu, Unit, expected_plan, keep_best, learnable
+from deepreduce.methods.options import MethodOptions
+from deepreduce.methods.proposal import Collector, Proposal
+from deepreduce.network import Network
+from deepreduce.plan import ReductionPlan
+from deepreduce.training import PlanLearner, PreparedStudent, TrainingState
+from deepreduce.transforms import reshape_plan
+from deepreduce.utils.fields import Count, Fraction, Listed, Resolution, Scale
+
+_DECAY = 0.9
+"""Share of the older batches in the moving average of the scores."""
+
+
+class TaylorOptions(MethodOptions):
+    """Options of the shrinking masks: the budgets, the unit, and how the masks shrink."""
+
+    budgets: Annotated[tuple[Count, ...], Listed] | None = None
+    """ReLU counts of the networks, as in 57344,28672; None: `points` counts from `most` to `least`."""
+    points: Count = 8
+    """Number of networks, at each alpha and rho."""
+    most: Annotated[Fraction, Field(gt=0, lt=1)] = 0.4
+    """ReLUs of the largest network, as a share of the full network's."""
+    least: Annotated[Fraction, Field(gt=0, lt=1)] = 0.004
+    """ReLUs of the smallest network, as a share of the full network's."""
+    unit: Unit = "channel"
+    """What keeps or loses its ReLU as a whole: `channel`, or `pixel` for every element of a feature map."""
+    alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1)] = (1.0,)
+    """Channel scales; each of them, combined with each of `rhos`, goes down through the budgets of its own."""
+    rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1)] = (1.0,)
+    """Feature-map resolution scales: 1, 1/2, 1/3, ..."""
+    shrink: Annotated[Fraction, Field(gt=0)] = 0.5
+    """Share of a network's training in which its masks shrink; in the rest they stay."""
+    every: Count = 8
+    """Steps between one shrinking of the masks and the next."""
+    score_every: Count = 4
+    """Steps between one batch that is scored and the next."""
+
+
+class Taylor:
+    """Let channel masks shrink along one training that passes through every budget."""
+
+    name = "taylor"
+    summary = "channel masks that shrink along one training, scored by a Taylor expansion; each budget a network"
+    Options = TaylorOptions
+
+    def search(self, network: Network, options: TaylorOptions, context: SearchContext) -> Search:
+        """Request the budgets' trainings one after the other; return the networks that came of them.
+
+        Raises `PlanError` for an objective other than the ReLU count, and for budgets that no mask can meet.
+        """
+        if not context.objective.counts_relus:
+            raise PlanError(
+                f"method {self.name} removes ReLUs for their number, not for {context.objective.noun}; leave"
+                " cost.objective at relus, or take method levers"
+            )
+        collected = Collector(network, context.estimator)
+        paths = [
+            path for shape in _shapes(options) if (path := _expected(network, shape, options, context, collected))
+        ]
+        expected = [proposal for path in paths for proposal in path.values()]
+        if not expected:
+            return collected.proposals()  # raises why there is none
+        epochs = dict(zip(expected, context.budget.path_epochs(expected), strict=True))
+        for path in paths:
+            yield from _go_down(path, epochs, options, collected)
+        return replace(collected.proposals(), trained=frozenset(p.plan_id for p in collected.found))
+
+
+def _shapes(options: TaylorOptions) -> Iterator[ReductionPlan]:
+    for alpha in options.alphas:
+        for rho in options.rhos:
+            yield reshape_plan(alpha=alpha, rho=rho) if (alpha, rho) != (1, 1) else ReductionPlan()
+
+
+def budgets_of(options: TaylorOptions, relu_count: int) -> list[int]:
+    """Return the ReLU counts to go down through, most first, for a network of so many ReLUs."""
+    if options.budgets is not None:
+        return sorted({budget for budget in options.budgets}, reverse=True)
+    if options.least > options.most:
+        raise PlanError(f"method.least is {options.least:g}, more than method.most, {options.most:g}")
+    step = (options.least / options.most) ** (1 / max(options.points - 1, 1))
+    counts = [round(relu_count * options.most * step**number) for number in range(options.points)]
+    return sorted({max(count, 1) for count in counts}, reverse=True)
+
+
+def _expected(
+    network: Network, shape: ReductionPlan, options: TaylorOptions, context: SearchContext, collected: Collector
+) -> dict[int, Proposal]:
+    """Return the networks that are expected of one shape by their budgets, most ReLUs first."""
+    found: dict[int, Proposal] = {}
+    words = reshape_label(shape.alpha, shape.rho)
+    for budget in budgets_of(options, network.relu_count):
+        label = ", ".join([f"{budget:,} ReLUs by {options.unit}", *([words] if words else [])])
+        try:
+            plan = expected_plan(network, shape, unit=options.unit, budget=budget)
+        except PlanError as error:
+            collected.leave_out(str(error), label)
+            continue
+        proposal = collected.propose(plan, label)
+        if proposal is None:
+            continue
+        if not proposal.relu_count:
+            collected.leave_out(f"no {options.unit} has as few ReLUs", label)
+        elif proposal.relu_count in (p.relu_count for p in found.values()):
+            collected.leave_out("a larger budget buys as many ReLUs", label)
+        elif context.limits.allow(proposal):
+            found[budget] = proposal
+        else:
+            collected.leave_out(f"it has more than {context.limits.text()}", label)
+    return found
+
+
+def _go_down(
+    path: Mapping[int, Proposal], epochs: Mapping[Proposal, float], options: TaylorOptions, collected: Collector
+) -> Generator[Sequence[TrainingRequest], Answers, None]:
+    """Request the trainings of one shape, each after the one of more ReLUs; collect what came of them."""
+    before: TrainingRequest | None = None
+    for budget, expected in path.items():
+        learner = ShrinkMasks(
+            budget=budget,
+            unit=options.unit,
+            share=options.shrink,
+            every=options.every,
+            score_every=options.score_every,
+        )
+        request = TrainingRequest(proposal=expected, epochs=epochs[expected], learner=learner, after=before)
+        trained = (yield [request])[request].proposal
+        if trained is None:
+            for smaller in (p for p in path.values() if p.relu_count <= expected.relu_count):
+                collected.leave_out(f"the training of {expected.label} failed", smaller.label)
+            break
+        collected.add(trained)
+        before = request
+
+
+# -- in the training ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShrinkMasks:
+    """Build the learner that shrinks a student's masks to `budget` ReLUs in the first `share` of its training."""
+
+    budget: int
+    unit: Unit = "channel"
+    share: float = 0.5
+    every: int = 8
+    score_every: int = 4
+
+    def build(self, student: PreparedStudent) -> ShrinkingMasks:
+        """Have a network trained in the student's place whose masks shrink from the student's own."""
+        network = learnable(student.original, student.plan, unit=self.unit, seed=student.seed)
+        replaced, student.module = student.module, network.module
+        network.module.load_state_dict(replaced.state_dict())
+        return ShrinkingMasks(self, network, replaced=replaced)
+
+    def accepts(self, relu_count: int) -> bool:
+        """Return whether so many ReLUs are within the budget."""
+        return relu_count <= self.budget
+
+
+class ShrinkingMasks(PlanLearner):
+    """Score units, and remove the ReLUs of the worst until the budget is met; then hand the weights over."""
+
+    def __init__(self, options: ShrinkMasks, network: LearnableNetwork, *, replaced: torch.nn.Module) -> None:
+        self._options, self._network, self._replaced = options, network, replaced
+        self._scores = TaylorScores(network)
+        self._began_with = network.relu_count
+
+    def on_step_start(self, state: TrainingState) -> None:
+        """Listen to the step's gradients where it is to be scored."""
+        if self._is_shrinking(state) and state.step % self._options.score_every == 0:
+            self._scores.listen()
+
+    def on_backward_end(self, state: TrainingState) -> None:
+        """Stop listening."""
+        self._scores.stop_listening()
+
+    def on_step_end(self, state: TrainingState) -> None:
+        """Shrink the masks where that is due."""
+        end = self._last_shrinking(state)
+        if state.step == end or (state.step < end and state.step % self._options.every == 0):
+            keep_best(self._network, self._scores.values(), self._target(state.step / end))
+
+    def _last_shrinking(self, state: TrainingState) -> int:
+        return max(round(self._options.share * state.total_steps), 1)
+
+    def _is_shrinking(self, state: TrainingState) -> bool:
+        return state.step < self._last_shrinking(state)
+
+    def _target(self, share: float) -> int:
+        """Return the ReLUs to be left when a share of the shrinking is done."""
+        budget = self._options.budget
+        return round(budget + max(self._began_with - budget, 0) * (1 - share) ** 3)
+
+    def on_end(self, state: TrainingState) -> None:
+        """Copy the weights to the module that this one has replaced."""
+        self._replaced.load_state_dict(self._network.module.state_dict())
+
+    def learned_plan(self) -> ReductionPlan:
+        """Return the plan with the masks as they are now."""
+        return self._network.plan()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return masks, scores and the number of batches scored."""
+        masks = {f"mask.{name}": layer.mask for name, layer in self._network.layers.items()}
+        return {**masks, **self._scores.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over masks and scores."""
+        for name, layer in self._network.layers.items():
+            layer.mask.copy_(state[f"mask.{name}"])
+        self._scores.load_state_dict(state)
+
+
+class TaylorScores:
+    """Scores of all units: what the loss is expected to lose where a unit's ReLUs go, a moving average."""
+
+    def __init__(self, network: LearnableNetwork) -> None:
+        self._layers = network.layers
+        self._sums = {name: torch.zeros(layer.mask.shape) for name, layer in self._layers.items()}
+        self._batches = 0
+
+    def listen(self) -> None:
+        """Score the next batch that is computed."""
+        self._batches += 1
+        for name, layer in self._layers.items():
+            sums = self._sums[name] = self._sums[name].to(layer.mask.device)
+            layer.listener = _scorer(layer, sums)
+
+    def stop_listening(self) -> None:
+        """Score no further batch."""
+        for layer in self._layers.values():
+            layer.listener = None
+
+    def values(self) -> dict[str, Tensor]:
+        """Return the scores of the masks' shapes, by site; their average begins at 0, which is corrected."""
+        weight = 1 - _DECAY ** max(self._batches, 1)
+        return {name: sums / weight for name, sums in self._sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums and the number of batches."""
+        return {"batches": self._batches, **{f"score.{name}": sums for name, sums in self._sums.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over sums and number."""
+        self._batches = int(state["batches"])
+        for name, sums in self._sums.items():
+            self._sums[name] = state[f"score.{name}"].to(sums.device).reshape(sums.shape)
+
+
+def _scorer(layer: LearnedRelu, sums: Tensor) -> Callable[[Tensor, Tensor], None]:
+    """Return what adds a batch to the sums, once its gradient is there."""
+
+    def add(gradient: Tensor, removed: Tensor) -> None:
+        # the loss is a mean over the batch: its gradient times the batch is that of each image's own loss
+        change = gradient.float() * removed.float() * len(gradient)
+        per_image = sum_to_units(change, layer.mask)
+        score = per_image.mean(0).abs() + 0.5 * per_image.square().mean(0)
+        sums.mul_(_DECAY).add_(score.reshape(sums.shape), alpha=1 - _DECAY)
+
+    def listen(removed: Tensor, output: Tensor) -> None:
+        output.register_hook(lambda gradient: add(gradient, removed))  # type: ignore[no-untyped-call]
+
+    return listen
+
+
+def sum_to_units(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the sums of values (batch, *shape of the site) over the elements of each unit: (batch, units)."""
+    batch = len(values)
+    if mask.dim() == 0:
+        return values.reshape(batch, -1).sum(1, keepdim=True)
+    if mask[0].numel() == values[0].numel():
+        return values.reshape(batch, -1)
+    return values.flatten(2).sum(2) if values.dim() > 2 else values
