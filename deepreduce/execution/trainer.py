@@ -173,7 +173,7 @@ class CandidateTrainer:
     def _fit(
         self, task: TrainTask, networks: Sequence[Network], on_event: Callable[[TrainingEvent], None]
     ) -> tuple[TrainingSummary, ReductionPlan | None]:
-        """Train the networks, from the snapshot in the task's folder if there is one; return the plan that was learned.
+        """Train the networks, from the snapshot in the task's folder if there is one; return a plan that was learned.
 
         Raises `_ForeignSnapshot`, with an empty folder, where the snapshot is of another training.
         """

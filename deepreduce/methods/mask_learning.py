@@ -170,7 +170,7 @@ def keep_best(network: LearnableNetwork, scores: Mapping[str, Tensor], budget: i
     """Remove the ReLUs of units until at most `budget` are left in the network.
 
     `scores` are of the masks' shapes, by site. Kept are the units of the highest score per ReLU; a unit that no
-    longer fits is left out, and smaller ones after it may be kept still. Units that have lost their ReLU stay without.
+    longer fits is left out, and smaller ones after it may be kept. Units that have lost their ReLU stay without.
     """
     layers = {name: layer for name, layer in network.layers.items() if bool(layer.mask.any())}
     if network.relu_count <= budget or not layers:

@@ -119,7 +119,7 @@ def _expected(
     found: dict[int, Proposal] = {}
     words = reshape_label(shape.alpha, shape.rho)
     for budget in budgets_of(options, network.relu_count):
-        label = ", ".join([f"{budget:,} ReLUs by {options.unit}", *([words] if words else [])])
+        label = ", ".join([f"{options.unit} masks to {budget:,}", *([words] if words else [])])
         try:
             plan = expected_plan(network, shape, unit=options.unit, budget=budget)
         except PlanError as error:

@@ -54,12 +54,13 @@ class DryRun:
             }
 
         proposals = self.preview.proposals
+        probes = [r for r in self.preview.requests if r.learner is None]  # what a learner leaves is a candidate
         return {
             "model": self.network.name,
             "relu_count": self.network.relu_count,
             "cull_order": list(proposals.cull_order),
             "cull_order_is_provisional": self.preview.is_provisional,
-            "probes": [describe(r.proposal) | {"depends_on_measurement": False} for r in self.preview.requests],
+            "probes": [describe(r.proposal) | {"depends_on_measurement": False} for r in probes],
             "candidates": [describe(p) for p in self.candidates],
             "left_out": list(proposals.left_out),
             "notes": list(proposals.notes),
@@ -77,7 +78,12 @@ class DryRun:
             "",
             *(f"{preset}: one image, {basis_of(preset)}." for preset in self.cost_estimates),
         ]
-        if self.preview.is_provisional:
+        if any(r.learner for r in requests):
+            lines.append(
+                "Each is trained in turn and begins as the one of more ReLUs. Its training finds out which ReLUs it"
+                " keeps, so its plan_id will be another, and it may have a few ReLUs less."
+            )
+        elif self.preview.is_provisional:
             lines.append(
                 f"All of these depend on a measurement: {len(requests)} probes first find the order in which"
                 " stages are culled."

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from deepreduce.execution.task import Student, TrainResult, TrainTask
 from deepreduce.execution.trainer import CandidateTrainer, TrainingContext
+from deepreduce.methods.taylor import ShrinkMasks
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.store.network_folder import NetworkFolder
@@ -81,7 +82,13 @@ def together(folder: str = "drafts", **options: Any) -> TrainTask:
     return TrainTask(**(values | {"turns": (0, 0, 1)} | options))
 
 
-MAKERS: dict[str, Callable[..., TrainTask]] = {"alone": alone, "together": together}
+def learning(folder: str = "learning", **options: Any) -> TrainTask:
+    """The task of a student that begins with all ReLUs and keeps half of them: channels that it chooses."""
+    half = ShrinkMasks(budget=original().relu_count // 2, every=1, score_every=1)
+    return replace(alone(folder, plan=ReductionPlan(), **options), learner=half)
+
+
+MAKERS: dict[str, Callable[..., TrainTask]] = {"alone": alone, "together": together, "learning": learning}
 
 
 def ignore(event: TrainingEvent) -> None:

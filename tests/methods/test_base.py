@@ -29,6 +29,9 @@ class EveryEpoch:
     def pays_in_full(self, networks: Sequence[Proposal]) -> bool:
         return True
 
+    def path_epochs(self, networks: Sequence[Proposal]) -> list[float]:
+        return [1.0] * len(networks)
+
 
 CONTEXT = SearchContext(budget=EveryEpoch(), val_images=10_000)
 
