@@ -14,8 +14,9 @@ from deepreduce.observers.base import Observers
 from deepreduce.run.outputs import write_plots, write_tables
 from deepreduce.run.result import ReducedNetwork, Result
 from deepreduce.run.runner import Runner
+from deepreduce.run.session import Session
 from deepreduce.run.spec import RunSpec
-from deepreduce.run.stages import Session, run_stages
+from deepreduce.run.stages import run_stages
 from deepreduce.store.names import LOG, LOGITS_CACHE
 from deepreduce.store.run_folder import RunFolder
 from deepreduce.training import Stopped

@@ -1,0 +1,197 @@
+"""The tasks of a run and its state: how each network is trained, and kept as a candidate or given up."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from deepreduce.candidate import Candidate
+from deepreduce.execution.anneal import Anneal
+from deepreduce.execution.task import Student, TrainResult, TrainTask, WarmStart
+from deepreduce.execution.trainer import CandidateTrainer, TrainingContext
+from deepreduce.methods.base import TrainingRequest
+from deepreduce.methods.proposal import Proposal
+from deepreduce.network import without_weights
+from deepreduce.plan import ReductionPlan
+from deepreduce.run.runner import Runner
+from deepreduce.run.spec import RunSpec
+from deepreduce.search.headroom import FrontierState, Incumbent
+from deepreduce.store.checkpoint import read_plan
+from deepreduce.store.names import CANDIDATES, DRAFTS, PROBES, TEACHER
+from deepreduce.training.callbacks import CallbackFactory
+from deepreduce.utils.seed import derived_seed
+
+log = logging.getLogger(__name__)
+
+
+TEACHER_START = WarmStart(folder=TEACHER, plan=ReductionPlan())
+"""The weights of the full network, from which students start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """State of a run: its candidates by plan_id, with the teacher, and its frontier."""
+
+    candidates: Mapping[str, Candidate] = field(default_factory=dict)
+    frontier: FrontierState
+
+    def in_order(self) -> list[Candidate]:
+        """Return the teacher, then the candidates that are done, most ReLUs first."""
+        return sorted(self.candidates.values(), key=lambda c: (not c.is_teacher, -c.relu_count, c.label))
+
+    def with_candidate(self, candidate: Candidate, incumbent: Incumbent | None = None) -> RunState:
+        """Return the state with one more candidate, which others must exceed if it is an `incumbent`."""
+        frontier = self.frontier
+        if incumbent is not None:
+            incumbents = sorted((*frontier.incumbents, incumbent), key=lambda i: (i.cost, i.label))
+            frontier = replace(frontier, incumbents=tuple(incumbents))
+        return RunState(candidates={**self.candidates, candidate.plan_id: candidate}, frontier=frontier)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Session:
+    """Everything that all stages use: spec and folder of the run, its runner, and the context of its trainings."""
+
+    spec: RunSpec
+    folder: Path
+    runner: Runner
+    context: TrainingContext
+
+    @property
+    def trainer(self) -> CandidateTrainer:
+        """Trains, loads and records networks in this process."""
+        return CandidateTrainer(self.context, stop=self.runner.stop)
+
+    # -- tasks ------------------------------------------------------------------------------------------------
+
+    def student(
+        self, proposal: Proposal, kind: str, *, start: WarmStart = TEACHER_START, test: bool = True
+    ) -> Student:
+        """Return the student of a proposal, whose files lie in a folder of that kind."""
+        budget = self.spec.search.budget
+        return Student(
+            name=proposal.label,
+            plan=proposal.plan,
+            folder=folder_of(kind, proposal),
+            seed=derived_seed(self.spec.seed, proposal.plan_id),
+            start=start if budget.warm_starts else None,
+            statistics_batches=budget.statistics_batches,
+            test=test,
+        )
+
+    def task_alone(
+        self,
+        proposal: Proposal,
+        kind: str,
+        *,
+        epochs: float,
+        number: int,
+        test: bool = True,
+        callbacks: Sequence[CallbackFactory] = (),
+    ) -> TrainTask:
+        """Return the task of training the `number`-th of several networks that may be trained at the same time."""
+        budget = self.spec.search.budget
+        return TrainTask.alone(
+            self.student(proposal, kind, test=test),
+            self.spec.student_recipe(epochs, batch_size=budget.alone_batch_size),
+            first_epoch=budget.first_epoch(number),
+            # first, so that other callbacks see the annealed module, and end before it hands its weights over
+            callbacks=(*self.anneal(), *callbacks),
+        )
+
+    def task_requested(self, request: TrainingRequest, number: int, *, test: bool) -> TrainTask:
+        """Return the task of the `number`-th training that the method asks for."""
+        if request.learner is None:
+            return self.task_alone(
+                request.proposal, PROBES, epochs=request.epochs, number=number, test=test, callbacks=request.callbacks
+            )
+        budget = self.spec.search.budget
+        folder = folder_of_learner(request)
+        whole = replace(request.proposal.plan, sites=())
+        start = TEACHER_START if request.after is None else self._outcome(request.after)
+        student = Student(
+            name=request.proposal.label,
+            plan=whole if request.after is None else start.plan,
+            folder=folder,
+            seed=derived_seed(self.spec.seed, folder),
+            start=start,
+            statistics_batches=budget.statistics_batches,
+            test=test,
+        )
+        return TrainTask.alone(
+            student,
+            self.spec.student_recipe(request.epochs),
+            first_epoch=budget.first_epoch(number),
+            callbacks=request.callbacks,
+            learner=request.learner,
+        )
+
+    def _outcome(self, request: TrainingRequest) -> WarmStart:
+        """Return what came of a request that has been trained."""
+        folder = folder_of_learner(request)
+        return WarmStart(folder=folder, plan=read_plan(self.folder / folder))
+
+    def trained_proposal(self, request: TrainingRequest, result: TrainResult) -> Proposal | None:
+        """Return the network that came of a request; None where its training failed."""
+        if result.failure is not None:
+            return None
+        if result.plan is None:
+            return request.proposal
+        search = self.spec.search
+        network = without_weights(search.network)
+        return Proposal.of(network, result.plan, request.proposal.label, search.context.estimator)
+
+    def anneal(self) -> tuple[CallbackFactory, ...]:
+        """Return the callback that removes ReLUs gradually, where the budget asks for it."""
+        share = self.spec.search.budget.anneal_share
+        return (Anneal(share=share),) if share else ()
+
+    # -- results ----------------------------------------------------------------------------------------------
+
+    def incumbent(self, proposal: Proposal, result: TrainResult) -> Incumbent | None:
+        """Return what others must exceed; None for a network that failed."""
+        if result.val_accuracy is None:
+            return None
+        cost = self.spec.search.context.objective.cost(proposal)
+        return Incumbent(label=proposal.label, cost=cost, accuracy=result.val_accuracy)
+
+    def keep_trained(self, state: RunState, proposal: Proposal, folder: str, result: TrainResult) -> RunState:
+        """Return the state with a trained network among the candidates, whose files lie in `folder`."""
+        candidate = candidate_of(proposal, folder, measurement=result.measurement(), failure=result.failure)
+        return state.with_candidate(candidate, self.incumbent(proposal, result))
+
+    def drop(self, state: RunState, proposal: Proposal, reason: str) -> RunState:
+        """Return the state with a network that is given up."""
+        log.info('dropped "%s" (%s ReLUs): %s', proposal.label, f"{proposal.relu_count:,}", reason)
+        return state.with_candidate(
+            candidate_of(proposal, folder_of(DRAFTS, proposal), failure=reason, is_dropped=True)
+        )
+
+
+def folder_of(kind: str, proposal: Proposal) -> str:
+    return f"{kind}/{proposal.plan_id}"
+
+
+def folder_of_learner(request: TrainingRequest) -> str:
+    """Return the folder of a network whose plan is not known before it is trained: named after what it comes of."""
+    made_of = [request.proposal.plan_id, repr(request.learner), f"{request.epochs:.9g}"]
+    if request.after is not None:
+        made_of.append(folder_of_learner(request.after))
+    return f"{CANDIDATES}/{hashlib.sha256(' '.join(made_of).encode()).hexdigest()[:10]}"
+
+
+def candidate_of(proposal: Proposal, folder: str, **fate: Any) -> Candidate:
+    """Return the candidate of a proposal; `fate` holds its measurement, or why there is none."""
+    return Candidate(
+        plan_id=proposal.plan_id,
+        plan=proposal.plan,
+        label=proposal.label,
+        relu_count=proposal.relu_count,
+        folder=folder,
+        cost_estimates=proposal.cost_estimates,
+        **fate,
+    )
