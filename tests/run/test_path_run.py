@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_every_budget_is_a_candidate_with_what_executes_and_all_that_was_trained
 
 def test_the_masks_of_the_path_only_shrink(finished: Path) -> None:
     masks = [network.plan for network in deepreduce.load_result(finished).candidates]
-    for larger, smaller in zip(masks, masks[1:], strict=False):
+    for larger, smaller in itertools.pairwise(masks):
         before = dict(larger.sites)
         for name, action in smaller.sites:
             assert name not in before or action.within(before[name])
