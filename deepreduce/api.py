@@ -27,7 +27,7 @@ from deepreduce.config.load import config_of_network, read_run_config, resolve_c
 from deepreduce.config.schema import DataConfig, OptimizeConfig
 from deepreduce.cost.link import link_named
 from deepreduce.data import ImageData
-from deepreduce.errors import DataError, DeepReduceError, UserError
+from deepreduce.errors import DataError, DeepReduceError, ModelError, UserError
 from deepreduce.export.onnx import ExportReport, export_network
 from deepreduce.models import build_model, default_input_size, resolve_spec
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
@@ -49,8 +49,11 @@ from deepreduce.store.records import read_criticality
 from deepreduce.training import predict
 from deepreduce.training.autotune import choose_execution, using_threads
 from deepreduce.training.callbacks import CallbackFactory
+from deepreduce.training.memory import check_batch_fits
 from deepreduce.transforms.collapse.costs import collapse_cost
+from deepreduce.utils.fields import MOST_PIXELS
 from deepreduce.utils.files import write_json
+from deepreduce.utils.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +129,7 @@ def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
 def new_run_folder(config: OptimizeConfig) -> Path:
     """Return a folder under runs/ that does not exist yet, named after model, data and time."""
     name = run_title(config.model.name.replace(":", "-"), config.data.name).replace(" on ", "-").replace("/", "-")
-    stem = f"{name.removesuffix('.npz')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"{name.removesuffix('.npz')[:100]}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = Path("runs") / stem, 2
     while path.exists():
         path, number = Path("runs") / f"{stem}-{number}", number + 1
@@ -142,7 +145,9 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
     facts = facts_without_data(config.data) if data is None else None
     if facts is None:
         facts = load_data(config.data, seed=config.seed, given=data).facts
+    facts.check_batch_size(config.training.batch_size, name=config.data.name)
     network = original_network(config.model, facts, seed=model_seed(config), given=model)
+    check_batch_fits(network, batch_size=config.training.batch_size, device=device)
     spec = build_search(config, network, facts, presets=presets_of(config))
     training = config.training
     execution = choose_execution(
@@ -236,6 +241,8 @@ def analyze(
     (32 for the zoo and for modules); a named network is built without allocating its weights. Raises `ModelError`
     where the network is unknown, can't be traced or can't take the input.
     """
+    if input_size is not None and not 1 <= input_size <= MOST_PIXELS:
+        raise ModelError(f"the input size is {shown(input_size)}; give 1 to {MOST_PIXELS:,} pixels")
     if isinstance(model, nn.Module):
         size = input_size or 32
         return analyze_network(trace_for_analysis(model, (in_channels, size, size)))

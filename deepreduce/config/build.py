@@ -31,6 +31,7 @@ from deepreduce.store.run_folder import RunIdentity
 from deepreduce.training import Distillation, Recipe
 from deepreduce.training.autotune import choose_execution
 from deepreduce.training.callbacks import CallbackFactory, describe_callbacks
+from deepreduce.training.memory import check_batch_fits
 from deepreduce.transforms.collapse.costs import cost_estimator
 from deepreduce.utils.seed import derived_seed
 
@@ -54,6 +55,7 @@ def build_run(
     images = load_data(config.data, seed=config.seed, given=data)
     images.check_batch_size(config.training.batch_size)
     network = original_network(config.model, images.facts, seed=model_seed(config), given=model)
+    check_batch_fits(network, batch_size=config.training.batch_size, device=device)
     overlay = overlay_of(config)
     if overlay is not None:
         overlay.points()  # raises what is wrong with them

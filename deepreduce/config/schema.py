@@ -68,7 +68,7 @@ class ModelConfig(_Section):
     stages: (
         Annotated[
             dict[StageName, Annotated[tuple[str, ...], Listed, Field(min_length=1, max_length=10_000)]],
-            Field(max_length=64),
+            Field(min_length=1, max_length=64),
         ]
         | None
     ) = None
