@@ -15,9 +15,9 @@ import typer
 from tqdm import tqdm
 
 from deepreduce.cli import private as private_cli
+from deepreduce.cli.checks import check_writable, whole_numbers
 from deepreduce.cli.outcome import exit_code_of
 from deepreduce.errors import UserError
-from deepreduce.utils.text import shown
 
 if TYPE_CHECKING:
     from deepreduce.config.schema import OptimizeConfig
@@ -58,13 +58,14 @@ def analyze(
     from deepreduce.api import analyze as analyze_model
     from deepreduce.utils.files import write_text
 
+    check_writable(csv_file)
     report = analyze_model(
         model,
         input_size=input_size,
         num_classes=num_classes,
         in_channels=in_channels,
         width=width,
-        blocks=None if blocks is None else _whole_numbers(blocks, "--blocks"),
+        blocks=None if blocks is None else whole_numbers(blocks, "--blocks"),
     )
     if csv_file is not None:
         write_text(csv_file, report.to_csv())
@@ -189,6 +190,7 @@ def export(
     """Write a reduced network as ONNX or for torch.export, checked on test images: agree or fail."""
     from deepreduce.api import export_reduced
 
+    check_writable(out)
     written = export_reduced(candidate, _config_of(candidate, config, data, settings), to=to, out=out, fold=fold)
     if as_json:
         print(json.dumps(written.to_json(), indent=2))
@@ -241,6 +243,7 @@ def report(
     """Write a run as one interactive page that opens anywhere, without a network. Needs deepreduce[report]."""
     from deepreduce.api import report_run
 
+    check_writable(out)
     print(report_run(run, out=out))
 
 
@@ -314,13 +317,6 @@ def _config_of(
 
     values = {"device": device} if device is not None else {}
     return config_for_network(candidate, config=config, data=data, settings=settings or (), values=values)
-
-
-def _whole_numbers(text: str, option: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"{option} is {shown(text)}; give whole numbers as in 2,2,2,2") from None
 
 
 # -- progress and logging -----------------------------------------------------------------------------------

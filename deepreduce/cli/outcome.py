@@ -66,8 +66,10 @@ def _check_words(words: list[str]) -> None:
 
     An empty path would mean the working folder, which nobody means to write a run to.
     """
-    for word in words:
-        option, separator, value = word.partition("=") if word.startswith("--") else ("an argument", "=", word)
+    for before, word in zip(["", *words], words, strict=False):
+        option, separator, value = word.partition("=")
+        if not word.startswith("--"):
+            option, separator, value = before if before.startswith("--") else "an argument", "=", word
         if separator and not value:
             raise UserError(f"{option} is empty; leave it out, or give a value")
         strange = next((c for c in word if c == "\0" or "\ud800" <= c <= "\udfff"), None)

@@ -62,9 +62,7 @@ def parse_yaml(text: str) -> Any:
 
 def dump_yaml(value: Any) -> str:
     """Return plain values as YAML, keys in their order."""
-    return yaml.dump(
-        value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100
-    )
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
 
 
 def describe_yaml_error(error: yaml.YAMLError) -> str:

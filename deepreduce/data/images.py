@@ -208,7 +208,6 @@ class ImageData:
         self.facts.check_batch_size(batch_size, name=self.name)
 
 
-
 def draw_balanced(labels: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
     """Return sorted indices (count,) of images drawn at random so that every class keeps its share."""
     shuffled = torch.randperm(len(labels), generator=generator)

@@ -86,9 +86,7 @@ class NpzFile:
             missing = [key for key in WANTED if key not in names]
             if missing:
                 has = one_line(", ".join(names), 300) or "nothing"
-                raise DataError(
-                    f"{self.path} lacks {', '.join(missing)}; it needs {', '.join(WANTED)} and has {has}"
-                )
+                raise DataError(f"{self.path} lacks {', '.join(missing)}; it needs {', '.join(WANTED)} and has {has}")
             found = {}
             for key in (*WANTED, "classes"):
                 if names.count(key) > 1:

@@ -42,8 +42,8 @@ def resolve_spec(
     unknown name and for an option that the model does not have.
     """
     if num_classes is not None:
-        _check_range("num_classes", num_classes, 2, MOST_CLASSES)
-    _check_range("in_channels", in_channels, 1, MOST_CHANNELS)
+        check_range("num_classes", num_classes, 2, MOST_CLASSES)
+    check_range("in_channels", in_channels, 1, MOST_CHANNELS)
     if name in ZOO:
         spec = ModelSpec(name=name, num_classes=num_classes or 10, in_channels=in_channels)
         return _with_zoo_options(spec, width, blocks)
@@ -67,7 +67,8 @@ def resolve_spec(
     raise ModelError(unknown_name("model", name, known))
 
 
-def _check_range(name: str, value: int, least: int, most: int) -> None:
+def check_range(name: str, value: int, least: int, most: int) -> None:
+    """Raise `ModelError` unless `least` <= value <= `most`."""
     if not least <= value <= most:
         raise ModelError(f"{name} is {shown(value)}; give {least} to {most:,}")
 
@@ -75,10 +76,10 @@ def _check_range(name: str, value: int, least: int, most: int) -> None:
 def _with_zoo_options(spec: ModelSpec, width: int | None, blocks: Sequence[int] | None) -> ModelSpec:
     entry = ZOO[spec.name]
     if width is not None:
-        _check_range("width", width, 1, MOST_WIDTH)
+        check_range("width", width, 1, MOST_WIDTH)
     depth = entry.blocks if blocks is None else tuple(blocks)
     for count in depth:
-        _check_range("a stage's number of blocks", count, 1, MOST_BLOCKS)
+        check_range("a stage's number of blocks", count, 1, MOST_BLOCKS)
     if len(depth) != len(entry.blocks):
         raise ModelError(
             f"blocks is {shown(list(depth))}; {spec.name} needs {len(entry.blocks)} positive counts,"

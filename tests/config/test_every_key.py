@@ -61,7 +61,21 @@ def test_a_key_takes_a_value_or_refuses_it_in_one_short_line(key: str) -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_a_setting_takes_a_value_or_refuses_it_in_one_short_line(key: str) -> None:
     method, _, option = key.rpartition(":")
-    for text in ("", "''", "[", "{a: 1}", "[[]]", "9" * 5_000, ".nan", "-.inf", "!!int x", "&a [*a]", "\x1b", "\udcff", "1:30"):
+    for text in (
+        "",
+        "''",
+        "[",
+        "{a: 1}",
+        "[[]]",
+        "9" * 5_000,
+        ".nan",
+        "-.inf",
+        "!!int x",
+        "&a [*a]",
+        "\x1b",
+        "\udcff",
+        "1:30",
+    ):
         try:
             load_config(settings=[*([f"method={method}"] if method else []), f"{option}={text}"])
         except ConfigError as error:
