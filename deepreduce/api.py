@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from deepreduce.config.build import (
     build_run,
     build_search,
-    model_seed,
+    check_outputs,
+    fitting_network,
     objective_of,
     overlay_of,
     presets_of,
     run_title,
     title_of,
 )
-from deepreduce.config.inputs import choose_device, facts_without_data, load_data, original_network
+from deepreduce.config.inputs import choose_device, facts_without_data, load_data
 from deepreduce.config.load import config_of_network, read_run_config, resolve_config
 from deepreduce.config.schema import DataConfig, OptimizeConfig
 from deepreduce.cost.link import link_named
@@ -30,6 +31,7 @@ from deepreduce.data import ImageData
 from deepreduce.errors import DataError, DeepReduceError, UserError
 from deepreduce.export.onnx import ExportReport, export_network
 from deepreduce.models import build_model, default_input_size, resolve_spec
+from deepreduce.models.build import check_range
 from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
 from deepreduce.observers.base import RunObserver
 from deepreduce.private import PrivateRun, measure
@@ -50,6 +52,7 @@ from deepreduce.training import predict
 from deepreduce.training.autotune import choose_execution, using_threads
 from deepreduce.training.callbacks import CallbackFactory
 from deepreduce.transforms.collapse.costs import collapse_cost
+from deepreduce.utils.fields import MOST_PIXELS
 from deepreduce.utils.files import write_json
 
 log = logging.getLogger(__name__)
@@ -126,7 +129,7 @@ def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
 def new_run_folder(config: OptimizeConfig) -> Path:
     """Return a folder under runs/ that does not exist yet, named after model, data and time."""
     name = run_title(config.model.name.replace(":", "-"), config.data.name).replace(" on ", "-").replace("/", "-")
-    stem = f"{name.removesuffix('.npz')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"{name.removesuffix('.npz')[:100]}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = Path("runs") / stem, 2
     while path.exists():
         path, number = Path("runs") / f"{stem}-{number}", number + 1
@@ -139,10 +142,11 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
     Data sets whose sizes are well known need not be present.
     """
     device = choose_device(config.device)
+    check_outputs(config)
     facts = facts_without_data(config.data) if data is None else None
     if facts is None:
         facts = load_data(config.data, seed=config.seed, given=data).facts
-    network = original_network(config.model, facts, seed=model_seed(config), given=model)
+    network = fitting_network(config, facts, device=device, given=model)
     spec = build_search(config, network, facts, presets=presets_of(config))
     training = config.training
     execution = choose_execution(
@@ -236,6 +240,8 @@ def analyze(
     (32 for the zoo and for modules); a named network is built without allocating its weights. Raises `ModelError`
     where the network is unknown, can't be traced or can't take the input.
     """
+    if input_size is not None:
+        check_range("the input size", input_size, 1, MOST_PIXELS)
     if isinstance(model, nn.Module):
         size = input_size or 32
         return analyze_network(trace_for_analysis(model, (in_channels, size, size)))

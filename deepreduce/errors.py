@@ -63,10 +63,14 @@ class CheckpointError(RunError):
     """A file of weights or training state that is corrupt, truncated, or of another network."""
 
 
+_SHOWN = 200
+"""Characters of an unknown name that are compared and shown."""
+
+
 def nearest_name(name: object, known: Iterable[str]) -> str | None:
     """Return the known name most similar to `name`, ignoring case; None if none is similar."""
     by_lower = {n.lower(): n for n in known}
-    nearest = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name)[:_SHOWN].lower(), list(by_lower), n=1, cutoff=0.5)
     return by_lower[nearest[0]] if nearest else None
 
 
@@ -75,4 +79,6 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     names = list(known)
     nearest = nearest_name(name, names)
     hint = f"did you mean {nearest!r}? " if nearest is not None else ""
-    return f"unknown {kind} {str(name)!r}; {hint}known: {', '.join(names) or 'none'}"
+    text = str(name)
+    shown = repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text):,} characters)"
+    return f"unknown {kind} {shown}; {hint}known: {', '.join(names) or 'none'}"

@@ -15,7 +15,9 @@ import typer
 from tqdm import tqdm
 
 from deepreduce.cli import private as private_cli
-from deepreduce.errors import DeepReduceError, RunInterrupted, UserError
+from deepreduce.cli.checks import check_writable, whole_numbers
+from deepreduce.cli.outcome import exit_code_of
+from deepreduce.errors import UserError
 
 if TYPE_CHECKING:
     from deepreduce.config.schema import OptimizeConfig
@@ -29,8 +31,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(private_cli.app, name="private")
-
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
 Model = Annotated[
     str, typer.Option("--model", help="A name of 'deepreduce models', torchvision:NAME, or FILE.py:FACTORY.")
@@ -58,13 +58,14 @@ def analyze(
     from deepreduce.api import analyze as analyze_model
     from deepreduce.utils.files import write_text
 
+    check_writable(csv_file)
     report = analyze_model(
         model,
         input_size=input_size,
         num_classes=num_classes,
         in_channels=in_channels,
         width=width,
-        blocks=_whole_numbers(blocks, "--blocks") if blocks else None,
+        blocks=None if blocks is None else whole_numbers(blocks, "--blocks"),
     )
     if csv_file is not None:
         write_text(csv_file, report.to_csv())
@@ -189,6 +190,7 @@ def export(
     """Write a reduced network as ONNX or for torch.export, checked on test images: agree or fail."""
     from deepreduce.api import export_reduced
 
+    check_writable(out)
     written = export_reduced(candidate, _config_of(candidate, config, data, settings), to=to, out=out, fold=fold)
     if as_json:
         print(json.dumps(written.to_json(), indent=2))
@@ -241,6 +243,7 @@ def report(
     """Write a run as one interactive page that opens anywhere, without a network. Needs deepreduce[report]."""
     from deepreduce.api import report_run
 
+    check_writable(out)
     print(report_run(run, out=out))
 
 
@@ -316,13 +319,6 @@ def _config_of(
     return config_for_network(candidate, config=config, data=data, settings=settings or (), values=values)
 
 
-def _whole_numbers(text: str, option: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"{option} is {text!r}; give whole numbers as in 2,2,2,2") from None
-
-
 # -- progress and logging -----------------------------------------------------------------------------------
 
 
@@ -353,55 +349,17 @@ def _progress_shown() -> Iterator[RunObserver]:
         logger.removeHandler(handler)
 
 
-# -- errors and exit codes ----------------------------------------------------------------------------------
-
-
 def main() -> NoReturn:
     """The console script: one line for every foreseen error, never a traceback for a user's mistake."""
     # threads that spin while they wait make training several times slower when other programs use the cores too;
     # OpenMP reads this once, when torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal of another encoding may lack a character of a label
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run_command(sys.argv[1:]))
 
 
 def run_command(words: list[str]) -> int:
-    """The exit code of `deepreduce WORDS`; what it has to say it prints."""
-    try:
-        code = app(words, standalone_mode=False)
-        if code == INTERRUPTED:  # typer's own way to say Ctrl-C
-            return _told("interrupted", INTERRUPTED)
-        return code if isinstance(code, int) else 0
-    except UserError as error:
-        return _told(str(error), MISTAKE)
-    except RunInterrupted as error:
-        _told(f"{error}", INTERRUPTED)
-        print(f"go on with: {_same_command(words, error.folder)}", file=sys.stderr)
-        return INTERRUPTED
-    except DeepReduceError as error:
-        return _told(str(error), FAILED)
-    except (KeyboardInterrupt, typer.Abort):
-        return _told("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # the reader of our output is gone, as in `deepreduce analyze | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except MemoryError:
-        return _told("out of memory; lower training.batch_size or data.train_limit", FAILED)
-    except Exception as error:
-        # typer's usage errors are click's in older versions and its own in newer ones; both can tell their message
-        if not hasattr(error, "format_message"):
-            raise
-        return _told(f"{error.format_message()} (see 'deepreduce --help')", MISTAKE)
-
-
-def _told(message: str, code: int) -> int:
-    print(f"deepreduce: {' '.join(message.split())}", file=sys.stderr)
-    return code
-
-
-def _same_command(words: list[str], folder: Path) -> str:
-    """The command that was given, with the run's folder."""
-    import shlex
-
-    named = any(word == "--out" or word.startswith("--out=") for word in words)
-    return shlex.join(["deepreduce", *words, *([] if named else ["--out", str(folder)])])
+    """Run `deepreduce WORDS`, print what it has to say, and return its exit code."""
+    return exit_code_of(lambda: app(words, standalone_mode=False), words)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from deepreduce.cli.checks import check_writable
 from deepreduce.errors import UserError
+from deepreduce.utils.text import shown
 
 app = typer.Typer(
     help="Run a reduced network under secure computation, on SPU. Needs deepreduce[private] and Python 3.10 or 3.11.",
@@ -75,7 +75,7 @@ def run(
     _check_count("--repeats", repeats)
     _check_seconds("--timeout", timeout)
     chosen_ports = _parse_ports(ports, parties)
-    _check_writable(csv_file)
+    check_writable(csv_file)
     found = private_run(
         candidate,
         config_for_network(candidate, config=config, data=data, settings=settings or ()),
@@ -223,7 +223,7 @@ def calibrate(
 
     _check_count("--repeats", repeats)
     _check_seconds("--timeout", timeout)
-    _check_writable(out)
+    check_writable(out)
     name = f"{CALIBRATED}{protocol}"
     found = fit_this_machine(
         protocol,
@@ -246,6 +246,7 @@ def calibrate(
 
 
 _MOST_SECONDS = 86_400
+_MOST_QUERIES = 1_000_000
 
 
 def _check_seconds(flag: str, seconds: float) -> None:
@@ -254,21 +255,8 @@ def _check_seconds(flag: str, seconds: float) -> None:
 
 
 def _check_count(flag: str, count: int) -> None:
-    if count < 1:
-        raise UserError(f"{flag} is {count}; give at least 1")
-
-
-def _check_writable(path: Path | None) -> None:
-    """Raise now what writing the file would raise after the measurement."""
-    from deepreduce.utils.files import writing
-
-    if path is None:
-        return
-    with writing(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+    if not 1 <= count <= _MOST_QUERIES:
+        raise UserError(f"{flag} is {shown(count)}; give 1 to {_MOST_QUERIES:,}")
 
 
 def _parse_ports(text: str | None, count: int) -> list[int] | None:

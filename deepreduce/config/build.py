@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from deepreduce.config.inputs import choose_device, load_data, original_network
@@ -31,6 +32,7 @@ from deepreduce.store.run_folder import RunIdentity
 from deepreduce.training import Distillation, Recipe
 from deepreduce.training.autotune import choose_execution
 from deepreduce.training.callbacks import CallbackFactory, describe_callbacks
+from deepreduce.training.memory import check_batch_fits
 from deepreduce.transforms.collapse.costs import cost_estimator
 from deepreduce.utils.seed import derived_seed
 
@@ -52,11 +54,8 @@ def build_run(
     following = make_observers(config.log, own=observers)
     device = choose_device(config.device)
     images = load_data(config.data, seed=config.seed, given=data)
-    images.check_batch_size(config.training.batch_size)
-    network = original_network(config.model, images.facts, seed=model_seed(config), given=model)
-    overlay = overlay_of(config)
-    if overlay is not None:
-        overlay.points()  # raises what is wrong with them
+    network = fitting_network(config, images.facts, device=device, given=model)
+    check_outputs(config)
     search = build_search(config, network, images.facts, presets=presets_of(config, recorded=read_costs(out).models))
     search.preview()  # raises what a plan or a budget rules out
     execution = choose_execution(
@@ -89,7 +88,7 @@ def build_run(
         observers=following,
         callbacks=tuple(callbacks),
         title=title_of(config),
-        overlay=overlay,
+        overlay=overlay_of(config),
         identity=RunIdentity(
             config_yaml=dump_config(config),
             differing_keys=lambda path: differing_keys(load_config(path), config),
@@ -216,6 +215,25 @@ def presets_of(config: OptimizeConfig, *, recorded: Mapping[str, CostModel] | No
     objective = objective_of(config)
     names = dict.fromkeys([*([objective.preset] if objective.preset else []), *config.cost.presets])
     return tuple(preset_named(name, models=recorded or {}) for name in names)
+
+
+def fitting_network(
+    config: OptimizeConfig, facts: DataFacts, *, device: torch.device, given: nn.Module | None
+) -> Network:
+    """Return the original network for data of these sizes; raise `UserError` where a batch of them can't be trained."""
+    batch_size = config.training.batch_size
+    facts.check_batch_size(batch_size, name=config.data.name)
+    network = original_network(config.model, facts, seed=model_seed(config), given=given)
+    check_batch_fits(network, batch_size=batch_size, device=device)
+    return network
+
+
+def check_outputs(config: OptimizeConfig) -> None:
+    """Raise `UserError` for an unknown observer, and for published points that can't be read."""
+    make_observers(config.log)
+    overlay = overlay_of(config)
+    if overlay is not None:
+        overlay.points()
 
 
 def title_of(config: OptimizeConfig) -> str:

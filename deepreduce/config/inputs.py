@@ -24,8 +24,10 @@ from deepreduce.data import (
 )
 from deepreduce.errors import ConfigError, ModelError, unknown_name
 from deepreduce.models import ModelSpec, build_model, resolve_spec
+from deepreduce.models.build import check_weights_fit
 from deepreduce.network import Network, trace_network
 from deepreduce.network.analyze import check_input_size
+from deepreduce.utils.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +79,12 @@ def original_network(config: ModelConfig, facts: DataFacts, *, seed: int, given:
             width=config.width,
             blocks=config.blocks,
         )
+        check_weights_fit(spec)
         given = build_model(spec, seed=seed, pretrained=config.pretrained)
     if config.weights is not None:
         _load_foreign_weights(given, Path(config.weights).expanduser())
     name = config.name.removeprefix(FROM_PYTHON)
+    check_parameters(given, name)
     network = trace_network(given, facts.image_shape, name=name, spec=spec, stages=config.stages)
     _check_fit(network, facts)
     return network
@@ -109,6 +113,22 @@ def _check_fit(network: Network, facts: DataFacts) -> None:
         log.info("%s has non-linearities besides ReLUs, which stay: %s", network.name, counted)
 
 
+def check_parameters(module: nn.Module, name: str) -> None:
+    """Raise `ModelError` for a network that can't be trained in float32: by its parameters' kinds or values."""
+    parameters = dict(module.named_parameters())
+    for key, value in parameters.items():
+        if isinstance(value, nn.parameter.UninitializedParameter):
+            raise ModelError(f"{name}: {key} has no shape yet; run one batch through the lazy module first")
+        if value.is_meta:
+            raise ModelError(f"{name}: {key} has no values (device meta); give the network its weights first")
+        if value.dtype != torch.float32:
+            raise ModelError(f"{name}: {key} is {value.dtype}; networks are trained in float32: call .float() on it")
+        if not bool(torch.isfinite(value).all()):
+            raise ModelError(f"{name}: {key} holds NaN or infinite values; give weights that are finite")
+    if not any(value.requires_grad for value in parameters.values()):
+        raise ModelError(f"{name} has no parameters that require gradients, so there is nothing to train")
+
+
 def _load_foreign_weights(module: nn.Module, path: Path) -> None:
     try:
         weights = safetensors.torch.load_file(path)
@@ -118,7 +138,8 @@ def _load_foreign_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(weights)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
-        raise ModelError(f"model.weights: {path} is of another network: {lines[min(1, len(lines) - 1)]}") from error
+        reason = one_line(lines[min(1, len(lines) - 1)], 300)
+        raise ModelError(f"model.weights: {path} is of another network: {reason}") from error
 
 
 def choose_device(name: str) -> torch.device:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
+from deepreduce.config.yaml_text import describe_yaml_error, dump_yaml, parse_yaml, read_yaml
 from deepreduce.errors import ConfigError, UserError, nearest_name
 from deepreduce.store.names import CONFIG
+from deepreduce.utils.text import one_line, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +31,10 @@ Device, threads and `side_by_side` change numbers only by what they resolve to, 
 _NAMED_SECTIONS = ("model", "data", "method")
 """Sections that may be written as the plain name of what they configure."""
 
+_MOST_MISTAKES = 10
+"""Mistakes that a message lists; of more, it says how many there are."""
+_MOST_LEVELS = 20
+
 
 def load_config(
     path: str | Path | None = None,
@@ -44,7 +49,10 @@ def load_config(
     merged: dict[str, Any] = {} if path is None else read_yaml(Path(path))
     mistakes: list[str] = []
     for key, value in (values or {}).items():
-        merged = _assign(merged, key.split("."), value)
+        if isinstance(key, str) and key.count(".") < _MOST_LEVELS:
+            merged = _assign(merged, key.split("."), value)
+        else:
+            mistakes.append(f"the key {shown(key)} is no name of a config key, as in training.epochs")
     for setting in settings:
         try:
             path_in, value = _split_setting(setting)
@@ -118,93 +126,24 @@ def config_for_network(
 def _split_setting(setting: str) -> tuple[list[str], Any]:
     key, separator, text = setting.partition("=")
     path = key.strip().split(".")
-    if not separator or not all(path):
-        raise ConfigError(f"setting {setting!r} is not key=value, as in training.epochs=2")
+    if not separator or not all(path) or len(path) > _MOST_LEVELS:
+        raise ConfigError(f"setting {shown(setting)} is not key=value, as in training.epochs=2")
     try:
-        return path, _parse_yaml(text)
+        return path, parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"setting {setting!r}: {_one_line(error)}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file. Raises `ConfigError` where it is missing, malformed or no mapping."""
-    try:
-        content = _parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config {path} can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"config {path} is not text in UTF-8") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config {path} is not YAML: {_one_line(error)}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"config {path} holds a {type(content).__name__}; it needs keys and values, as in 'model: resnet18'"
-        )
-    strange = [key for key in content if not isinstance(key, str)]
-    if strange:
-        raise ConfigError(f"config {path} has the key {strange[0]!r}; keys are names such as 'model' and 'data'")
-    return content
+        raise ConfigError(f"setting {shown(setting)}: {describe_yaml_error(error)}") from error
 
 
 def dump_config(config: OptimizeConfig) -> str:
     """Return the config as YAML, every key with its value."""
-    return yaml.dump(
-        config.model_dump(mode="json"),
-        Dumper=_Dumper,
-        sort_keys=False,
-        default_flow_style=None,
-        allow_unicode=True,
-        width=100,
-    )
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML, with 5e-4 as a number and a date as a text; refuses a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [(key.value, key.start_mark) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for i, (name, mark) in enumerate(keys):
-            if name in (earlier for earlier, _ in keys[:i]):
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is given twice", mark)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes YAML; quotes texts that `_Loader` would read as something else, or whose line breaks it would change."""
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        broken = data.splitlines() not in ([data], [])
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if broken else None)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-
-_FLOAT, _TIMESTAMP = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
-# YAML 1.2's; PyYAML follows 1.1, where 5e-4 lacks a point and is a text, and 1:30 is ninety
-_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
-for _class in (_Loader, _Dumper):
-    _class.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_FLOAT, _TIMESTAMP)]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    _class.add_implicit_resolver(_FLOAT, _NUMBER, list("-+.0123456789"))
-
-
-def _parse_yaml(text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (ValueError, RecursionError) as error:
-        # an explicit tag that its value does not fit, or thousands of brackets
-        raise yaml.YAMLError(str(error)) from error
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def differing_keys(a: OptimizeConfig, b: OptimizeConfig) -> list[str]:
     """Return the dotted keys in which two configs differ and which change results, with both values."""
     flat_a, flat_b = _flatten(a.model_dump(mode="json")), _flatten(b.model_dump(mode="json"))
     return [
-        f"{key} ({flat_a.get(key)!r}, now {flat_b.get(key)!r})"
+        f"{key} ({shown(flat_a.get(key))}, now {shown(flat_b.get(key))})"
         for key in flat_a | flat_b
         if flat_a.get(key) != flat_b.get(key)
         and not any(key == free or key.startswith(free + ".") for free in RESULT_FREE)
@@ -252,20 +191,22 @@ def _known_keys(method: Any) -> list[str]:
 def _describe_errors(errors: Sequence[ErrorDetails], *, known: Sequence[str]) -> list[str]:
     # a list whose items are wrong is reported as too short besides
     broken = {tuple(error["loc"][:-1]) for error in errors}
-    return [_describe_error(e, known) for e in errors if not (e["type"] == "too_short" and tuple(e["loc"]) in broken)]
+    told = [e for e in errors if not (e["type"] == "too_short" and tuple(e["loc"]) in broken)]
+    # finding the nearest key takes its time, so it is done for those that are shown
+    return [_describe_error(e, known) if i < _MOST_MISTAKES else e["type"] for i, e in enumerate(told)]
 
 
 def _describe_error(error: ErrorDetails, known: Sequence[str]) -> str:
-    where = ".".join(part for part in error["loc"] if isinstance(part, str))
+    where = ".".join(one_line(part, 60) for part in error["loc"] if isinstance(part, str))
     where += "".join(f"[{part}]" for part in error["loc"] if isinstance(part, int))
     if error["type"] == "extra_forbidden":
         return _describe_unknown_key(where, known)
     if error["type"] in ("model_type", "model_attributes_type"):
         plain = "a name, or " if where in _NAMED_SECTIONS else ""
-        return f"{where} is {error['input']!r}; it needs {plain}keys and values, as in {where}: {{...}}"
+        return f"{where} is {shown(error['input'])}; it needs {plain}keys and values, as in {where}: {{...}}"
     rule = error["msg"].removeprefix("Value error, ").removesuffix(" after validation, not 0")
-    rule = f"{rule[0].lower()}{rule[1:]}".replace("tuple", "list")
-    return f"{where} is {error['input']!r}: {rule}"
+    rule = one_line(f"{rule[0].lower()}{rule[1:]}".replace("tuple", "list"), 400)
+    return f"{where} is {shown(error['input'])}: {rule}"
 
 
 def _describe_unknown_key(where: str, known: Sequence[str]) -> str:
@@ -289,11 +230,6 @@ def _describe_unknown_key(where: str, known: Sequence[str]) -> str:
 def _join_mistakes(mistakes: Sequence[str]) -> str:
     if len(mistakes) == 1:
         return mistakes[0]
-    return f"{len(mistakes)} mistakes: " + "; ".join(f"({i}) {text}" for i, text in enumerate(mistakes, start=1))
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
+    listed = "; ".join(f"({i}) {text}" for i, text in enumerate(mistakes[:_MOST_MISTAKES], start=1))
+    more = f", of which the first {_MOST_MISTAKES} are" if len(mistakes) > _MOST_MISTAKES else ""
+    return f"{len(mistakes):,} mistakes{more}: {listed}"

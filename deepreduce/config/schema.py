@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     PlainValidator,
@@ -20,6 +19,10 @@ from deepreduce.cost.objective import known_objectives, objective_class
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.methods.options import MethodOptions
 from deepreduce.utils.fields import (
+    MOST_BLOCKS,
+    MOST_PIXELS,
+    MOST_WIDTH,
+    CheckedTexts,
     Count,
     Fraction,
     Listed,
@@ -31,6 +34,10 @@ from deepreduce.utils.fields import (
     WholeNotNegative,
 )
 
+_Processes = Annotated[Whole, Field(le=128)]
+_PathText = Annotated[str, Field(min_length=1)]
+_Names = Annotated[tuple[str, ...], Listed, Field(max_length=64)]
+
 FROM_PYTHON = "python:"
 """Starts the name of a model or data set that was passed from Python and has no name of its own."""
 
@@ -41,7 +48,7 @@ def _known_objective(name: str) -> str:
     return name
 
 
-class _Section(BaseModel):
+class _Section(CheckedTexts):
     # a title of 2024 is a text, though YAML reads a number
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
@@ -50,15 +57,21 @@ class ModelConfig(_Section):
     """The original network: a name that `deepreduce models` lists, `torchvision:NAME`, or `FILE.py:FACTORY`."""
 
     name: str = "resnet18"
-    width: Count | None = None
+    width: Annotated[Count, Field(le=MOST_WIDTH)] | None = None
     """Channels of the first stage, for a network of the zoo; None: the published width."""
-    blocks: Annotated[tuple[Count, ...], Listed] | None = None
+    blocks: Annotated[tuple[Annotated[Count, Field(le=MOST_BLOCKS)], ...], Listed, Field(max_length=16)] | None = None
     """Blocks in each stage, for a network of the zoo; None: the published depth."""
     pretrained: bool = False
     """Start from torchvision's weights."""
-    weights: str | None = None
+    weights: _PathText | None = None
     """A safetensors file to start from, for example another run's teacher/model.safetensors."""
-    stages: dict[StageName, Annotated[tuple[str, ...], Listed, Field(min_length=1)]] | None = None
+    stages: (
+        Annotated[
+            dict[StageName, Annotated[tuple[str, ...], Listed, Field(min_length=1, max_length=10_000)]],
+            Field(min_length=1, max_length=64),
+        ]
+        | None
+    ) = None
     """Stages of your own: for each, patterns of the ReLU sites that `deepreduce analyze` lists, as in
     {S1: ["relu", "layer1.*"], S2: "layer[234].*"}; None: the zoo's, or one for each resolution."""
 
@@ -67,7 +80,7 @@ class DataConfig(_Section):
     """The images: `digits`, `cifar10`, `cifar100`, `tinyimagenet:DIR`, `imagefolder:DIR` or `npz:FILE`."""
 
     name: str = "digits"
-    root: str | None = None
+    root: _PathText | None = None
     """Folder that holds CIFAR, or that it is downloaded to; None: the data set's usual folder."""
     download: bool = False
     """Download the data set if it is missing."""
@@ -77,15 +90,15 @@ class DataConfig(_Section):
     """Use only this number of training images, with balanced classes; None: all."""
     test_limit: Count | None = None
     """Use only this number of test images, with balanced classes; None: all."""
-    image_size: Count | None = None
+    image_size: Annotated[Count, Field(le=MOST_PIXELS)] | None = None
     """Resize images to this height and width in pixels; None: leave them as they are."""
     channels: Literal[1, 3] | None = None
     """3 repeats grey images to RGB, for a network that needs 3 channels; None: leave them as they are."""
-    pad: WholeNotNegative | None = None
+    pad: Annotated[WholeNotNegative, Field(le=MOST_PIXELS)] | None = None
     """Take random crops from the image padded by this number of pixels; None: the data set's usual padding."""
     flip: bool | None = None
     """Flip images horizontally at random; None: what is usual for the data set."""
-    workers: WholeNotNegative = 0
+    workers: Annotated[_Processes, Field(ge=0)] = 0
     """Processes that read image files; 0 for data that fit into memory."""
 
 
@@ -97,12 +110,12 @@ class TrainingConfig(_Section):
     teacher_epochs: WholeNotNegative | None = None
     """Epochs of the teacher; None: `epochs`; 0: the network is trained already and used as it is."""
     batch_size: Count = 64
-    learning_rate: Positive = 0.05
+    learning_rate: Annotated[Positive, Field(le=1e6)] = 0.05
     """Highest learning rate, reached after the warm-up."""
     momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NotNegative = 5e-4
+    weight_decay: Annotated[NotNegative, Field(le=1e6)] = 5e-4
     """Weight decay, which norms and biases do not have."""
-    warmup_epochs: NotNegative = 1.0
+    warmup_epochs: Annotated[NotNegative, Field(le=1e9)] = 1.0
     """Epochs of linear warm-up, which may be a fraction."""
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     clip_norm: Positive | None = 5.0
@@ -118,18 +131,18 @@ class TrainingConfig(_Section):
 class DistillConfig(_Section):
     """Knowledge distillation of the students from the teacher."""
 
-    temperature: Positive = 4.0
-    """Temperature of the softmax over both networks' logits."""
+    temperature: Annotated[Real, Field(ge=1e-3, le=1e6)] = 4.0
+    """Temperature of the softmax over both networks' logits; its square multiplies the loss."""
     weight: Fraction = 0.9
     """Weight of the teacher's part of the loss; the labels have the rest."""
-    remember_gb: NotNegative = 8.0
+    remember_gb: Annotated[NotNegative, Field(le=1e6)] = 8.0
     """Disk space in GB for the teacher's logits of augmented images, computed once for all students; 0: no cache."""
 
 
 class FastConfig(_Section):
     """Recipe `fast`: the price of all students, and how it is shared among them."""
 
-    price: Positive = 1.0
+    price: Annotated[Positive, Field(le=1e6)] = 1.0
     """Price of all students and probes together, in units of training the original for `training.epochs`."""
     probe_share: Fraction = 0.2
     """Share of the price for the probes that measure criticality; if the cull order is given, students have it."""
@@ -143,7 +156,7 @@ class FastConfig(_Section):
     """Epochs of augmented images whose teacher logits are computed; students see these images again and again."""
     ease: Fraction = 0.0
     """Share of a student's training over which its dropped ReLUs are annealed; 0: they are removed at once."""
-    rate: Positive = 0.25
+    rate: Annotated[Positive, Field(le=1e6)] = 0.25
     """Highest learning rate of a network trained on its own after its draft, in units of `training.learning_rate`."""
 
 
@@ -181,7 +194,7 @@ class CostConfig(_Section):
     private calibrate' measured on this machine; None: cheetah."""
     link: Literal["loopback", "lan", "wan"] | None = None
     """Link between the parties: `lan` (3 Gbps, 0.3 ms) or `wan` (400 Mbps, 40 ms), round trips; None: lan."""
-    presets: Annotated[tuple[str, ...], Listed] = ()
+    presets: _Names = ()
     """Further presets to estimate every network's costs under, as in cheetah-wan, delphi-lan."""
     gain: Annotated[Real, Field(ge=0, lt=1)] = 0.05
     """With latency and bytes: a network is tried only if each of its levers saves this share."""
@@ -206,9 +219,9 @@ class CostConfig(_Section):
 class PlotConfig(_Section):
     """The frontier's plot."""
 
-    title: str | None = None
+    title: Annotated[str, Field(max_length=500)] | None = None
     """Title of the plots; None: model and data."""
-    published: str | None = None
+    published: _PathText | None = None
     """A CSV file of published points to draw as well, such as docs/published_results.csv."""
     published_dataset: str | None = None
     """Draw only the published points on this data set."""
@@ -246,11 +259,11 @@ class OptimizeConfig(_Section):
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto`: CUDA if there is a device, else the CPU."""
-    threads: Count | None = None
-    """CPU threads; None: one or all, whichever a short trial finds faster. The choice is cached."""
-    side_by_side: Count | None = None
+    threads: Annotated[Count, Field(le=1_024)] | None = None
+    """CPU threads, at most 1,024; None: one or all, whichever a short trial finds faster. The choice is cached."""
+    side_by_side: Annotated[_Processes, Field(ge=1)] | None = None
     """Students trained in parallel, by processes of one thread each; None: what the trial finds faster."""
-    log: Annotated[tuple[str, ...], Listed] = ()
+    log: _Names = ()
     """Observers of the run by name: tensorboard and mlflow write the curves of all networks into the run's folder."""
 
     @field_validator("model", "data", mode="before")

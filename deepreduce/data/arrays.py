@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from deepreduce.data.images import Augmentation, Split, Standardisation, channels_error
+from deepreduce.data.images import Augmentation, Split, Standardisation, channels_error, labels_from_array
 from deepreduce.errors import DataError
+from deepreduce.utils.fields import MOST_PIXELS
+from deepreduce.utils.memory import check_memory
 from deepreduce.utils.seed import derived_generator
 
-_RESIZE_CHUNK = 4096  # images resized at a time, to bound the memory of float copies
+_CHUNK_BYTES = 2**26  # of float copies of the images that are resized at a time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,14 +72,17 @@ class ImageArrays:
         """Return the images as squares of `size` pixels (bilinear, antialiased), in their type."""
         if self.image_shape[1:] == (size, size):
             return self
-        chunks = [
-            F.interpolate(chunk.float(), size=(size, size), mode="bilinear", antialias=True)
-            for chunk in torch.split(self.images, _RESIZE_CHUNK)
-        ]
-        pixels = torch.cat(chunks)
-        if self.images.dtype == torch.uint8:
-            pixels = pixels.round_().clamp_(0, 255).to(torch.uint8)
-        return replace(self, images=pixels)
+        count, channels, height, width = self.images.shape
+        pixels = channels * size**2
+        check_memory(
+            count * pixels * self.images.element_size(),
+            f"{name}: resizing {count:,} images to {size}x{size}",
+            repair="lower data.image_size, or data.train_limit and data.test_limit",
+            error=DataError,
+        )
+        at_once = max(_CHUNK_BYTES // (4 * max(pixels, channels * height * width)), 1)
+        resized = [_resize(chunk, size) for chunk in torch.split(self.images, at_once)]
+        return replace(self, images=torch.cat(resized))
 
     def repeat_channels(self, channels: int, *, name: str) -> ImageArrays:
         """Return grey images repeated to `channels` channels. Raises `DataError` for images of several others."""
@@ -97,6 +105,30 @@ class ImageArrays:
         """Return the split, which needs no `workers`."""
         assert scale is not None
         return ArraySplit(self, mean=torch.tensor(scale.mean), std=torch.tensor(scale.std), augmentation=augmentation)
+
+
+def check_nhwc(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
+    """Raise `DataError` unless this is the shape and type of bytes (N, H, W, C) or (N, H, W), of 1, 3 or 4 channels."""
+    if dtype != np.uint8:
+        raise DataError(f"{name} images are {dtype}; they must be uint8, 0 to 255")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)) or 0 in shape[1:]:
+        raise DataError(
+            f"{name} images are of shape {shape}; they must be (images, height, width) or (images, height,"
+            " width, channels) with 1, 3 or 4 channels"
+        )
+    if max(shape[1:3]) > MOST_PIXELS:
+        raise DataError(f"{name} images are of shape {shape}; height and width may be {MOST_PIXELS:,} pixels at most")
+
+
+def images_from_nhwc(images: NDArray[Any], labels: NDArray[Any], name: str) -> ImageArrays:
+    """Check bytes (N, H, W, C) or (N, H, W) and labels (N,), and return them channels-first."""
+    check_nhwc(images.shape, images.dtype, name)
+    if images.ndim == 3:
+        images = images[..., None]
+    return ImageArrays(
+        images=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
+        labels=labels_from_array(labels, name, count=len(images)),
+    )
 
 
 class ArraySplit(Split):
@@ -141,6 +173,14 @@ class ArraySplit(Split):
     def _standardise(self, batch: Tensor) -> Tensor:
         mean, std = self._mean.to(batch.device), self._std.to(batch.device)
         return batch.float().sub_(mean).div_(std) if batch.dtype == torch.uint8 else (batch - mean) / std
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    """Return images (N, C, H, W) as squares of `size` pixels, in their type."""
+    pixels = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
+    if images.dtype == torch.uint8:
+        pixels = pixels.round_().clamp_(0, 255).to(torch.uint8)
+    return pixels
 
 
 def augment(batch: Tensor, augmentation: Augmentation, *, generator: torch.Generator) -> Tensor:

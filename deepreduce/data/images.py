@@ -166,6 +166,14 @@ class DataFacts:
     val_images: int
     test_images: int
 
+    def check_batch_size(self, batch_size: int, *, name: str) -> None:
+        """Raise `DataError` if the training images of the data set called `name` don't fill one batch."""
+        if self.train_images < batch_size:
+            raise DataError(
+                f"{name} has {self.train_images:,} training images, fewer than a batch of {batch_size:,}; lower"
+                " training.batch_size"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageData:
@@ -197,11 +205,7 @@ class ImageData:
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raise `DataError` if the training images don't fill one batch."""
-        if len(self.train) < batch_size:
-            raise DataError(
-                f"{self.name} has {len(self.train)} training images, fewer than a batch of {batch_size}; lower"
-                " training.batch_size"
-            )
+        self.facts.check_batch_size(batch_size, name=self.name)
 
 
 def draw_balanced(labels: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
@@ -216,19 +220,26 @@ def draw_balanced(labels: Tensor, count: int, *, generator: torch.Generator) -> 
     return by_class[torch.argsort(place, stable=True)[:count]].sort().values
 
 
+def check_label_kind(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, *, count: int) -> None:
+    """Raise `DataError` unless this is the shape and type of labels (count,): whole or floating-point numbers."""
+    if shape != (count,):
+        raise DataError(f"{name} labels are of shape {shape}; {count:,} images need {count:,} labels")
+    if dtype.kind not in "iuf":
+        raise DataError(f"{name} labels are {dtype}; they must be whole numbers")
+
+
 def labels_from_array(labels: NDArray[Any], name: str, *, count: int) -> Tensor:
     """Convert labels (N,) to an int64 tensor. Raises `DataError` for other shapes, NaN and fractions."""
-    if labels.shape != (count,):
-        raise DataError(f"{name} labels are of shape {labels.shape}; {count} images need {count} labels")
+    check_label_kind(labels.shape, labels.dtype, name, count=count)
     if labels.dtype.kind == "f":
         if not np.isfinite(labels).all():
             raise DataError(f"{name} labels hold NaN or infinite values; they must be whole numbers")
         if (labels != np.rint(labels)).any():
             raise DataError(f"{name} labels hold fractions; they must be whole numbers")
-    elif labels.dtype.kind not in "iu":
-        raise DataError(f"{name} labels are {labels.dtype}; they must be whole numbers")
-    if count and float(labels.max()) > _HIGHEST_LABEL:
-        raise DataError(f"{name} labels reach {float(labels.max()):g}; number the classes from 0")
+    if count and not -_HIGHEST_LABEL <= float(labels.min()) <= float(labels.max()) <= _HIGHEST_LABEL:
+        raise DataError(
+            f"{name} labels run from {float(labels.min()):g} to {float(labels.max()):g}; number the classes from 0"
+        )
     return torch.from_numpy(labels.astype(np.int64))
 
 

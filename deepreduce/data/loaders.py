@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +27,15 @@ from deepreduce.data.images import (
 )
 from deepreduce.errors import DataError
 from deepreduce.utils.seed import derived_generator, derived_seed
+from deepreduce.utils.text import one_line, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Statistics of ImageNet's pixels in [0, 1], which torchvision's pretrained weights expect."""
+
+_MOST_PIXELS, _MOST_ASPECT = 2**26, 50
 
 _EVAL_MARGIN = 256 / 224  # evaluation resizes images to this multiple of the input size and crops their centre
 
@@ -192,14 +196,28 @@ def _collate(items: list[tuple[Tensor, int] | DataError]) -> Any:
 
 
 def read_rgb(path: Path) -> Image:
-    """Read an image file as RGB. Raises `DataError` with its path if it can't be decoded."""
+    """Read an image file as RGB. Raises `DataError` with its path if it can't be decoded, or is too large or long."""
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes, which are checked here, and of damaged metadata
+            with Image.open(path) as image:
+                _check_size(path, *image.size)
+                return image.convert("RGB")
+    except DataError:
+        raise
     except Exception as error:  # decoders raise errors of any kind, SyntaxError among them
-        raise DataError(f"{path} can't be read as an image: {first_line(error)}") from error
+        raise DataError(f"{path} can't be read as an image: {one_line(first_line(error), 200)}") from error
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    # a small file may stand for gigabytes of pixels; evaluation enlarges an image until its shorter side fits
+    if width * height > _MOST_PIXELS or max(width, height) > _MOST_ASPECT * min(width, height):
+        raise DataError(
+            f"{path} is of {width:,}x{height:,} pixels; give images of at most {_MOST_PIXELS:,} pixels whose longer"
+            f" side is at most {_MOST_ASPECT} times the shorter"
+        )
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
@@ -262,7 +280,7 @@ def _checked_item(item: Any, name: str) -> tuple[Tensor, int]:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise DataError(f"{name} is a {type(item).__name__}; a data set must give (image, class) pairs")
     image, label = item
-    if not isinstance(image, Tensor) or image.dim() != 3:
+    if not isinstance(image, Tensor) or image.dim() != 3 or image.is_meta or image.layout != torch.strided:
         raise DataError(
             f"{name}'s image is a {type(image).__name__}; it must be a tensor (channels, height, width): give the"
             " data set a transform such as torchvision.transforms.ToTensor()"
@@ -278,10 +296,10 @@ def _checked_item(item: Any, name: str) -> tuple[Tensor, int]:
 def _whole_number(label: Any, name: str) -> int:
     try:
         number = float(label)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         number = float("nan")
     if not number.is_integer():
-        raise DataError(f"{name}'s class is {label!r}; it must be a whole number")
+        raise DataError(f"{name}'s class is {shown(label)}; it must be a whole number")
     return int(number)
 
 
@@ -300,19 +318,28 @@ def items_from_dataset(dataset: Dataset[Any], name: str) -> ImageItems:
     with _seed_randomness(0):  # so that random transforms give the same fingerprint every time
         first, first_label = _checked_item(dataset[0], f"{name}[0]")
         items = _UserItems(dataset, name, first.shape)
-        targets = getattr(dataset, "targets", None)
+        targets = _targets_of(dataset)
         # `targets` are the classes before a target_transform
         if targets is None or len(targets) != count or targets[0] != first_label or _transforms_targets(dataset):
-            targets = [items[i][1] for i in range(count)]
+            targets = np.asarray([items[i][1] for i in range(count)])
     channels, height, width = first.shape
     return ImageItems(
         train_items=items,
         eval_items=items,
-        all_labels=labels_from_array(np.asarray(targets), name, count=count),
+        all_labels=labels_from_array(targets, name, count=count),
         image_shape=(channels, height, width),
         identity=hash_texts([type(dataset).__qualname__, str(count), str(float(first.double().sum()))]),
         indices=torch.arange(count),
     )
+
+
+def _targets_of(dataset: Dataset[Any]) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """Return the data set's own list of classes as an array (images,); None if it has no such list."""
+    try:
+        targets = np.asarray(getattr(dataset, "targets", None))
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return targets if targets.ndim == 1 and targets.dtype.kind in "iuf" else None
 
 
 def _transforms_targets(dataset: Dataset[Any]) -> bool:

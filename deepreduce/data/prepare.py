@@ -10,8 +10,6 @@ from deepreduce.data.images import Augmentation, DataFacts, ImageData, Images, R
 from deepreduce.errors import DataError
 from deepreduce.utils.seed import derived_generator
 
-_RESIZE_CHUNK = 4096
-
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:

@@ -77,6 +77,8 @@ def _arrays(images: Any, labels: Any, name: str) -> ImageArrays:
 
 def _tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
+        if value.is_meta or value.layout != torch.strided:
+            raise DataError(f"{name} is a tensor without values or not dense; give an ordinary tensor")
         return value.detach().cpu()
     if isinstance(value, (np.ndarray, list, tuple)):
         try:

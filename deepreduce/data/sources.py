@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from deepreduce.data.arrays import ImageArrays
-from deepreduce.data.images import Augmentation, DataFacts, RawData, draw_balanced, first_line, labels_from_array
+from deepreduce.data.arrays import ImageArrays, check_nhwc, images_from_nhwc
+from deepreduce.data.images import (
+    Augmentation,
+    DataFacts,
+    RawData,
+    check_label_kind,
+    draw_balanced,
+    first_line,
+)
 from deepreduce.data.loaders import ImageItems, items_from_files, read_rgb
+from deepreduce.data.npz import WANTED, NpzFile
 from deepreduce.errors import DataError, unknown_name
 from deepreduce.utils.seed import derived_generator
 
@@ -127,7 +132,7 @@ def _cifar(name: str, root: str | None, *, download: bool) -> RawData:
                 f"{name} is missing from {folder}, or incomplete; name its folder with data.root, or fetch it with"
                 " data.download=true"
             ) from error
-        parts.append(_from_nhwc(np.asarray(part.data), np.asarray(part.targets), name))
+        parts.append(images_from_nhwc(np.asarray(part.data), np.asarray(part.targets), name))
     classes = {"cifar10": 10, "cifar100": 100}[name]
     return RawData(
         name=name, train=parts[0], test=parts[1], num_classes=classes, augmentation=Augmentation(pad=4, flip=True)
@@ -135,12 +140,20 @@ def _cifar(name: str, root: str | None, *, download: bool) -> RawData:
 
 
 def _npz(path: Path) -> RawData:
-    arrays = _read_npz(path)
+    file = NpzFile(path)
+    for split in ("train", "test"):
+        images, labels = file.headers[f"x_{split}"], file.headers[f"y_{split}"]
+        check_nhwc(images.shape, images.dtype, f"{path}: {split}")
+        check_label_kind(labels.shape, labels.dtype, f"{path}: {split}", count=images.shape[0])
+    file.check_memory(WANTED)
     parts = [
-        _from_nhwc(arrays[f"x_{split}"], arrays[f"y_{split}"], f"{path}: {split}") for split in ("train", "test")
+        images_from_nhwc(file.load(f"x_{split}"), file.load(f"y_{split}"), f"{path}: {split}")
+        for split in ("train", "test")
     ]
     labels = parts[0].labels
-    num_classes = arrays["classes"].size if "classes" in arrays else int(labels.max()) + 1 if len(labels) else 0
+    num_classes = int(labels.max()) + 1 if len(labels) else 0
+    if "classes" in file.headers:
+        num_classes = math.prod(file.headers["classes"].shape)
     return RawData(
         name=f"npz:{path}",
         train=parts[0],
@@ -148,47 +161,6 @@ def _npz(path: Path) -> RawData:
         num_classes=num_classes,
         # mirroring might change the classes, which are unknown here
         augmentation=Augmentation(pad=parts[0].image_shape[1] // 8, flip=False),
-    )
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    wanted = ("x_train", "y_train", "x_test", "y_test")
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; give npz:FILE")
-    try:
-        with path.open("rb") as opened:
-            file = np.load(opened, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds one array; it needs {', '.join(wanted)}, as numpy.savez writes them")
-            missing = [key for key in wanted if key not in file.files]
-            if missing:
-                raise DataError(
-                    f"{path} lacks {', '.join(missing)}; it needs {', '.join(wanted)} and has"
-                    f" {', '.join(file.files) or 'nothing'}"
-                )
-            arrays = {key: file[key] for key in (*wanted, "classes") if key in file.files}
-    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} can't be read as an npz file: {first_line(error)}") from error
-    strange = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
-    if strange:
-        raise DataError(f"{path}: {strange[0]} is not an array; write the file with numpy.savez")
-    return arrays
-
-
-def _from_nhwc(images: NDArray[Any], labels: NDArray[Any], name: str) -> ImageArrays:
-    """Check uint8 pixels (N, H, W, C) or (N, H, W) and integer labels (N,), and return them channels-first."""
-    if images.dtype != np.uint8:
-        raise DataError(f"{name} images are {images.dtype}; they must be uint8, 0 to 255")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape[1:]:
-        raise DataError(
-            f"{name} images are of shape {images.shape}; they must be (images, height, width) or (images, height,"
-            " width, channels) with 1, 3 or 4 channels"
-        )
-    return ImageArrays(
-        images=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
-        labels=labels_from_array(labels, name, count=len(images)),
     )
 
 
@@ -276,4 +248,4 @@ def _decode(found: list[tuple[Path, int]], name: str, *, size: int) -> ImageArra
         if array.shape != pixels.shape[1:]:
             raise DataError(f"{path} is of {array.shape[1]}x{array.shape[0]} pixels; {name} has {size}x{size}")
         pixels[i] = array
-    return _from_nhwc(pixels, np.array([label for _, label in found], dtype=np.int64), name)
+    return images_from_nhwc(pixels, np.array([label for _, label in found], dtype=np.int64), name)

@@ -52,18 +52,28 @@ _LEAST_SHARE = 1e-3
 """Smallest share of the whole cost that a stage's ReLUs are taken to have, since criticality divides by it."""
 
 
+_MOST_SCALES = 16
+"""Longest list of scales or depths: networks are tried for all pairs of scales, in every order of culling."""
+
+
 class DeepReduceOptions(MethodOptions):
     """Options of DeepReDuce: which networks it tries."""
 
-    cull_order: Annotated[tuple[str, ...], Listed] | None = None
+    cull_order: Annotated[tuple[str, ...], Listed, Field(max_length=64)] | None = None
     """Stages, least critical first, as in S1,S4,S2; None measures the order."""
     thin_keep: Literal["first", "last", "both"] = "first"
     """ReLU that a thinned block keeps; `both` tries either."""
-    alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1)] = (1.0, 0.5)
+    alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1, max_length=_MOST_SCALES)] = (1.0, 0.5)
     """Channel scales, each combined with each of `rhos`."""
-    rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1)] = (1.0, 0.5)
+    rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1, max_length=_MOST_SCALES)] = (1.0, 0.5)
     """Feature-map resolution scales: 1, 1/2, 1/3, ..."""
-    depths: tuple[Annotated[tuple[Count, ...], Field(min_length=1)], ...] | None = None
+    depths: (
+        Annotated[
+            tuple[Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)], ...],
+            Field(max_length=_MOST_SCALES),
+        ]
+        | None
+    ) = None
     """Blocks per stage to try at the smallest alpha and rho, a list for each; None: no such networks, and with method
     `levers` half the blocks of every stage."""
     pad_once: bool = False
@@ -71,7 +81,7 @@ class DeepReduceOptions(MethodOptions):
     criticality_form: Literal["ratio", "difference"] = "ratio"
     """Formula of a stage's criticality: A / (share of all ReLUs)^exponent for accuracy A (`ratio`), or A less that of
     the worst stage, over (its ReLU count)^exponent (`difference`)."""
-    criticality_exponent: NotNegative = 0.07
+    criticality_exponent: Annotated[NotNegative, Field(le=10)] = 0.07
     """Exponent of the ReLU count in the criticality."""
 
 

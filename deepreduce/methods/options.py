@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from deepreduce.utils.fields import CheckedTexts
 
 
-class MethodOptions(BaseModel):
+class MethodOptions(CheckedTexts):
     """Options of a method: the section `method` of a config.
 
     The text below a field describes the field for `deepreduce methods`. A subclass gives each

@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from torch import nn
 from deepreduce.errors import ModelError, unknown_name
 from deepreduce.models.spec import ModelSpec
 from deepreduce.models.zoo import ZOO, Layout
+from deepreduce.utils.fields import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, MOST_WIDTH
+from deepreduce.utils.memory import check_memory
+from deepreduce.utils.text import one_line, shown
 
 TORCHVISION = "torchvision:"
 ZOO_INPUT_SIZE = 32
@@ -38,10 +41,9 @@ def resolve_spec(
     and `blocks` (per stage) are for zoo networks only and default to the published ones. Raises `ModelError` for an
     unknown name and for an option that the model does not have.
     """
-    if num_classes is not None and num_classes < 2:
-        raise ModelError(f"num_classes is {num_classes}; a classifier needs at least 2")
-    if in_channels < 1:
-        raise ModelError(f"in_channels is {in_channels}; give at least 1")
+    if num_classes is not None:
+        check_range("num_classes", num_classes, 2, MOST_CLASSES)
+    check_range("in_channels", in_channels, 1, MOST_CHANNELS)
     if name in ZOO:
         spec = ModelSpec(name=name, num_classes=num_classes or 10, in_channels=in_channels)
         return _with_zoo_options(spec, width, blocks)
@@ -65,14 +67,22 @@ def resolve_spec(
     raise ModelError(unknown_name("model", name, known))
 
 
+def check_range(name: str, value: int, least: int, most: int) -> None:
+    """Raise `ModelError` unless `least` <= value <= `most`."""
+    if not least <= value <= most:
+        raise ModelError(f"{name} is {shown(value)}; give {least} to {most:,}")
+
+
 def _with_zoo_options(spec: ModelSpec, width: int | None, blocks: Sequence[int] | None) -> ModelSpec:
     entry = ZOO[spec.name]
-    if width is not None and width < 1:
-        raise ModelError(f"width is {width}; the stem needs at least 1 channel")
+    if width is not None:
+        check_range("width", width, 1, MOST_WIDTH)
     depth = entry.blocks if blocks is None else tuple(blocks)
-    if len(depth) != len(entry.blocks) or any(n < 1 for n in depth):
+    for count in depth:
+        check_range("a stage's number of blocks", count, 1, MOST_BLOCKS)
+    if len(depth) != len(entry.blocks):
         raise ModelError(
-            f"blocks is {list(depth)}; {spec.name} needs {len(entry.blocks)} positive counts,"
+            f"blocks is {shown(list(depth))}; {spec.name} needs {len(entry.blocks)} positive counts,"
             f" as in {list(entry.blocks)}"
         )
     return replace(spec, width=entry.width if width is None else width, blocks=depth)
@@ -97,6 +107,18 @@ def default_input_size(spec: ModelSpec) -> int:
         # the smallest: some networks list weights that were fine-tuned at a larger size first
         return min(int(member.transforms().crop_size[0]) for member in weights)
     return FALLBACK_INPUT_SIZE
+
+
+def check_weights_fit(spec: ModelSpec) -> None:
+    """Raise `ModelError` if the weights of a zoo network, with gradients and momentum, exceed the free memory."""
+    if spec.is_zoo:
+        count = sum(p.numel() for p in build_model(spec, device="meta").parameters())
+        check_memory(
+            12.0 * count,  # weights, gradients and momentum in float32
+            f"training {spec.name} of width {spec.width} with {count:,} weights",
+            repair="lower model.width or model.blocks",
+            error=ModelError,
+        )
 
 
 def build_model(
@@ -214,11 +236,12 @@ def _import_path(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        with suppress(ValueError):  # the file may have removed it
+            sys.path.remove(str(folder))
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return one_line(f"{type(error).__name__}: {error}", 500)
 
 
 def _load_factory(path: Path, name: str) -> Callable[..., Any]:

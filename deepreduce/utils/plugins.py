@@ -23,7 +23,8 @@ def load_plugin(kind: str, name: str, group: str, built_in: Mapping[str, str]) -
 
     Raises `UserError` for an unknown name, and for one that can't be imported.
     """
-    known = known_plugins(group, built_in)
+    # deepreduce's own names win, so that they are known without reading what all installed packages offer
+    known = {name: EntryPoint(name, built_in[name], group)} if name in built_in else known_plugins(group, built_in)
     if name not in known:
         raise UserError(unknown_name(kind, name, list(known)))
     try:

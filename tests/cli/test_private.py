@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepreduce.cli.main import FAILED, MISTAKE, run_command
+from deepreduce.cli.main import run_command
+from deepreduce.cli.outcome import FAILED, MISTAKE
 from deepreduce.cost.link import LINKS
 from deepreduce.private.parties import processes
 from deepreduce.private.parties.processes import choose_ports
@@ -64,8 +65,8 @@ def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_pat
         (["--ports", "9001,9001"], "port 9001 is given twice"),
         (["--ports", "9001,70000"], "port 70000 can't be used"),
         (["--ports", "9001,9002", "--protocol", "aby3"], "2 ports are given for 3 parties"),
-        (["--images", "0"], "--images is 0; give at least 1"),
-        (["--repeats", "0"], "--repeats is 0; give at least 1"),
+        (["--images", "0"], "--images is 0; give 1 to 1,000,000"),
+        (["--repeats", "0"], "--repeats is 0; give 1 to 1,000,000"),
         (["--timeout", "-1"], "--timeout is -1; give seconds above 0, at most 86,400"),
         (["--timeout", "0"], "--timeout is 0; give seconds"),
         (["--timeout", "nan"], "--timeout is nan; give seconds"),
@@ -105,7 +106,7 @@ def test_a_file_that_can_not_be_written_is_told_before_the_measurement(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--repeats", "0"], "--repeats is 0; give at least 1"),
+        (["--repeats", "0"], "--repeats is 0; give 1 to 1,000,000"),
         (["--timeout", "-1"], "--timeout is -1; give seconds"),
         (["--protocol", "cheeta"], "did you mean 'cheetah'"),
     ],
@@ -145,7 +146,7 @@ def test_a_mistake_in_serving_is_one_line(
         (["--connect", ":9000"], "give HOST:PORT"),
         (["--connect", "nowhere"], "give HOST:PORT"),
         (["--image", "nowhere.png"], "--image is 'nowhere.png'; give a file that exists"),
-        (["--image", ""], "--image is ''; give a file that exists"),
+        (["--image", ""], "--image is empty; leave it out, or give a value"),
         (["--image", "x" * 5000], "give a file that exists"),
     ],
 )

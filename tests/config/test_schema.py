@@ -37,9 +37,9 @@ def test_a_rho_is_the_inverse_of_a_whole_number(rho: float) -> None:
 @pytest.mark.parametrize(
     "key", ["training.epochs", "training.learning_rate", "seed", "max_relus", "data.val_fraction", "model.width"]
 )
-@pytest.mark.parametrize("text", ["true", "no"])
+@pytest.mark.parametrize("text", ["True", "false"])
 def test_a_bool_is_no_number(key: str, text: str) -> None:
-    assert f"{key} is {text == 'true'}: needs a number" in refusal(f"{key}={text}")
+    assert f"{key} is {text == 'True'}: needs a number" in refusal(f"{key}={text}")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -53,7 +53,7 @@ def test_training_and_test_images_must_be_of_one_size() -> None:
         (np.array([0.0, np.nan]), "NaN"),
         (np.array([0.0, np.inf]), "infinite"),
         (np.array([0.0, 0.5]), "fractions"),
-        (np.array([0.0, 1e30]), r"reach 1e\+30"),
+        (np.array([0.0, 1e30]), r"to 1e\+30; number the classes from 0"),
         (np.array([0, 2**63], dtype=np.uint64), "number the classes from 0"),
         (np.array(["cat", "dog"]), "whole numbers"),
         (np.array([True, False]), "bool"),

@@ -47,7 +47,7 @@ def test_an_unknown_model_is_refused_with_the_nearest(name: str, message: str) -
         ("resnet18", {"in_channels": 0}, "in_channels is 0"),
         ("resnet18", {"width": 0}, "width is 0"),
         ("resnet18", {"blocks": [2, 2]}, r"needs 4 positive counts, as in \[2, 2, 2, 2\]"),
-        ("resnet18", {"blocks": [2, 2, 0, 2]}, "positive counts"),
+        ("resnet18", {"blocks": [2, 2, 0, 2]}, "number of blocks is 0; give 1 to 500"),
         ("torchvision:resnet18", {"width": 8}, "options of the zoo's networks"),
         ("torchvision:resnet18", {"in_channels": 1}, "takes 3 input channels, the data have 1; data.channels=3"),
     ],
