@@ -108,15 +108,16 @@ def _check_fit(network: Network, facts: DataFacts) -> None:
         raise ModelError(
             f"{network.name} has no ReLUs, so there is nothing to reduce (other non-linearities: {others})"
         )
+    if not any(value.requires_grad for value in network.module.parameters()):
+        raise ModelError(f"{network.name} has no parameters that require gradients, so there is nothing to train")
     if network.unsupported:
         counted = ", ".join(f"{kind} x{count}" for kind, count in network.unsupported.items())
         log.info("%s has non-linearities besides ReLUs, which stay: %s", network.name, counted)
 
 
 def check_parameters(module: nn.Module, name: str) -> None:
-    """Raise `ModelError` for a network that can't be trained in float32: by its parameters' kinds or values."""
-    parameters = dict(module.named_parameters())
-    for key, value in parameters.items():
+    """Raise `ModelError` unless every parameter is there, finite, and of type float32, in which networks are trained."""
+    for key, value in module.named_parameters():
         if isinstance(value, nn.parameter.UninitializedParameter):
             raise ModelError(f"{name}: {key} has no shape yet; run one batch through the lazy module first")
         if value.is_meta:
@@ -125,8 +126,6 @@ def check_parameters(module: nn.Module, name: str) -> None:
             raise ModelError(f"{name}: {key} is {value.dtype}; networks are trained in float32: call .float() on it")
         if not bool(torch.isfinite(value).all()):
             raise ModelError(f"{name}: {key} holds NaN or infinite values; give weights that are finite")
-    if not any(value.requires_grad for value in parameters.values()):
-        raise ModelError(f"{name} has no parameters that require gradients, so there is nothing to train")
 
 
 def _load_foreign_weights(module: nn.Module, path: Path) -> None:

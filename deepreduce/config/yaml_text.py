@@ -56,8 +56,8 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError(f"it has {len(text):,} characters; give at most {_MOST_BYTES:,}")
     try:
         return yaml.load(text, Loader=_Loader)
-    except (ValueError, OverflowError) as error:  # escapes that name no character
-        raise yaml.YAMLError(str(error)) from error
+    except (ValueError, OverflowError) as error:
+        raise yaml.YAMLError(r"an escape such as \UFFFFFFFF in it names no character") from error
 
 
 def dump_yaml(value: Any) -> str:

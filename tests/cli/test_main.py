@@ -169,7 +169,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
 
 
 def test_a_failure_of_the_run_itself_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tiny_config(tmp_path / "t.yaml", training={"learning_rate": 1e30, "clip_norm": None})
+    config = tiny_config(tmp_path / "t.yaml", training={"learning_rate": 1e6, "clip_norm": None})
     assert run_command(["optimize", "--config", str(config), "--out", "run"]) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("deepreduce: the teacher could not be trained")
 

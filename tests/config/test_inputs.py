@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,84 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         assert choose_device("auto").type == "cpu"
         with pytest.raises(ConfigError, match="PyTorch sees 0 CUDA devices; use device cpu"):
             choose_device("cuda")
+
+
+FACTORIES = """
+import torch
+from torch import nn
+
+def network(kind=nn.Linear):
+    return nn.Sequential(nn.Flatten(), kind(64, 8), nn.ReLU(), nn.Linear(8, 10))
+
+def double(): return network().double()
+def half(): return network().half()
+def meta(): return network().to("meta")
+def lazy(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 10))
+def frozen(): return network().requires_grad_(False)
+def class_of_module(): return nn.Linear
+def nothing(): pass
+def number(): return 5
+def raises(): raise ValueError("first line\\nsecond" + "x" * 100_000)
+def leaves(): raise SystemExit(3)
+def deep(): return deep()
+def needs(argument): return network()
+def not_finite():
+    made = network()
+    nn.init.constant_(made[1].weight, float("nan"))
+    return made
+def moves_path():
+    import sys
+    sys.path.clear()
+    raise KeyError("path")
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("double", "1.weight is torch.float64; networks are trained in float32: call .float()"),
+        ("half", "1.weight is torch.float16; networks are trained in float32"),
+        ("meta", "1.weight has no values"),
+        ("lazy", "1.weight has no shape yet; run one batch"),
+        ("frozen", "has no parameters that require gradients"),
+        ("not_finite", "1.weight holds NaN or infinite values"),
+        ("class_of_module", "returned type; it must return a torch.nn.Module"),
+        ("nothing", "returned NoneType"),
+        ("number", "returned int"),
+        ("raises", "raised ValueError: first line second"),
+        ("leaves", "raised SystemExit: 3"),
+        ("deep", "raised RecursionError"),
+        ("needs", "raised TypeError"),
+        ("moves_path", "raised KeyError"),
+        ("absent", "unknown function 'absent'"),
+        ("torch", "unknown function 'torch'"),
+    ],
+)
+def test_a_factory_that_returns_no_network_to_train_is_one_short_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, message: str
+) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "own.py").write_text(FACTORIES)
+    with pytest.raises(ModelError) as caught:
+        original_network(ModelConfig(name=f"{tmp_path / 'own.py'}:{factory}"), FACTS, seed=0)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1_500
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff", b"def f(:", b"\0", b"raise SystemExit", b"1/0", b"import no_such_module"]
+)
+def test_a_file_that_is_no_module_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "own.py").write_bytes(content)
+    with pytest.raises(ModelError, match=r"own\.py can't be imported: ") as caught:
+        original_network(ModelConfig(name=f"{tmp_path / 'own.py'}:f"), FACTS, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = original_network(SMALL, FACTS, seed=3).module.state_dict()
+    state = {key: value.clone() for key, value in state.items()}
+    next(iter(state.values())).fill_(float("inf"))
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match="holds NaN or infinite values"):
+        original_network(SMALL.model_copy(update={"weights": str(tmp_path / "w.safetensors")}), FACTS, seed=0)

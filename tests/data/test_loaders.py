@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepreduce.data import ImageData, LoaderSplit, Preparation, load_source, prepare
+from deepreduce.data.loaders import read_rgb
 from deepreduce.errors import DataError
 from tests.helpers.images import CPU, save_image
 
@@ -129,3 +131,17 @@ def test_other_files_are_another_data_set(folder: Path, tmp_path: Path) -> None:
     assert data(folder).fingerprint == before
     raw = load_source(f"imagefolder:{folder}", image_size=24)
     assert prepare(raw, Preparation(val_fraction=0.25), seed=0).fingerprint != before
+
+
+@pytest.mark.parametrize("size", [(9_000, 9_000), (1, 100_000), (100_000, 1)])
+def test_an_image_of_too_many_pixels_or_too_long_is_refused_before_it_is_unpacked(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+
+    path = tmp_path / "bomb.png"
+    Image.new("1", size).save(path)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"bomb\.png is of .* pixels; give images of at most") as caught:
+        read_rgb(path)
+    assert "\n" not in str(caught.value) and tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
