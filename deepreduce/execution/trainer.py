@@ -17,7 +17,10 @@ from deepreduce.errors import CheckpointError, NonFiniteLossError, RunError, Use
 from deepreduce.execution.task import Student, TrainResult, TrainTask
 from deepreduce.network import Network
 from deepreduce.store.checkpoint import describe_network, load_weights
+from deepreduce.store.description import as_written
+from deepreduce.store.names import PLAN
 from deepreduce.store.network_folder import NetworkFolder
+from deepreduce.store.sealed import read_run_record
 from deepreduce.training import (
     AugmentationSchedule,
     CallbackFactory,
@@ -242,19 +245,46 @@ class CandidateTrainer:
     def _finished(self, student: Student) -> TrainResult | None:
         folder = self._folder(student.folder)
         try:
-            metrics = folder.finished()
-            if metrics is None:
-                return None
-            result = _result_in(folder, metrics, test=student.test)
-            network = self._reduced(student)
-            if result.failure is None:
-                load_weights(network.module, folder.weights(), source=folder.path)
-            folder.check_description(self._describe(network, student), student.plan.mask_tensors())
-            return result
+            return self._recorded(student, folder)
         except CheckpointError as error:
-            log.warning("%s; training %s again", error, student.name)
+            problem = error
+        try:
+            result = self._measured_again(student, folder)
+        except CheckpointError:
+            log.warning("%s; training %s again", problem, student.name)
             folder.clear()
             return None
+        log.warning("%s; measured %s again, of its weights", problem, student.name)
+        return result
+
+    def _recorded(self, student: Student, folder: NetworkFolder) -> TrainResult | None:
+        """Return the result that the folder holds, if any. Raises `CheckpointError` where a file is corrupt."""
+        metrics = folder.finished()
+        if metrics is None:
+            return None
+        network = self._reduced(student)
+        result = _result_in(folder, metrics, network, test=student.test)
+        if result.failure is None:
+            load_weights(network.module, folder.weights(), source=folder.path)
+        folder.check_description(self._describe(network, student), student.plan.mask_tensors())
+        return result
+
+    def _measured_again(self, student: Student, folder: NetworkFolder) -> TrainResult:
+        """Measure a network whose metrics are corrupt, and write them again; its weights are those it ended with.
+
+        What is lost is the training time but for what the history says. Raises `CheckpointError` where the weights,
+        the history or the plan are not as they were written.
+        """
+        network, weights = self._reduced(student), folder.whole_weights()
+        described = read_run_record(folder.path / PLAN)
+        if described != as_written(self._describe(network, student)):
+            raise CheckpointError(f"{folder.path / PLAN} is of another network")
+        load_weights(network.module, weights, source=folder.path)
+        network.module.to(self.context.device).eval()
+        epochs = folder.whole_history()
+        result = self._measure(network, student, epochs[-1].seconds if epochs else 0.0)
+        folder.replace_metrics(result.to_json())
+        return result
 
     def _keep(self, network: Network, task: TrainTask, number: int, trained: TrainingSummary) -> TrainResult:
         """Measure the trained network of the student of that number, write its files and return its result."""
@@ -321,8 +351,12 @@ def _counted(network: Network, **values: Any) -> TrainResult:
     )
 
 
-def _result_in(folder: NetworkFolder, metrics: dict[str, Any], *, test: bool) -> TrainResult:
+def _result_in(folder: NetworkFolder, metrics: dict[str, Any], network: Network, *, test: bool) -> TrainResult:
     try:
-        return TrainResult.from_json(metrics, test=test)
+        result = TrainResult.from_json(metrics, test=test)
     except ValueError as error:
         raise CheckpointError(f"{folder.path}: {error}") from error
+    counts = (result.relu_count, result.stage_relu_counts, result.macs)
+    if counts != (network.relu_count, dict(network.stage_relu_counts), network.macs):
+        raise CheckpointError(f"{folder.path}: its metrics are of another network")
+    return result

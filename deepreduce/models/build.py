@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from deepreduce.errors import ModelError, unknown_name
-from deepreduce.models.spec import ModelSpec
+from deepreduce.models.spec import FACTORY, ModelSpec
 from deepreduce.models.zoo import ZOO, Layout
 
 TORCHVISION = "torchvision:"
@@ -63,6 +62,18 @@ def resolve_spec(
     if name in _torchvision_names():
         raise ModelError(f"unknown model {name!r}; did you mean '{TORCHVISION}{name}'? known: {', '.join(known)}")
     raise ModelError(unknown_name("model", name, known))
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Raise `ModelError` for a spec that `resolve_spec` would not return, as one from a changed file may be."""
+    resolved = resolve_spec(
+        spec.name, num_classes=spec.num_classes, in_channels=spec.in_channels, width=spec.width, blocks=spec.blocks
+    )
+    if spec.runs_file is not None:
+        if not Path(spec.runs_file).is_absolute():
+            raise ModelError(f"{spec.name} is no absolute path, so that the file depends on the folder one is in")
+    elif resolved != spec:
+        raise ModelError(f"the spec of {spec.name} has width {spec.width} and blocks {spec.blocks}; give both")
 
 
 def _with_zoo_options(spec: ModelSpec, width: int | None, blocks: Sequence[int] | None) -> ModelSpec:
@@ -117,6 +128,11 @@ def build_model(
     if pretrained:
         _load_pretrained(model, spec)
     return model
+
+
+def count_parameters(spec: ModelSpec) -> int:
+    """Return the number of parameters of a network of the zoo or of torchvision; allocate none of them."""
+    return sum(parameter.numel() for parameter in build_model(spec, device="meta").parameters())
 
 
 def _build(spec: ModelSpec, *, seed: int, device: str | torch.device) -> nn.Module:
@@ -188,7 +204,7 @@ def _load_pretrained(model: nn.Module, spec: ModelSpec) -> None:
 
 
 def _is_factory(name: str) -> bool:
-    return re.search(r"\.py:[A-Za-z_]\w*$", name) is not None
+    return FACTORY.search(name) is not None
 
 
 def _build_from_factory(spec: ModelSpec) -> nn.Module:
