@@ -216,7 +216,7 @@ class ProcessExecutor:
 @contextlib.contextmanager
 def _file_of(context: TrainingContext) -> Iterator[Path]:
     """Write the context to a file of this user alone; processes that map the file share one copy of its tensors."""
-    file = StagedFile(context.root)
+    file = StagedFile(context.root, mode=0o600)
     try:
         torch.save(context, cast(IO[bytes], file))
         file.sync()

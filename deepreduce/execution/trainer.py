@@ -245,28 +245,33 @@ class CandidateTrainer:
     def _finished(self, student: Student) -> TrainResult | None:
         folder = self._folder(student.folder)
         try:
-            return self._recorded(student, folder)
+            metrics = folder.finished()
+            if metrics is None:
+                return None
+            network = self._reduced(student)
+            result = _result_in(folder, metrics, network, test=student.test)
         except CheckpointError as error:
-            problem = error
+            return self._repaired(student, folder, error)
+        try:
+            if result.failure is None:
+                load_weights(network.module, folder.weights(), source=folder.path)
+        except CheckpointError as error:
+            return self._begin_again(student, folder, error)
+        folder.check_description(self._describe(network, student), student.plan.mask_tensors())
+        return result
+
+    def _begin_again(self, student: Student, folder: NetworkFolder, problem: CheckpointError) -> None:
+        """Clear the folder, so that the student is trained again."""
+        log.warning("%s; training %s again", problem, student.name)
+        folder.clear()
+
+    def _repaired(self, student: Student, folder: NetworkFolder, problem: CheckpointError) -> TrainResult | None:
+        """Measure a network again whose metrics are corrupt; return None where it has to be trained again."""
         try:
             result = self._measured_again(student, folder)
         except CheckpointError:
-            log.warning("%s; training %s again", problem, student.name)
-            folder.clear()
-            return None
-        log.warning("%s; measured %s again, of its weights", problem, student.name)
-        return result
-
-    def _recorded(self, student: Student, folder: NetworkFolder) -> TrainResult | None:
-        """Return the result that the folder holds, if any. Raises `CheckpointError` where a file is corrupt."""
-        metrics = folder.finished()
-        if metrics is None:
-            return None
-        network = self._reduced(student)
-        result = _result_in(folder, metrics, network, test=student.test)
-        if result.failure is None:
-            load_weights(network.module, folder.weights(), source=folder.path)
-        folder.check_description(self._describe(network, student), student.plan.mask_tensors())
+            return self._begin_again(student, folder, problem)
+        log.warning("%s; measuring %s again, with its weights", problem, student.name)
         return result
 
     def _measured_again(self, student: Student, folder: NetworkFolder) -> TrainResult:

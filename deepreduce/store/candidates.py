@@ -17,7 +17,7 @@ from deepreduce.store.sealed import RecordModel, checked, read_run_record
 from deepreduce.utils.records import write_record
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
-_Fraction = Annotated[float, Field(ge=0, le=1, strict=False)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=0, le=2**63)]
 
 
@@ -28,7 +28,7 @@ class _MeasurementRecord(RecordModel):
     val_accuracy: _Fraction
     test_accuracy: _Fraction
     churn: _Fraction
-    train_seconds: Annotated[float, Field(ge=0, strict=False)]
+    train_seconds: Annotated[float, Field(ge=0)]
 
 
 class _CandidateRecord(RecordModel):

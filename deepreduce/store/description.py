@@ -34,8 +34,8 @@ _Side = Annotated[int, Field(ge=1, le=2**14)]
 _Text = Annotated[str, Field(max_length=4096)]
 _Name = Annotated[str, Field(min_length=1, max_length=1024)]
 _Patterns = Annotated[list[_Text], AfterValidator(_check_patterns)]
-_Mean = Annotated[float, Field(ge=-1e30, le=1e30, strict=False)]
-_Deviation = Annotated[float, Field(gt=0, le=1e30, strict=False)]
+_Mean = Annotated[float, Field(ge=-1e30, le=1e30)]
+_Deviation = Annotated[float, Field(gt=0, le=1e30)]
 
 
 class StandardisationRecord(RecordModel):
@@ -101,7 +101,7 @@ def spec_in(description: NetworkDescription, path: Path) -> ModelSpec | None:
         spec = ModelSpec.from_json(description.model)
         check_spec(spec)
     except UserError as error:
-        raise CheckpointError(f"{path} {_NO_NETWORK}: {error}") from error
+        raise CheckpointError(f"{path} {_NO_NETWORK}: {str(error)[:400]}") from error
     return spec
 
 
@@ -110,7 +110,7 @@ def plan_in(description: NetworkDescription, path: Path) -> ReductionPlan:
     try:
         plan = ReductionPlan.from_json(description.plan)
     except UserError as error:
-        raise CheckpointError(f"{path} {_NO_NETWORK}: {error}") from error
+        raise CheckpointError(f"{path} {_NO_NETWORK}: {str(error)[:400]}") from error
     if plan.plan_id != description.plan_id:
         raise CheckpointError(
             f"{path} holds another plan than it says: the id of its plan is {plan.plan_id}, not {description.plan_id}"

@@ -29,8 +29,8 @@ def read_execution_plan(folder: Path) -> ExecutionPlan | None:
 
 class _CriticalityRecord(RecordModel):
     cull_order: list[str]
-    criticality: dict[str, Annotated[float, Field(strict=False)]]
-    val_accuracy: dict[str, Annotated[float, Field(ge=0, le=1, strict=False)]]
+    criticality: dict[str, float]
+    val_accuracy: dict[str, Annotated[float, Field(ge=0, le=1)]]
 
 
 def write_criticality(folder: Path, found: StageCriticality) -> None:

@@ -37,7 +37,7 @@ def read_run_record(path: Path) -> dict[str, Any]:
         return value
     if not is_of_earlier_version(path):
         raise CheckpointError(f"{path} was changed after it was written: its checksum is missing")
-    _warn_of_earlier_version(path.parent)
+    _warn_of_earlier_version(run_of(path.parent) or path.parent)
     return value
 
 

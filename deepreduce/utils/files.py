@@ -34,13 +34,13 @@ _PARTIAL = re.compile(r"\.deepreduce-[0-9a-f]{32}\.part")
 
 _METADATA = "deepreduce"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_BROKEN = (errno.EIO, errno.ESTALE)
 _REPAIRS = {
     errno.ENOENT: "make the folder first, or choose one that exists",
     errno.ENOTDIR: "choose another folder",
     errno.EISDIR: "it is a folder, so give another name",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ELOOP: "it is a link; remove it, or give another name",
+    errno.EIO: "choose a folder on another disk",
     errno.EROFS: "choose a folder on a disk that may be written to",
 }
 _MAY_NOT = "choose a folder that you may write to"
@@ -52,7 +52,7 @@ _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EACCE
 def writing(path: Path) -> Iterator[None]:
     """Turn an `OSError` in the block into one line with the path, the reason and a repair.
 
-    Raises `RunError` for a full or failing disk, else `RunFolderError`.
+    Raises `RunError` for a full disk, else `RunFolderError`.
     """
     try:
         yield
@@ -61,10 +61,6 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise RunError(
                 f"{path} can't be written: {reason}; make room and give the same command again, it will resume"
-            ) from error
-        if error.errno in _BROKEN:
-            raise RunError(
-                f"{path} can't be written: {reason}; check the disk, or choose a folder on another"
             ) from error
         raise RunFolderError(
             f"{path} can't be written: {reason}; {_REPAIRS.get(error.errno or 0, _MAY_NOT)}"
@@ -78,10 +74,11 @@ class StagedFile:
     when the file is moved to its place.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Create the file. Raises `OSError`."""
-        self.path, self._descriptor = _create_partial(folder)
+    def __init__(self, folder: Path, *, mode: int = 0o666) -> None:
+        """Create the file, with these rights but for the umask. Raises `OSError`."""
+        self.path, self._descriptor = _create_partial(folder, mode)
         self._error: OSError | None = None
+        self._is_moved = False
 
     def write(self, content: bytes | bytearray | memoryview) -> int:
         """Append all of the content; return its number of bytes."""
@@ -103,12 +100,19 @@ class StagedFile:
             raise self._error
         os.fsync(self._descriptor)
 
+    def move_to(self, path: Path) -> None:
+        """Flush the file to disk and give it its name. Raises the `OSError` of `sync`, or of the renaming."""
+        self.sync()
+        os.replace(self.path, path)
+        self._is_moved = True
+
     def discard(self) -> None:
         """Close the file, and remove it where it still has its temporary name."""
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        if not self._is_moved:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -122,8 +126,7 @@ def staged(path: Path) -> Iterator[StagedFile]:
     try:
         yield file
         with writing(path):
-            file.sync()
-            os.replace(file.path, path)
+            file.move_to(path)
     finally:
         file.discard()
     with writing(path):
@@ -156,13 +159,13 @@ def remove_partial_files(folder: Path) -> None:
                     _remove_unless_locked(path)
 
 
-def _create_partial(folder: Path) -> tuple[Path, int]:
+def _create_partial(folder: Path, mode: int) -> tuple[Path, int]:
     """Create a file that did not exist, locked as long as it is open; return its path and descriptor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     while True:
         path = folder / f".deepreduce-{secrets.token_hex(16)}.part"
         try:
-            descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+            descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), mode)
         except FileExistsError:
             continue
         _lock(descriptor, wait=True)
