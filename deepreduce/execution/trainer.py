@@ -256,11 +256,12 @@ class CandidateTrainer:
             if result.failure is None:
                 load_weights(network.module, folder.weights(), source=folder.path)
         except CheckpointError as error:
-            return self._begin_again(student, folder, error)
+            self._clear(student, folder, error)
+            return None
         folder.check_description(self._describe(network, student), student.plan.mask_tensors())
         return result
 
-    def _begin_again(self, student: Student, folder: NetworkFolder, problem: CheckpointError) -> None:
+    def _clear(self, student: Student, folder: NetworkFolder, problem: CheckpointError) -> None:
         """Clear the folder, so that the student is trained again."""
         log.warning("%s; training %s again", problem, student.name)
         folder.clear()
@@ -270,7 +271,8 @@ class CandidateTrainer:
         try:
             result = self._measured_again(student, folder)
         except CheckpointError:
-            return self._begin_again(student, folder, problem)
+            self._clear(student, folder, problem)
+            return None
         log.warning("%s; measuring %s again, with its weights", problem, student.name)
         return result
 

@@ -123,9 +123,9 @@ def test_a_network_of_the_users_file_loads_from_any_folder(tmp_path: Path, monke
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(
         UserError, match=r"built by running the file .*/mine\.py; .*--trust-code .*trust_code=True"
-    ) as e:
+    ) as caught:
         load_reduced(tmp_path)
-    assert "\n" not in str(e.value) and not (tmp_path / "ran").exists()
+    assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
     (tmp_path / "mine.py").unlink()
     with pytest.raises(ModelError, match=r"no file .*mine\.py"):
         load_reduced(tmp_path, trust_code=True)

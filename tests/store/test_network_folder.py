@@ -34,9 +34,7 @@ def test_a_history_reads_back_and_a_corrupt_one_is_named(tmp_path: Path) -> None
         (tmp_path / "history.csv").write_text(content)
         with pytest.raises(CheckpointError, match=r"history\.csv is not a history"):
             entry.whole_history()
-        with pytest.raises(
-            CheckpointError, match=r"history\.csv is not the file that metrics\.json was written with"
-        ):
+        with pytest.raises(CheckpointError, match=r"history\.csv is not the file that metrics\.json was written"):
             entry.history()
 
 

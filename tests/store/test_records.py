@@ -65,9 +65,7 @@ def test_a_corrupt_criticality_is_named(tmp_path: Path, content: dict[str, Any])
 @pytest.mark.parametrize("name", ["/../../outside", "..", "a/b", ".hidden", "", "x" * 200, "a\nb"])
 def test_a_name_in_the_costs_can_not_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     RunCosts(models={}, cost_estimates={"teacher": {name: random_estimate(0)}}).write(tmp_path)
-    with pytest.raises(
-        CheckpointError, match=r"costs\.json does not hold the costs of networks: the name .* can't be"
-    ):
+    with pytest.raises(CheckpointError, match=r"costs\.json does not hold the costs of networks: the name"):
         read_costs(tmp_path)
     with pytest.raises(UserError, match="can't be part of a file's name"):
         costs_plot(name)
