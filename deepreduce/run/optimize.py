@@ -75,10 +75,7 @@ def _finish(session: Session, observers: Observers) -> Result:
     write_tables(folder, candidates, stages=spec.search.network.stages, complete=True, objective=objective)
     write_plots(folder, title=spec.title, overlay=spec.overlay, objective=objective)
     observers.run_finished(candidates, objective)
-    try:
-        (folder / LOGITS_CACHE).unlink(missing_ok=True)
-    except OSError as error:  # the run is done all the same
-        log.warning("%s can't be removed (%s); remove it yourself", folder / LOGITS_CACHE, error.strerror or error)
+    remove_logits_cache(folder)
     networks = [  # the run has run the caller's file already
         ReducedNetwork(candidate=c, folder=folder / c.folder, original=spec.model, trust_code=True)
         for c in candidates
@@ -91,6 +88,14 @@ def _finish(session: Session, observers: Observers) -> Result:
         objective=objective,
         title=spec.title,
     )
+
+
+def remove_logits_cache(folder: Path) -> None:
+    """Remove the teacher's logits, which a finished run needs no more; where that fails, log a warning."""
+    try:
+        (folder / LOGITS_CACHE).unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s can't be removed (%s); remove it yourself", folder / LOGITS_CACHE, error.strerror or error)
 
 
 class _RunLog(logging.FileHandler):
