@@ -48,7 +48,7 @@ class _CandidatesRecord(RecordModel):
 
 
 def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
-    """Write candidates.json. Costs are not in it: costs.json has them."""
+    """Write candidates.json, in the order of candidates.csv. Costs are not in it: costs.json has them."""
     rows = [
         {
             "plan_id": c.plan_id,
@@ -60,7 +60,7 @@ def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
             "failure": c.failure,
             "is_dropped": c.is_dropped,
         }
-        for c in candidates
+        for c in sorted(candidates, key=lambda c: (-c.relu_count, c.plan_id))
     ]
     write_record(folder / CANDIDATES_RECORD, {"candidates": rows})
 
