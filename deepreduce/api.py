@@ -24,7 +24,7 @@ from deepreduce.config.build import (
     title_of,
 )
 from deepreduce.config.inputs import choose_device, facts_without_data, load_data
-from deepreduce.config.load import config_of_network, read_run_config, resolve_config
+from deepreduce.config.load import config_for_network, read_run_config, resolve_config
 from deepreduce.config.schema import DataConfig, OptimizeConfig
 from deepreduce.cost.link import link_named
 from deepreduce.data import ImageData
@@ -53,7 +53,7 @@ from deepreduce.training.autotune import choose_execution, using_threads
 from deepreduce.training.callbacks import CallbackFactory
 from deepreduce.transforms.collapse.costs import collapse_cost
 from deepreduce.utils.fields import MOST_PIXELS
-from deepreduce.utils.files import write_json
+from deepreduce.utils.records import write_record
 
 log = logging.getLogger(__name__)
 
@@ -161,10 +161,11 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
         return dry_run_of(spec, batch_size=training.batch_size, precision=execution.precision, device=device)
 
 
-def load_result(folder: str | Path, *, model: nn.Module | None = None) -> Result:
-    """Return the result of a finished run from its folder; accuracies are exact to the tables' six decimals.
+def load_result(folder: str | Path, *, model: nn.Module | None = None, trust_code: bool = False) -> Result:
+    """Return the result of a finished run from its folder.
 
-    `model` is the original of a run whose network was a Python module. Raises `UserError` where the folder holds no
+    `model` is the original of a run whose network was a Python module; `trust_code` allows its networks to run the
+    file of a model FILE.py:FACTORY. Raises `UserError` where the folder holds no
     finished run and `CheckpointError` where a file is corrupt.
     """
     path = Path(folder)
@@ -173,7 +174,9 @@ def load_result(folder: str | Path, *, model: nn.Module | None = None) -> Result
         raise UserError(
             f"{path} holds a run that is not finished (no {FRONTIER_CSV}); give its command again to resume it"
         )
-    networks = [ReducedNetwork(candidate=c, folder=path / c.folder, original=model) for c in candidates]
+    networks = [
+        ReducedNetwork(candidate=c, folder=path / c.folder, original=model, trust_code=trust_code) for c in candidates
+    ]
     measured = read_criticality(path)
     config = read_run_config(path)
     return Result(
@@ -251,8 +254,9 @@ def analyze(
     return analyze_network(trace_for_analysis(module, (in_channels, size, size), name=model, spec=spec))
 
 
-def _config_of_run(folder: str | Path) -> OptimizeConfig:
-    return config_of_network(Path(folder)) or OptimizeConfig()
+def _config_of_run(folder: str | Path, data: Any) -> OptimizeConfig:
+    """Return the config of a network's run; the defaults only for one outside of a run, with `data` given."""
+    return config_for_network(Path(folder), is_given=data is not None)
 
 
 def _check_fits(network: Network, images: ImageData, folder: str | Path) -> None:
@@ -285,16 +289,17 @@ def evaluate(
     *,
     data: Any = None,
     model: nn.Module | None = None,
+    trust_code: bool = False,
 ) -> Evaluation:
     """Return the accuracy of a network of a run on the data of `config` (None: the run's), or on `data` from Python.
 
-    `model` is the original for a run whose original was a Python module. Raises `DataError` where the data do not
-    fit the network.
+    `model` is the original for a run whose original was a Python module; `trust_code` allows to run the file of a
+    model FILE.py:FACTORY. Raises `DataError` where the data do not fit the network.
     """
-    config = config or _config_of_run(folder)
+    config = config or _config_of_run(folder, data)
     device = choose_device(config.device)
     saved = SavedNetwork.read(folder)
-    network = saved.load(model)
+    network = saved.load(model, trust_code=trust_code)
     images = load_data(config.data, seed=config.seed, given=data)
     _check_fits(network, images, folder)
     module = network.module.to(device)
@@ -318,15 +323,16 @@ def export_reduced(
     fold: bool = False,
     data: Any = None,
     model: nn.Module | None = None,
+    trust_code: bool = False,
 ) -> ExportReport:
     """Write a network of a run as "onnx" or "torch-export", and check the file on test images.
 
-    `fold` merges batch-norms into convolutions. `config`, `data` and `model` are as in `evaluate`. Raises `RunError`,
+    `fold` merges batch-norms into convolutions. The other arguments are as in `evaluate`. Raises `RunError`,
     leaving nothing behind, where file and network disagree.
     """
-    config = config or _config_of_run(folder)
+    config = config or _config_of_run(folder, data)
     saved = SavedNetwork.read(folder)
-    network = saved.load(model)
+    network = saved.load(model, trust_code=trust_code)
     images = load_data(config.data, seed=config.seed, given=data)
     _check_fits(network, images, folder)
     batch, _ = next(images.test.eval_batches(batch_size=_CHECKED_IMAGES, device=torch.device("cpu")))
@@ -346,16 +352,17 @@ def private_run(
     timeout_s: float = 600.0,
     data: Any = None,
     model: nn.Module | None = None,
+    trust_code: bool = False,
 ) -> PrivateRun:
     """Run a network of a run under secure computation on its first `images` test images; measure it layer by layer.
 
     Its linear regions are collapsed where that is faster over `link`; with `shape`, queries are timed over that link
     too, as the kernel makes it. What was measured is kept in the network's folder, for the plots and tables of its
-    run. `config`, `data` and `model` are as in `evaluate`, the rest is as in `deepreduce.private.measure`.
+    run. `config`, `data`, `model` and `trust_code` are as in `evaluate`, the rest as in `deepreduce.private.measure`.
     """
     over = link_named(link)
-    config = config or _config_of_run(folder)
-    network = SavedNetwork.read(folder).load(model)
+    config = config or _config_of_run(folder, data)
+    network = SavedNetwork.read(folder).load(model, trust_code=trust_code)
     found = load_data(config.data, seed=config.seed, given=data)
     _check_fits(network, found, folder)
     measured = measure(
@@ -369,7 +376,7 @@ def private_run(
         timeout_s=timeout_s,
     )
     try:
-        write_json(Path(folder) / private_run_file(protocol), measured.to_json())
+        write_record(Path(folder) / private_run_file(protocol), measured.to_json())
     except DeepReduceError as error:  # a measurement that took minutes is returned all the same
         log.warning("the measurement is not kept: %s", error)
     return measured

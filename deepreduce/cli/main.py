@@ -18,6 +18,7 @@ from deepreduce.cli import private as private_cli
 from deepreduce.cli.checks import check_writable, whole_numbers
 from deepreduce.cli.outcome import exit_code_of
 from deepreduce.errors import UserError
+from deepreduce.utils.text import escaped as printable
 
 if TYPE_CHECKING:
     from deepreduce.config.schema import OptimizeConfig
@@ -41,6 +42,9 @@ Settings = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of config keys.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the file of a model FILE.py:FACTORY, which builds the network.")
+]
 
 
 @app.command()
@@ -162,16 +166,18 @@ def evaluate(
     config: ConfigFile = None,
     settings: Settings = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Load a reduced network back and measure its accuracy."""
     from deepreduce.api import evaluate as evaluate_network
 
-    found = evaluate_network(candidate, _config_of(candidate, config, data, settings, device=device))
+    chosen = _config_of(candidate, config, data, settings, device=device)
+    found = evaluate_network(candidate, chosen, trust_code=trust_code)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
         return
-    print(f"{found.path}: {found.label}, {found.relu_count:,} ReLUs")
+    print(f"{found.path}: {printable(found.label)}, {found.relu_count:,} ReLUs")
     print(f"validation accuracy {100 * found.val_accuracy:.2f} %")
     print(f"test accuracy       {100 * found.test_accuracy:.2f} % ({found.test_images:,} images)")
 
@@ -185,13 +191,15 @@ def export(
     data: Annotated[str | None, typer.Option("--data", help="Check it on other images than the run's.")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a reduced network as ONNX or for torch.export, checked on test images: agree or fail."""
     from deepreduce.api import export_reduced
 
     check_writable(out)
-    written = export_reduced(candidate, _config_of(candidate, config, data, settings), to=to, out=out, fold=fold)
+    chosen = _config_of(candidate, config, data, settings)
+    written = export_reduced(candidate, chosen, to=to, out=out, fold=fold, trust_code=trust_code)
     if as_json:
         print(json.dumps(written.to_json(), indent=2))
         return

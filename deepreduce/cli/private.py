@@ -42,6 +42,9 @@ Ports = Annotated[
 ]
 CsvFile = Annotated[Path | None, typer.Option("--csv", help="Write the cost of each layer to this CSV file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the file of a model FILE.py:FACTORY, which builds the network.")
+]
 
 
 @app.command()
@@ -58,6 +61,7 @@ def run(
     config: ConfigFile = None,
     settings: Settings = None,
     csv_file: CsvFile = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a network in two processes (aby3: three), each with its own secret, and measure every layer.
@@ -86,6 +90,7 @@ def run(
         repeats=repeats,
         ports=chosen_ports,
         timeout_s=timeout,
+        trust_code=trust_code,
     )
     if csv_file is not None:
         write_text(csv_file, found.to_csv())
@@ -117,6 +122,7 @@ def serve(
         ),
     ] = 60.0,
     timeout: Timeout = 600.0,
+    trust_code: TrustCode = False,
 ) -> None:
     """Serve a network's weights to one client after another, until Ctrl-C."""
     from deepreduce.cost.link import link_named
@@ -133,7 +139,7 @@ def serve(
     saved = SavedNetwork.read(candidate)
     with listen(host, port) as listener:
         serve_network(
-            saved.load(),
+            saved.load(trust_code=trust_code),
             listener,
             protocol=protocol,
             standardisation=saved.standardisation,

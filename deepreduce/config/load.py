@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
 from deepreduce.config.yaml_text import describe_yaml_error, dump_yaml, parse_yaml, read_yaml
 from deepreduce.errors import ConfigError, UserError, nearest_name
-from deepreduce.store.names import CONFIG
+from deepreduce.store.config_file import read_config_text
+from deepreduce.store.names import CANDIDATES_RECORD, CONFIG, ENVIRONMENT, LOCK, run_of
 from deepreduce.utils.text import one_line, shown
 
 if TYPE_CHECKING:
@@ -96,18 +97,20 @@ def resolve_config(
 
 
 def read_run_config(folder: Path) -> OptimizeConfig:
-    """Return the config of a run folder. Raises `UserError` where the folder has none."""
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} holds no run with a {CONFIG}; give the folder that optimize wrote to")
+    """Return the config of a run folder. Raises `UserError` where it has none, or another than the run began with."""
+    read_config_text(folder)
     return load_config(folder / CONFIG)
 
 
 def config_of_network(folder: Path) -> OptimizeConfig | None:
-    """Return the config of the run that a network's folder lies in; None where it lies in none."""
-    for parent in folder.resolve().parents[:2]:
-        if (parent / CONFIG).is_file():
-            return load_config(parent / CONFIG)
-    return None
+    """Return the config of the run that a network's folder lies in; None where it lies in none.
+
+    Raises `UserError` where the run's config is missing, or not as the run began.
+    """
+    run = run_of(folder.resolve())
+    if run is None or not any((run / name).exists() for name in (CONFIG, ENVIRONMENT, LOCK, CANDIDATES_RECORD)):
+        return None
+    return read_run_config(run)
 
 
 def config_for_network(
@@ -117,9 +120,20 @@ def config_for_network(
     data: str | None = None,
     settings: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
+    is_given: bool = False,
 ) -> OptimizeConfig:
-    """Return the config of the run that a network's folder lies in, or of the given file, overridden by the rest."""
+    """Return the config of the run that a network's folder lies in, or of the given file, overridden by the rest.
+
+    Raises `UserError` for a folder outside of a run, of which the data are not known, unless `data`, a `config` or a
+    setting names them, or they are given (`is_given`) from Python.
+    """
     found = config if config is not None else config_of_network(folder)
+    named = is_given or data is not None or any(text.lstrip().startswith("data") for text in settings)
+    if found is None and not named:
+        raise UserError(
+            f"{folder} lies in no run, so that its data set is not known; give --data, or --config with the run's"
+            f" {CONFIG}"
+        )
     return resolve_config(data=data, config=found, settings=settings, values=values)
 
 

@@ -14,6 +14,8 @@ RELU_LAYERS, LINEAR_LAYERS, OTHER_LAYERS = "ReLU", "linear", "other"
 KINDS = (RELU_LAYERS, LINEAR_LAYERS, OTHER_LAYERS)
 """The kinds of layers by which costs are split. Max-pools, and what a query costs besides layers, are `other`."""
 
+LARGEST_AMOUNT = 1e100
+"""More than any cost or rate that is read from a file, and small enough to be added and multiplied."""
 
 _KIND_OF = {
     **dict.fromkeys(LAYER_KINDS, OTHER_LAYERS),
@@ -115,8 +117,15 @@ class CostEstimate:
     def from_json(cls, value: Mapping[str, Any]) -> CostEstimate:
         """Return the estimate that `to_json` described. Raises `UserError` for anything else."""
         try:
-            return cls.of([Share(kind=kind, **{a: float(value[kind][a]) for a in _AMOUNTS}) for kind in KINDS])
+            return cls.of([Share(kind=kind, **{a: _amount(value[kind][a]) for a in _AMOUNTS}) for kind in KINDS])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"this is no cost estimate of a network ({error!r}); delete it and estimate again"
             ) from error
+
+
+def _amount(value: Any) -> float:
+    """Return the number. Raises `ValueError` for what is no amount of seconds, bytes or rounds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LARGEST_AMOUNT:
+        raise ValueError(f"{str(value)[:40]} is no amount")
+    return float(value)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from deepreduce.cost.estimate import OTHER_LAYERS, CostEstimate, Share, kind_of
+from deepreduce.cost.estimate import LARGEST_AMOUNT, OTHER_LAYERS, CostEstimate, Share, kind_of
 from deepreduce.cost.features import FEATURES, QUERY, feature
 from deepreduce.cost.layers import Layer
 from deepreduce.cost.link import Link
@@ -55,8 +54,9 @@ class Phase:
             for name, rate in rates.items():
                 if name not in FEATURES:
                     raise UserError(unknown_name("feature of a cost model", name, FEATURES))
-                if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
-                    raise UserError(f"{quantity} per {name} is {rate!r}; give a number that is not negative")
+                if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= LARGEST_AMOUNT:
+                    shown = str(rate)[:40]
+                    raise UserError(f"{quantity} per {name} is {shown}; give a number that is not negative")
 
     def of_layer(self, layer: Layer) -> Amounts:
         """Return the cost of one layer."""

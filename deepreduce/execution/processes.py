@@ -12,11 +12,11 @@ import contextlib
 import logging
 import os
 import pickle
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
+from typing import IO, cast
 
 import torch
 
@@ -27,7 +27,7 @@ from deepreduce.execution.trainer import TrainingContext
 from deepreduce.execution.worker import release_memory
 from deepreduce.training import Stopped, TrainingEvent
 from deepreduce.utils.child_process import ChildProcess
-from deepreduce.utils.files import TEMPORARY
+from deepreduce.utils.files import StagedFile
 
 log = logging.getLogger(__name__)
 
@@ -216,10 +216,10 @@ class ProcessExecutor:
 @contextlib.contextmanager
 def _file_of(context: TrainingContext) -> Iterator[Path]:
     """Write the context to a file of this user alone; processes that map the file share one copy of its tensors."""
-    descriptor, name = tempfile.mkstemp(dir=context.root, prefix="context-", suffix=TEMPORARY)
-    os.close(descriptor)
+    file = StagedFile(context.root, mode=0o600)
     try:
-        torch.save(context, name)
-        yield Path(name)
+        torch.save(context, cast(IO[bytes], file))
+        file.sync()
+        yield file.path
     finally:
-        Path(name).unlink(missing_ok=True)
+        file.discard()

@@ -5,7 +5,6 @@ Folders are POSIX paths relative to the run's folder, as in "candidates/3fa9c1d2
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,9 @@ from typing import Any
 from deepreduce.candidate import Measurement
 from deepreduce.plan import ReductionPlan
 from deepreduce.training import CallbackFactory, LearnerFactory, Recipe
+
+_MOST = 2**63
+"""More than any count or time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,9 @@ class TrainResult:
         except TypeError as error:
             raise ValueError(f"its metrics can't be read: {error}") from error
         if not result._holds_numbers():
-            raise ValueError("its metrics hold what is no number")
+            raise ValueError("its metrics hold what is no count, fraction or time")
+        if result.failure is not None and not isinstance(result.failure, str):
+            raise ValueError("its metrics hold a failure that is no text")
         measured = result.val_accuracy is not None and test == (result.test_accuracy is not None)
         if result.failure is None and not measured:
             raise ValueError("its metrics are incomplete")
@@ -134,9 +138,13 @@ class TrainResult:
         counts = {} if self.stage_relu_counts is None else self.stage_relu_counts
         if not isinstance(counts, dict):
             return False
-        accuracies = (v for v in (self.val_accuracy, self.test_accuracy, self.churn) if v is not None)
-        numbers = [*accuracies, self.train_seconds, self.relu_count, self.macs, *counts.values()]
-        return all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+        fractions = [v for v in (self.val_accuracy, self.test_accuracy, self.churn) if v is not None]
+        return (
+            all(type(n) in (int, float) and 0 <= n <= 1 for n in fractions)
+            and all(type(n) is int and 0 <= n <= _MOST for n in (self.relu_count, self.macs, *counts.values()))
+            and type(self.train_seconds) in (int, float)
+            and 0 <= self.train_seconds <= _MOST
+        )
 
     def summary(self) -> str:
         """Return the result in a few words, as in "val 90.28 %, test 89.50 %, 14,336 ReLUs, 12 s"."""

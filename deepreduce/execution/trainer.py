@@ -18,7 +18,10 @@ from deepreduce.execution.task import Student, TrainResult, TrainTask
 from deepreduce.network import Network
 from deepreduce.plan import ReductionPlan
 from deepreduce.store.checkpoint import describe_network, load_weights, read_plan
+from deepreduce.store.description import as_written
+from deepreduce.store.names import PLAN
 from deepreduce.store.network_folder import NetworkFolder
+from deepreduce.store.sealed import read_run_record
 from deepreduce.training import (
     AugmentationSchedule,
     CallbackFactory,
@@ -90,7 +93,10 @@ class CandidateTrainer:
         A corrupt file is named in the log, and its network's folder cleared.
         """
         with _translate_errors(task, self.context.device):
-            found = [self._finished(student, task.learner) for student in task.students]
+            if task.learner is not None:
+                found = [self._finished_learner(student, task.learner) for student in task.students]
+            else:
+                found = [self._finished(student) for student in task.students]
         results = tuple(result for result in found if result is not None)
         if len(results) < len(found):
             return None
@@ -251,29 +257,75 @@ class CandidateTrainer:
         if task.folder not in (student.folder for student in task.students):
             self._folder(task.folder).discard()
 
-    def _finished(self, student: Student, learner: LearnerFactory | None = None) -> TrainResult | None:
+    def _finished_learner(self, student: Student, learner: LearnerFactory) -> TrainResult | None:
+        """Return the result of a student whose plan was learned, as its folder holds it."""
+        folder = self._folder(student.folder)
+        if not (folder.path / PLAN).exists():
+            return None
+        try:
+            plan = read_plan(folder.path)
+        except CheckpointError as error:
+            self._clear(student, folder, error)
+            return None
+        result = self._finished(replace(student, plan=plan))
+        if result is None or result.failure is not None:
+            return result
+        if not learner.accepts(result.relu_count):
+            problem = f"{folder.path} holds a network of {result.relu_count:,} ReLUs, which {learner!r} did not make"
+            self._clear(student, folder, CheckpointError(problem))
+            return None
+        return replace(result, plan=plan)
+
+    def _finished(self, student: Student) -> TrainResult | None:
         folder = self._folder(student.folder)
         try:
             metrics = folder.finished()
             if metrics is None:
                 return None
-            result = _result_in(folder, metrics, test=student.test)
-            if learner is not None and result.failure is None:
-                student = replace(student, plan=read_plan(folder.path))
-                result = replace(result, plan=student.plan)
-                if not learner.accepts(result.relu_count):
-                    raise CheckpointError(
-                        f"{folder.path} holds {result.relu_count:,} ReLUs, which {learner!r} does not"
-                    )
             network = self._reduced(student)
+            result = _result_in(folder, metrics, network, test=student.test)
+        except CheckpointError as error:
+            return self._repaired(student, folder, error)
+        try:
             if result.failure is None:
                 load_weights(network.module, folder.weights(), source=folder.path)
-            folder.check_description(self._describe(network, student), student.plan.mask_tensors())
-            return result
         except CheckpointError as error:
-            log.warning("%s; training %s again", error, student.name)
-            folder.clear()
+            self._clear(student, folder, error)
             return None
+        folder.check_description(self._describe(network, student), student.plan.mask_tensors())
+        return result
+
+    def _clear(self, student: Student, folder: NetworkFolder, problem: CheckpointError) -> None:
+        """Clear the folder, so that the student is trained again."""
+        log.warning("%s; training %s again", problem, student.name)
+        folder.clear()
+
+    def _repaired(self, student: Student, folder: NetworkFolder, problem: CheckpointError) -> TrainResult | None:
+        """Measure a network again whose metrics are corrupt; return None where it has to be trained again."""
+        try:
+            result = self._measured_again(student, folder)
+        except CheckpointError:
+            self._clear(student, folder, problem)
+            return None
+        log.warning("%s; measuring %s again, with its weights", problem, student.name)
+        return result
+
+    def _measured_again(self, student: Student, folder: NetworkFolder) -> TrainResult:
+        """Measure a network whose metrics are corrupt, and write them again; its weights are those it ended with.
+
+        What is lost is the training time but for what the history says. Raises `CheckpointError` where the weights,
+        the history or the plan are not as they were written.
+        """
+        network, weights = self._reduced(student), folder.whole_weights()
+        described = read_run_record(folder.path / PLAN)
+        if described != as_written(self._describe(network, student)):
+            raise CheckpointError(f"{folder.path / PLAN} is of another network")
+        load_weights(network.module, weights, source=folder.path)
+        network.module.to(self.context.device).eval()
+        epochs = folder.whole_history()
+        result = self._measure(network, student, epochs[-1].seconds if epochs else 0.0)
+        folder.replace_metrics(result.to_json())
+        return result
 
     def _keep(
         self, network: Network, task: TrainTask, number: int, trained: TrainingSummary, plan: ReductionPlan | None
@@ -348,8 +400,12 @@ def _counted(network: Network, **values: Any) -> TrainResult:
     )
 
 
-def _result_in(folder: NetworkFolder, metrics: dict[str, Any], *, test: bool) -> TrainResult:
+def _result_in(folder: NetworkFolder, metrics: dict[str, Any], network: Network, *, test: bool) -> TrainResult:
     try:
-        return TrainResult.from_json(metrics, test=test)
+        result = TrainResult.from_json(metrics, test=test)
     except ValueError as error:
         raise CheckpointError(f"{folder.path}: {error}") from error
+    counts = (result.relu_count, result.stage_relu_counts, result.macs)
+    if counts != (network.relu_count, dict(network.stage_relu_counts), network.macs):
+        raise CheckpointError(f"{folder.path}: its metrics are of another network")
+    return result

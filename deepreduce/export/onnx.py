@@ -5,9 +5,9 @@ A file is written only when it agrees with the PyTorch network: it is run on rea
 
 from __future__ import annotations
 
+import io
 import logging
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from torch._ops import OpOverload
 from deepreduce.errors import DeepReduceError, RunError, UserError, unknown_name
 from deepreduce.network import Network
 from deepreduce.network.operations import relu_kind
-from deepreduce.utils.files import TEMPORARY, writing
+from deepreduce.utils.files import staged, writing
 from deepreduce.utils.optional import quiet_loggers, require_packages
 
 FORMATS = ("onnx", "torch-export")
@@ -65,17 +65,17 @@ def export_network(network: Network, path: Path, *, to: str, images: Tensor, fol
         raise UserError(f"{len(images)} images can't show that a file takes any batch size; give at least 2")
     module = _folded(network.module) if fold else network.module
     form = _FORMS[to]
-    aside = path.with_name(path.name + TEMPORARY)
     modes = {m: m.training for m in network.module.modules()}
     try:
         network.module.eval()
-        with writing(path), _quiet():
-            _write(form, module.eval(), images[:2], aside, fold=fold, to=to)
-        error = _checked(network, aside, images, form, path=path)
-        with writing(path):
-            os.replace(aside, path)
+        with staged(path) as file:
+            with _quiet():
+                content = _convert(form, module.eval(), images[:2], fold=fold, to=to)
+            file.write(content)
+            with writing(path):
+                file.sync()
+            error = _checked(network, file.path, images, form, path=path)
     finally:
-        aside.unlink(missing_ok=True)
         for m, mode in modes.items():
             m.training = mode
     return ExportReport(
@@ -85,14 +85,15 @@ def export_network(network: Network, path: Path, *, to: str, images: Tensor, fol
         folded=fold,
         checked_images=len(images),
         max_abs_error=error,
-        file_bytes=path.stat().st_size,
+        file_bytes=len(content),
     )
 
 
-def _write(form: _Form, module: nn.Module, images: Tensor, file: Path, *, fold: bool, to: str) -> None:
+def _convert(form: _Form, module: nn.Module, images: Tensor, *, fold: bool, to: str) -> bytes:
+    """Return the content of the file."""
     try:
-        form.write(module, images, file, fold)
-    except (DeepReduceError, OSError):
+        return form.convert(module, images, fold)
+    except DeepReduceError:
         raise
     except Exception as error:  # the exporters raise what they like
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -139,7 +140,7 @@ def _quiet() -> Iterator[None]:
 # -- ONNX ---------------------------------------------------------------------------------------------------
 
 
-def _write_onnx(module: nn.Module, images: Tensor, file: Path, fold: bool) -> None:
+def _convert_to_onnx(module: nn.Module, images: Tensor, fold: bool) -> bytes:
     require_packages("ONNX", "onnx", "onnxscript", "onnxruntime", extra="export")
     from onnxscript import optimizer
 
@@ -153,7 +154,8 @@ def _write_onnx(module: nn.Module, images: Tensor, file: Path, fold: bool) -> No
         optimizer.inline(program.model)
         optimizer.fold_constants(program.model, onnx_shape_inference=True)
         optimizer.remove_unused_nodes(program.model)
-    program.save(file)
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def _run_onnx(file: Path, images: Tensor) -> Tensor:
@@ -221,11 +223,12 @@ def _kept(shape: Sequence[int], masks: Sequence[Tensor | None]) -> int:
 # -- torch.export -------------------------------------------------------------------------------------------
 
 
-def _write_pt2(module: nn.Module, images: Tensor, file: Path, fold: bool) -> None:
+def _convert_to_pt2(module: nn.Module, images: Tensor, fold: bool) -> bytes:
     program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    # by a handle, because torch insists on the ending .pt2 of a path
-    with open(file, "wb") as handle:
-        torch.export.save(program, handle)
+    # into memory, because torch's writer of zip files ends the process where the disk is full
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    return content.getvalue()
 
 
 def _run_pt2(file: Path, images: Tensor) -> Tensor:
@@ -255,15 +258,15 @@ def relus_in_pt2(file: Path) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Form:
-    """A format: write a module (with two example images), run a file on images, count a file's ReLUs."""
+    """A format: convert a module (with two example images), run a file on images, count a file's ReLUs."""
 
-    write: Callable[[nn.Module, Tensor, Path, bool], None]
+    convert: Callable[[nn.Module, Tensor, bool], bytes]
     run: Callable[[Path, Tensor], Tensor]
     count_relus: Callable[[Path], int]
 
 
 _FORMS = {
-    "onnx": _Form(write=_write_onnx, run=_run_onnx, count_relus=relus_in_onnx),
-    "torch-export": _Form(write=_write_pt2, run=_run_pt2, count_relus=relus_in_pt2),
+    "onnx": _Form(convert=_convert_to_onnx, run=_run_onnx, count_relus=relus_in_onnx),
+    "torch-export": _Form(convert=_convert_to_pt2, run=_run_pt2, count_relus=relus_in_pt2),
 }
 assert set(_FORMS) == set(FORMATS)

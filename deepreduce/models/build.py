@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from deepreduce.errors import ModelError, unknown_name
-from deepreduce.models.spec import ModelSpec
+from deepreduce.models.spec import FACTORY, ModelSpec
 from deepreduce.models.zoo import ZOO, Layout
 from deepreduce.utils.fields import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, MOST_WIDTH
 from deepreduce.utils.memory import check_memory
@@ -71,6 +70,18 @@ def check_range(name: str, value: int, least: int, most: int) -> None:
     """Raise `ModelError` unless `least` <= value <= `most`."""
     if not least <= value <= most:
         raise ModelError(f"{name} is {shown(value)}; give {least} to {most:,}")
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Raise `ModelError` for a spec that `resolve_spec` would not return, as one from a changed file may be."""
+    resolved = resolve_spec(
+        spec.name, num_classes=spec.num_classes, in_channels=spec.in_channels, width=spec.width, blocks=spec.blocks
+    )
+    if spec.runs_file is not None:
+        if not Path(spec.runs_file).is_absolute():
+            raise ModelError(f"{spec.name} is no absolute path, so that the file depends on the folder one is in")
+    elif resolved != spec:
+        raise ModelError(f"the spec of {spec.name} has width {spec.width} and blocks {spec.blocks}; give both")
 
 
 def _with_zoo_options(spec: ModelSpec, width: int | None, blocks: Sequence[int] | None) -> ModelSpec:
@@ -139,6 +150,11 @@ def build_model(
     if pretrained:
         _load_pretrained(model, spec)
     return model
+
+
+def count_parameters(spec: ModelSpec) -> int:
+    """Return the number of parameters of a network of the zoo or of torchvision; allocate none of them."""
+    return sum(parameter.numel() for parameter in build_model(spec, device="meta").parameters())
 
 
 def _build(spec: ModelSpec, *, seed: int, device: str | torch.device) -> nn.Module:
@@ -210,7 +226,7 @@ def _load_pretrained(model: nn.Module, spec: ModelSpec) -> None:
 
 
 def _is_factory(name: str) -> bool:
-    return re.search(r"\.py:[A-Za-z_]\w*$", name) is not None
+    return FACTORY.search(name) is not None
 
 
 def _build_from_factory(spec: ModelSpec) -> nn.Module:

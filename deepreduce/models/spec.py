@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from deepreduce.errors import ModelError, unknown_name
+
+FACTORY = re.compile(r"\.py:[A-Za-z_]\w*$")
+"""The end of a model's name that is FILE.py:FACTORY."""
+
+_MOST, _MOST_BLOCKS = 2**20, 2**10
+"""Largest number of channels or classes, and of blocks in a stage, in a spec that is read; no network has as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +29,11 @@ class ModelSpec:
     in_channels: int = 3
     width: int | None = None
     blocks: tuple[int, ...] | None = None
+
+    @property
+    def runs_file(self) -> str | None:
+        """The Python file that `build_model` runs for this network, None where it runs none."""
+        return self.name.rsplit(":", 1)[0] if FACTORY.search(self.name) else None
 
     @property
     def is_zoo(self) -> bool:
@@ -74,6 +86,12 @@ class ModelSpec:
             counts += blocks
         elif blocks is not None:
             raise ModelError(f"the model's spec has blocks {blocks!r}; it needs a list of counts or null")
-        if not isinstance(value["name"], str) or any(type(n) is not int or n < 1 for n in counts):
-            raise ModelError(f"the model's spec {dict(value)!r} needs a name in text and positive whole numbers")
+        if (
+            not isinstance(value["name"], str)
+            or any(type(n) is not int or not 1 <= n <= _MOST for n in counts)
+            or (max(blocks or (1,)) > _MOST_BLOCKS)
+        ):
+            raise ModelError(
+                f"the model's spec {str(dict(value))[:200]} needs a name in text and whole numbers, 1 to {_MOST:,}"
+            )
         return cls(**{**value, "blocks": tuple(blocks) if blocks is not None else None})

@@ -1,7 +1,13 @@
-"""TensorBoard's event files, under RUN/tensorboard: `tensorboard --logdir RUN/tensorboard`."""
+"""TensorBoard's event files, under RUN/tensorboard: `tensorboard --logdir RUN/tensorboard`.
+
+They are written here, with TensorBoard's own records, and not by torch's `SummaryWriter`: that writes in a thread, so
+that a full disk is a traceback on the terminal, and is noticed by the run later or never.
+"""
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import time
 from collections.abc import Sequence
@@ -18,16 +24,53 @@ from deepreduce.report.tables import frontier_rows
 from deepreduce.training import EpochRecord
 
 
+class _EventFile:
+    """An event file in a folder of its own, open only while an event is written to it. Raises `OSError`."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        self._event = Event
+        name = f"events.out.tfevents.{time.time_ns() // 10**9:010}.{platform.node()}.{os.getpid()}"
+        self._path = folder / name
+        self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def add(self, summary: Any, step: int = 0, *, seconds: float | None = None) -> None:
+        """Write a summary of that step, at that time on the clock (None: now)."""
+        self._write(self._event(summary=summary, step=step, wall_time=time.time() if seconds is None else seconds))
+
+    def add_scalar(self, name: str, value: float, step: int = 0, *, seconds: float | None = None) -> None:
+        """Write a number."""
+        from torch.utils.tensorboard.summary import scalar
+
+        self.add(scalar(name, value), step, seconds=seconds)  # type: ignore[no-untyped-call]
+
+    def add_text(self, name: str, value: str) -> None:
+        """Write a text in Markdown."""
+        from torch.utils.tensorboard.summary import text
+
+        self.add(text(name, value))  # type: ignore[no-untyped-call]
+
+    def _write(self, event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        with open(self._path, "ab", buffering=0) as file:
+            RecordWriter(file).write(event.SerializeToString())
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Curve:
-    """The writer of a network's events; `start` is the time on the clock when its training would have begun."""
+    """A network's events; `start` is the time on the clock when its training would have begun."""
 
-    writer: Any
+    events: _EventFile
     start: float
 
     def add(self, record: EpochRecord) -> None:
         for name, value in epoch_metrics(record).items():
-            self.writer.add_scalar(name, value, record.epoch, walltime=self.start + record.seconds)
+            self.events.add_scalar(name, value, record.epoch, seconds=self.start + record.seconds)
 
 
 class TensorBoardLogger(RunObserver):
@@ -44,56 +87,43 @@ class TensorBoardLogger(RunObserver):
         if network.plan_id is None:
             return
         start = time.time() - (epochs[-1].seconds if epochs else 0.0)
-        curve = self._curves[network.folder] = _Curve(writer=self._new_writer(network.folder), start=start)
+        curve = self._curves[network.folder] = _Curve(events=_EventFile(self._path / network.folder), start=start)
         for record in epochs:
             curve.add(record)
-        curve.writer.flush()
 
     def epoch_ended(self, network: ObservedNetwork, record: EpochRecord) -> None:
         if network.folder in self._curves:
-            curve = self._curves[network.folder]
-            curve.add(record)
-            curve.writer.flush()
+            self._curves[network.folder].add(record)
 
     def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
         from torch.utils.tensorboard.summary import hparams
 
         if network.folder not in self._curves:
             return
-        writer, (result,) = self._curves.pop(network.folder).writer, results
-        values = result_metrics(result)
+        (result,), values = results, result_metrics(results[0])
+        events = self._curves.pop(network.folder).events
         for name, value in values.items():
-            writer.add_scalar(name, value, 0)
-        # a row in the table of networks; add_hparams would open a folder of its own for it
+            events.add_scalar(name, value)
+        # a row in the table of networks
         row = {"network": network.label, "plan_id": network.plan_id, "relu_count": result.relu_count}
         for summary in hparams(row, values):  # type: ignore[no-untyped-call]
-            writer.file_writer.add_summary(summary)
+            events.add(summary)
         if result.failure is not None:
-            writer.add_text("failure", result.failure, 0)
-        writer.close()
+            events.add_text("failure", result.failure)
 
     def run_finished(self, candidates: Sequence[Candidate], objective: Objective) -> None:
         front = front_by(objective, candidates)
         teacher = next(c for c in candidates if c.is_teacher)
-        with self._new_writer("frontier") as writer:
-            writer.add_text("frontier", _markdown(*frontier_rows(front, teacher=teacher, objective=objective)), 0)
-            for candidate in front:
-                point = measurement_of(candidate)
-                # TensorBoard draws against steps, so that the ReLUs are the steps
-                writer.add_scalar("frontier/val_accuracy", point.val_accuracy, candidate.relu_count)
-                writer.add_scalar("frontier/test_accuracy", point.test_accuracy, candidate.relu_count)
+        events = _EventFile(self._path / "frontier")
+        events.add_text("frontier", _markdown(*frontier_rows(front, teacher=teacher, objective=objective)))
+        for candidate in front:
+            point = measurement_of(candidate)
+            # TensorBoard draws against steps, so that the ReLUs are the steps
+            events.add_scalar("frontier/val_accuracy", point.val_accuracy, candidate.relu_count)
+            events.add_scalar("frontier/test_accuracy", point.test_accuracy, candidate.relu_count)
 
     def close(self) -> None:
-        while self._curves:
-            self._curves.popitem()[1].writer.close()
-
-    def _new_writer(self, name: str) -> Any:
-        from torch.utils.tensorboard import SummaryWriter
-
-        path = self._path / name
-        if path.exists():
-            shutil.rmtree(path)
-        return SummaryWriter(str(path))
+        self._curves.clear()
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

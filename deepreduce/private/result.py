@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deepreduce.cost.estimate import OTHER_LAYERS, CostEstimate, Share, kind_of
+from deepreduce.cost.estimate import LARGEST_AMOUNT, OTHER_LAYERS, CostEstimate, Share, kind_of
 from deepreduce.cost.link import LINKS, Link
 from deepreduce.errors import UserError
 from deepreduce.private.protocol import MpcProtocol
@@ -215,8 +215,8 @@ def cost_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
             _fit_to_total([layer[name] for layer in layers], value[name])
             for name in ("bytes", "serial_bytes", "messages")
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"this is no result of 'deepreduce private run': {error!r}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"this is no result of 'deepreduce private run': {error!r}"[:200]) from error
     return CostEstimate.of(
         [
             Share(
@@ -235,5 +235,7 @@ def cost_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
 def _fit_to_total(parts: Sequence[float], total: float) -> list[float]:
     """Return the parts and the rest of the total; parts that exceed the total are scaled down, and the rest is 0."""
     parts, total = [float(part) for part in parts], float(total)
+    if not all(0 <= number <= LARGEST_AMOUNT for number in (*parts, total)):
+        raise ValueError("a cost is negative or no number")
     scale = min(1.0, total / sum(parts)) if sum(parts) > 0 else 1.0
     return [*(scale * part for part in parts), max(0.0, total - sum(parts))]

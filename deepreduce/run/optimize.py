@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 from deepreduce.errors import RunInterrupted
@@ -21,6 +23,7 @@ from deepreduce.store.names import LOG, LOGITS_CACHE
 from deepreduce.store.run_folder import RunFolder
 from deepreduce.training import Stopped
 from deepreduce.training.autotune import using_threads
+from deepreduce.utils.files import writing
 from deepreduce.utils.stop import StopRequest
 
 log = logging.getLogger(__name__)
@@ -73,8 +76,11 @@ def _finish(session: Session, observers: Observers) -> Result:
     write_tables(folder, candidates, stages=spec.search.network.stages, complete=True, objective=objective)
     write_plots(folder, title=spec.title, overlay=spec.overlay, objective=objective)
     observers.run_finished(candidates, objective)
-    (folder / LOGITS_CACHE).unlink(missing_ok=True)
-    networks = [ReducedNetwork(candidate=c, folder=folder / c.folder, original=spec.model) for c in candidates]
+    remove_logits_cache(folder)
+    networks = [  # the run has run the caller's file already
+        ReducedNetwork(candidate=c, folder=folder / c.folder, original=spec.model, trust_code=True)
+        for c in candidates
+    ]
     return Result(
         folder=folder,
         teacher=networks[0],
@@ -85,17 +91,35 @@ def _finish(session: Session, observers: Observers) -> Result:
     )
 
 
+def remove_logits_cache(folder: Path) -> None:
+    """Remove the teacher's logits, which a finished run needs no more; where that fails, log a warning."""
+    try:
+        (folder / LOGITS_CACHE).unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s can't be removed (%s); remove it yourself", folder / LOGITS_CACHE, error.strerror or error)
+
+
 class _RunLog(logging.FileHandler):
     """A log file that keeps silent when its disk is full: the run itself says so, in one line."""
 
+    def _open(self) -> TextIOWrapper:
+        # a link in its place is not followed
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        return open(self.baseFilename, "a", encoding="utf-8", opener=lambda path, _: os.open(path, flags, 0o666))
+
     def handleError(self, record: logging.LogRecord) -> None:
         pass
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written, when it was logged, can't be written now either
+            super().close()
 
 
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Write everything that deepreduce logs to a file as well."""
-    handler = _RunLog(path, encoding="utf-8")
+    with writing(path):
+        handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("deepreduce")
     level = logger.level

@@ -13,6 +13,7 @@ from deepreduce.frontier import front_by
 from deepreduce.report.published import Overlay
 from deepreduce.report.tables import candidates_csv, frontier_csv
 from deepreduce.run.read import estimated_presets, read_run, read_sites
+from deepreduce.store.candidates import write_candidates
 from deepreduce.store.names import CANDIDATES_CSV, FRONTIER_CSV, FRONTIER_PLOTS, LAYERS_PLOT, costs_plot
 from deepreduce.utils.files import write_bytes, write_text
 
@@ -30,8 +31,10 @@ def write_tables(
 ) -> None:
     """Write candidates.csv with the candidates so far and, for a run that is `complete`, frontier.csv.
 
-    Both hold the teacher, on the frontier or not, to compare with.
+    Both hold the teacher, on the frontier or not, to compare with. candidates.json records the same for plots, the
+    page and `load_result`.
     """
+    write_candidates(folder, candidates)
     write_text(folder / CANDIDATES_CSV, candidates_csv(candidates, stages=stages))
     if complete:
         front = front_by(objective, candidates)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from deepreduce.candidate import Candidate
 from deepreduce.cost.objective import Objective
-from deepreduce.errors import CheckpointError
 from deepreduce.report.page import NetworkFiles, PageContents, StageWorth, TrainedEpoch, page_html
 from deepreduce.run.read import read_run, read_sites
+from deepreduce.store.config_file import CONFIG_DIGEST, read_config_text
+from deepreduce.store.description import read_description, spec_in
 from deepreduce.store.names import CONFIG, ENVIRONMENT, FRONTIER_CSV, PLAN, REPORT_PAGE
 from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.store.records import read_criticality
-from deepreduce.utils.files import read_json, write_text
+from deepreduce.store.sealed import read_run_record
+from deepreduce.utils.files import write_text
 
 
 def write_page(folder: Path, *, title: str, objective: Objective, out: Path | None = None) -> Path:
@@ -33,9 +35,9 @@ def page_contents(folder: Path, *, title: str, objective: Objective) -> PageCont
         candidates=candidates,
         files={c.plan_id: _network_files(folder, c) for c in candidates},
         criticality=_stage_worths(folder),
-        config_yaml=(folder / CONFIG).read_text(encoding="utf-8"),
+        config_yaml=read_config_text(folder),
         config_path=str(folder / CONFIG),
-        environment=dict(read_json(folder / ENVIRONMENT)),
+        environment={k: v for k, v in read_run_record(folder / ENVIRONMENT).items() if k != CONFIG_DIGEST},
         complete=(folder / FRONTIER_CSV).is_file(),
         objective=objective,
     )
@@ -43,10 +45,8 @@ def page_contents(folder: Path, *, title: str, objective: Objective) -> PageCont
 
 def _network_files(folder: Path, candidate: Candidate) -> NetworkFiles:
     path = folder / candidate.folder
-    try:
-        needs_model = read_json(path / PLAN)["model"] is None
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / PLAN} does not describe a network: {error}") from error
+    described = read_description(path)
+    spec = spec_in(described, path / PLAN)
     return NetworkFiles(
         path=str(path),
         sites=tuple(read_sites(path)),
@@ -54,7 +54,8 @@ def _network_files(folder: Path, candidate: Candidate) -> NetworkFiles:
             TrainedEpoch(epoch=r.epoch, train_loss=r.train_loss, val_accuracy=r.val_accuracy)
             for r in NetworkFolder(path=path).history()
         ),
-        needs_model=needs_model,
+        needs_model=spec is None,
+        runs_file=spec is not None and spec.runs_file is not None,
     )
 
 

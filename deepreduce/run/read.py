@@ -15,23 +15,22 @@ from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.result import cost_of_run
 from deepreduce.report.page import SiteCount
 from deepreduce.report.tables import read_candidates_csv
-from deepreduce.store.names import CANDIDATES_CSV, PLAN, private_run
+from deepreduce.store.candidates import read_candidates
+from deepreduce.store.description import read_description
+from deepreduce.store.names import CANDIDATES_CSV, CANDIDATES_RECORD, private_run
 from deepreduce.store.records import read_costs
-from deepreduce.utils.files import read_json
+from deepreduce.store.sealed import is_of_earlier_version, read_run_record
 
 
 def read_run(folder: Path) -> list[Candidate]:
     """Return the candidates of a run folder, with the teacher, and their costs.
 
     Costs are estimates and, for networks that 'deepreduce private run' has run, measurements. Raises `UserError`
-    where there are no candidates and `CheckpointError` for a corrupt file.
+    where there are no candidates and `CheckpointError` for a file that is not as it was written.
     """
-    path = folder / CANDIDATES_CSV
-    if not path.is_file():
-        raise UserError(f"{folder} holds no run with a {CANDIDATES_CSV}; give the folder that optimize wrote to")
-    candidates = read_candidates_csv(path.read_text(encoding="utf-8"))
+    candidates = _recorded_candidates(folder)
     if not any(c.is_teacher and c.measurement is not None for c in candidates):
-        raise UserError(f"{path} has no row for the teacher; give the folder of a run that got so far")
+        raise UserError(f"{folder} has no measured teacher; give the folder of a run that got so far")
     estimates = read_costs(folder).cost_estimates
     return [
         replace(c, cost_estimates={**estimates.get(c.plan_id, {}), **_measured_costs(folder / c.folder)})
@@ -39,34 +38,43 @@ def read_run(folder: Path) -> list[Candidate]:
     ]
 
 
+def _recorded_candidates(folder: Path) -> list[Candidate]:
+    """Return the candidates of candidates.json, or of the table of a run that an earlier version finished."""
+    if (folder / CANDIDATES_RECORD).exists():
+        return read_candidates(folder)
+    path = folder / CANDIDATES_CSV
+    if not path.is_file():
+        raise UserError(f"{folder} holds no run with a {CANDIDATES_RECORD}; give the folder that optimize wrote to")
+    if not is_of_earlier_version(path):
+        raise CheckpointError(
+            f"{folder / CANDIDATES_RECORD} is missing; give optimize's command again, which writes it"
+        )
+    try:
+        return read_candidates_csv(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} can't be read: {error}") from error
+
+
 def _measured_costs(network: Path) -> dict[str, CostEstimate]:
     costs = {}
     for protocol in PROTOCOLS:
         path = network / private_run(protocol)
         if path.is_file():
-            value = read_json(path)
-            for name, link in LINKS.items():
-                try:
+            try:
+                value = read_run_record(path)
+                for name, link in LINKS.items():
                     costs[f"{MEASURED}{protocol}-{name}"] = cost_of_run(value, link)
-                except UserError as error:
-                    raise CheckpointError(f"{path}: {error}; remove the file, or measure again") from error
+            except UserError as error:
+                raise CheckpointError(f"{path}: {error}; remove the file, or measure again") from error
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}; remove the file, or measure again") from error
     return costs
 
 
 def read_sites(network: Path) -> list[SiteCount]:
     """Return the ReLU sites of a saved network. Raises `CheckpointError` for a corrupt plan.json."""
-    try:
-        return [
-            SiteCount(
-                name=str(s["name"]),
-                stage=str(s["stage"]),
-                relu_count=int(s["relu_count"]),
-                action=str(s.get("action", "")),
-            )
-            for s in read_json(network / PLAN)["sites"]
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{network / PLAN} does not list the network's sites: {error}") from error
+    sites = read_description(network).sites
+    return [SiteCount(name=s.name, stage=s.stage, relu_count=s.relu_count, action=s.action) for s in sites]
 
 
 def estimated_presets(candidates: Sequence[Candidate]) -> list[str]:

@@ -33,16 +33,20 @@ _TEXTS = ("network", "plan_id")
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ReducedNetwork:
-    """A trained network of a run, whose weights are read when `model` is asked for."""
+    """A trained network of a run, whose weights are read when `model` is asked for.
+
+    `trust_code` allows to run the user's file that its original is built by.
+    """
 
     candidate: Candidate
     folder: Path
     original: nn.Module | None = None
+    trust_code: bool = False
 
     @cached_property
     def model(self) -> nn.Module:
         """The network in evaluation mode: an ordinary module, images (batch, C, H, W) to logits (batch, classes)."""
-        return load_reduced(self.folder, model=self.original)
+        return load_reduced(self.folder, model=self.original, trust_code=self.trust_code)
 
     @property
     def measurement(self) -> Measurement:

@@ -6,12 +6,20 @@ RUN/
   teacher/  {probes,drafts,candidates}/<hash>/     plan.json  model.safetensors  metrics.json  history.csv
                                                masks.safetensors, where the plan has masks
                                                private-PROTOCOL.json, by 'deepreduce private run'
-  candidates.csv  frontier.csv  frontier.png  frontier.svg  layers.png  costs-PRESET.png  report.html
+  candidates.json  candidates.csv  frontier.csv  frontier.png  frontier.svg  layers.png  costs-PRESET.png  report.html
 ```
+
+Every .json is a record with a checksum (`deepreduce.utils.records`); environment.json also holds config.yaml's, and
+metrics.json those of history.csv and model.safetensors. The other .csv and the plots are written, and never read.
 
 `metrics.json` is written last and says that a network is done; until then `training.safetensors` holds its state.
 `teacher-answers.bin` exists until the run is finished.
 """
+
+import re
+from pathlib import Path
+
+from deepreduce.errors import UserError
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "log.txt", ".lock"
 CRITICALITY, COSTS = "criticality.json", "costs.json"
@@ -27,6 +35,8 @@ MASKS = "masks.safetensors"
 STATE = "training.safetensors"
 """Snapshot of a training that is not done yet."""
 
+CANDIDATES_RECORD = "candidates.json"
+"""All candidates with their measurements: what plots, tables and the page are made of."""
 CANDIDATES_CSV, FRONTIER_CSV = "candidates.csv", "frontier.csv"
 FRONTIER_PLOTS, LAYERS_PLOT = ("frontier.png", "frontier.svg"), "layers.png"
 REPORT_PAGE = "report.html"
@@ -34,9 +44,25 @@ REPORT_PAGE = "report.html"
 
 def costs_plot(preset: str) -> str:
     """Return the file name of the plot of what networks cost under a preset."""
-    return f"costs-{preset}.png"
+    return f"costs-{checked_name(preset)}.png"
 
 
 def private_run(protocol: str) -> str:
     """Return the name of the file, in a network's folder, that holds what 'deepreduce private run' measured."""
-    return f"private-{protocol}.json"
+    return f"private-{checked_name(protocol)}.json"
+
+
+def checked_name(name: str) -> str:
+    """Return the name, which becomes part of a path. Raises `UserError` for one that could lead out of its folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", name):
+        raise UserError(
+            f"the name {name[:100]!r} can't be part of a file's name; use at most 100 letters, digits and _ . + -"
+        )
+    return name
+
+
+def run_of(network: Path) -> Path | None:
+    """Return the folder of the run that a network's folder lies in, by the names of folders; None for any other."""
+    if network.name == TEACHER:
+        return network.parent
+    return network.parent.parent if network.parent.name in (PROBES, DRAFTS, CANDIDATES) else None

@@ -16,9 +16,15 @@ import torch
 from torch import Tensor
 
 from deepreduce.errors import CheckpointError
+from deepreduce.store.description import as_written
 from deepreduce.store.names import HISTORY, MASKS, METRICS, PLAN, STATE, WEIGHTS
+from deepreduce.store.sealed import read_run_record
 from deepreduce.training import EpochRecord, Snapshot
-from deepreduce.utils.files import read_json, read_tensors, write_json, write_tensors, write_text, writing
+from deepreduce.utils.files import read_tensors, tensors_as_bytes, write_bytes, write_tensors, writing
+from deepreduce.utils.records import digest_of, write_record
+
+_FILES = "files"
+"""The key of metrics.json that holds the hashes of the files that belong to it, by name."""
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +49,22 @@ class NetworkFolder:
         """
         if not (self.path / METRICS).exists():
             return None
-        metrics = read_json(self.path / METRICS)
-        if not isinstance(metrics, dict):
-            raise CheckpointError(f"{self.path / METRICS} can't be read: it is no JSON object")
+        metrics = read_run_record(self.path / METRICS)
+        metrics.pop(_FILES, None)
         self._drop_state()
         return metrics
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the trained weights by name. Raises `CheckpointError` where they are missing or corrupt."""
+        """Return the trained weights by name.
+
+        Raises `CheckpointError` where they are missing or corrupt, or not those that the metrics were measured of.
+        """
+        weights = self.whole_weights()
+        self._check_file(WEIGHTS)
+        return weights
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """Return the weights in the folder, whatever the metrics say. Raises `CheckpointError` for a corrupt file."""
         return read_tensors(self.path / WEIGHTS)[0]
 
     def finish(
@@ -67,11 +81,39 @@ class NetworkFolder:
         `masks` are those of the plan in the description (`ReductionPlan.mask_tensors`).
         """
         self._write_description(description, masks or {})
-        write_text(self.path / HISTORY, history_csv(history))
+        files = {HISTORY: history_csv(history).encode()}
         if weights is not None:
-            write_tensors(self.path / WEIGHTS, weights, {})
-        write_json(self.path / METRICS, dict(metrics))
+            files[WEIGHTS] = tensors_as_bytes(weights, {})
+        for name, content in files.items():
+            write_bytes(self.path / name, content)
+        self._write_metrics(metrics, {name: digest_of(content) for name, content in files.items()})
         self._drop_state()
+
+    def replace_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write the metrics of a network again, where its weights and history are there but its metrics are corrupt.
+
+        Raises `CheckpointError` where one of these is missing.
+        """
+        digests = {name: self._digest(name) for name in (HISTORY, WEIGHTS)}
+        self._write_metrics(metrics, digests)
+
+    def _write_metrics(self, metrics: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+        write_record(self.path / METRICS, {**metrics, _FILES: digests})
+
+    def _digest(self, name: str) -> str:
+        try:
+            return digest_of((self.path / name).read_bytes())
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name} can't be read: {error.strerror or error}") from error
+
+    def _check_file(self, name: str) -> None:
+        """Raise `CheckpointError` where the file is not the one that the metrics were written with."""
+        if not (self.path / METRICS).exists():
+            return
+        digests = read_run_record(self.path / METRICS).get(_FILES, {})
+        known = digests.get(name) if isinstance(digests, dict) else ""
+        if known is not None and known != self._digest(name):
+            raise CheckpointError(f"{self.path / name} is not the file that {METRICS} was written with")
 
     def _drop_state(self) -> None:
         with suppress(OSError):
@@ -79,6 +121,11 @@ class NetworkFolder:
 
     def history(self) -> tuple[EpochRecord, ...]:
         """Return the epochs of a network that is done. Raises `CheckpointError` for a missing or corrupt file."""
+        self._check_file(HISTORY)
+        return self.whole_history()
+
+    def whole_history(self) -> tuple[EpochRecord, ...]:
+        """Return the epochs in the folder, whatever the metrics say. Raises `CheckpointError` for a corrupt file."""
         path = self.path / HISTORY
         try:
             return read_history_csv(path.read_text(encoding="utf-8"))
@@ -89,7 +136,7 @@ class NetworkFolder:
         """Write the plan and its masks again where they differ or can't be read: they follow from the run alone."""
         masks = masks or {}
         try:
-            is_known = read_json(self.path / PLAN) == description and self._holds(masks)
+            is_known = read_run_record(self.path / PLAN) == as_written(description) and self._holds(masks)
         except CheckpointError as error:
             log.warning("%s; writing it again", error)
             is_known = False
@@ -105,7 +152,7 @@ class NetworkFolder:
         assert named <= masks.keys(), "a plan is of no use without its masks"
         if masks:
             write_tensors(self.path / MASKS, masks, {})
-        write_json(self.path / PLAN, dict(description))
+        write_record(self.path / PLAN, description)
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """Write the snapshot of a training that is not done."""

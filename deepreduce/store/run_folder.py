@@ -10,12 +10,15 @@ from typing import Any
 
 import filelock
 
-from deepreduce.errors import CheckpointError, RunFolderError
+from deepreduce.errors import CheckpointError, RunFolderError, UserError
+from deepreduce.store.config_file import CONFIG_DIGEST, read_config_text, text_digest
 from deepreduce.store.names import CONFIG, ENVIRONMENT, LOCK, LOG
 from deepreduce.store.network_folder import NetworkFolder
-from deepreduce.utils.files import TEMPORARY, read_json, write_json, write_text, writing
+from deepreduce.store.sealed import read_run_record
+from deepreduce.utils.files import is_partial_name, remove_partial_files, write_text, writing
+from deepreduce.utils.records import write_record
 
-_WRITTEN_BEFORE_CONFIG = {LOCK, LOG, ENVIRONMENT, ENVIRONMENT + TEMPORARY, CONFIG + TEMPORARY}
+_WRITTEN_BEFORE_CONFIG = {LOCK, LOG, ENVIRONMENT}
 """Files that a run leaves behind when it is killed in its first moments."""
 
 
@@ -50,6 +53,7 @@ class RunFolder:
         _refuse_foreign_files(path)
         if (path / CONFIG).exists():
             _check_same_run(path, identity)  # before anything is touched, the lock included
+        _refuse_links(path)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(path / LOCK, timeout=0)
@@ -62,11 +66,10 @@ class RunFolder:
         try:
             if (path / CONFIG).exists():
                 _check_same_run(path, identity)  # again: another process may have begun in between
-            with writing(path):
-                for leftover in path.rglob("*" + TEMPORARY):
-                    leftover.unlink(missing_ok=True)
+            remove_partial_files(path)
             if not (path / CONFIG).exists():
-                write_json(path / ENVIRONMENT, identity.environment)
+                digest = text_digest(identity.config_yaml)
+                write_record(path / ENVIRONMENT, {**identity.environment, CONFIG_DIGEST: digest})
                 write_text(path / CONFIG, identity.config_yaml)
         except BaseException:
             lock.release()
@@ -91,11 +94,18 @@ def _refuse_foreign_files(path: Path) -> None:
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file; give a folder with --out")
         found = {p.name for p in path.iterdir()} if path.exists() else set()
-    foreign = found - _WRITTEN_BEFORE_CONFIG
+    foreign = {name for name in found - _WRITTEN_BEFORE_CONFIG if not is_partial_name(name)}
     if foreign and CONFIG not in found:
         raise RunFolderError(
             f"{path} holds other files ({', '.join(sorted(foreign)[:3])}) and no {CONFIG}; give another folder"
         )
+
+
+def _refuse_links(path: Path) -> None:
+    """Raise `RunFolderError` where a file that the run opens by its name leads somewhere else."""
+    for name in (LOCK, LOG, CONFIG):
+        if (path / name).is_symlink():
+            raise RunFolderError(f"{path / name} is a link, which the run would write through; remove it")
 
 
 def _check_same_run(path: Path, identity: RunIdentity) -> None:
@@ -105,7 +115,10 @@ def _check_same_run(path: Path, identity: RunIdentity) -> None:
             f"{path} belongs to a run with other settings: {', '.join(different)}; give another folder with --out"
         )
     try:
-        before = dict(read_json(path / ENVIRONMENT)["identity"])
+        before = dict(read_run_record(path / ENVIRONMENT)["identity"])
+        read_config_text(path)
+    except UserError as error:
+        raise RunFolderError(f"{path} can't be resumed: {error}") from error
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(
             f"{path} can't be resumed: its {ENVIRONMENT} is missing or corrupt; give another folder with --out"

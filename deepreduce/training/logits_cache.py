@@ -6,6 +6,7 @@ the logits of a batch are computed for the first student, and read by all others
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
@@ -43,14 +44,16 @@ class LogitsCache:
         self._head = epochs * steps * _CHECKSUM.itemsize
         self._bytes = batch_size * num_classes * 2
         size = self.size(epochs=epochs, steps=steps, batch_size=batch_size, num_classes=num_classes)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # a link in its place is not written through
+        descriptor = os.open(path, flags, 0o644)
         try:
             if os.fstat(descriptor).st_size != size:
                 os.ftruncate(descriptor, 0)
                 _allocate(descriptor, size)
             self._map = mmap.mmap(descriptor, size)
         except OSError:
-            path.unlink(missing_ok=True)  # other files need the room that it took
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # other files need the room that it took
             raise
         finally:
             os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from pathlib import Path
 
@@ -40,6 +41,12 @@ def _left_in_control_group() -> int | None:
         limit, used = ((folder / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
         return max(int(limit) - int(used), 0)  # "max" where there is no limit
     return None
+
+
+def memory_bytes() -> float:
+    """Return the bytes of physical memory, infinity where the system does not tell."""
+    physical = _physical()
+    return math.inf if physical is None else float(physical)
 
 
 def _physical() -> int | None:

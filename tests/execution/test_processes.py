@@ -21,7 +21,7 @@ from deepreduce.execution.task import TrainTask
 from deepreduce.execution.trainer import TrainingContext
 from deepreduce.training import Teacher
 from deepreduce.utils.child_process import ChildProcess
-from deepreduce.utils.files import TEMPORARY
+from deepreduce.utils.files import is_partial_name
 from tests.execution.test_executors import WORKER, run
 from tests.helpers.callbacks import AverageWeights
 from tests.helpers.execution import alone, names_in, untaught
@@ -54,7 +54,7 @@ def trained_here(context: TrainingContext, caplog: pytest.LogCaptureFixture) -> 
         run(executor, pair(), context)
         run(executor, pair("others"), context)
         assert not children_running(WORKER)
-    assert not list(context.root.glob("context-*"))
+    assert not [path for path in context.root.iterdir() if is_partial_name(path.name)]
     (warning,) = (r.getMessage() for r in caplog.records if ONE_AFTER_THE_OTHER in r.getMessage())
     return warning.removeprefix(ONE_AFTER_THE_OTHER)
 
@@ -107,8 +107,8 @@ def test_the_context_is_handed_over_in_a_file_of_this_user_that_the_next_run_wou
     seen: list[Path] = []
 
     def look(**_: Any) -> None:
-        seen.extend(context.root.glob("context-*"))
-        assert all(path.stat().st_mode & 0o077 == 0 and path.suffix == TEMPORARY for path in seen)
+        seen.extend(path for path in context.root.iterdir() if is_partial_name(path.name))
+        assert all(path.stat().st_mode & 0o077 == 0 for path in seen)
         raise OSError("no process can be started")
 
     monkeypatch.setattr(subject, "_Worker", look)

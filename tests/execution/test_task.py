@@ -79,10 +79,18 @@ def test_metrics_hold_the_keys_that_runs_have_always_had() -> None:
         ({}, "incomplete"),
         ({"val_accuracy": 0.5}, "incomplete"),
         ({"test_accuracy": 0.5}, "incomplete"),
-        ({"val_accuracy": "high", "test_accuracy": 0.5}, "no number"),
-        ({"val_accuracy": math.nan, "test_accuracy": 0.5}, "no number"),
-        ({"val_accuracy": 0.5, "test_accuracy": 0.5, "stage_relu_counts": [3]}, "no number"),
-        ({"val_accuracy": 0.5, "test_accuracy": 0.5, "relu_count": None}, "no number"),
+        *[
+            ({"val_accuracy": value, "test_accuracy": 0.5}, "no count, fraction or time")
+            for value in ("high", math.nan, math.inf, 1.5, -0.1, 10**400, True)
+        ],
+        *[
+            ({"val_accuracy": 0.5, "test_accuracy": 0.5, name: value}, "no count, fraction or time")
+            for name in ("relu_count", "macs", "train_seconds")
+            for value in (None, -1, 10**400, "3", [3])
+        ],
+        ({"val_accuracy": 0.5, "test_accuracy": 0.5, "stage_relu_counts": [3]}, "no count, fraction or time"),
+        ({"val_accuracy": 0.5, "test_accuracy": 0.5, "stage_relu_counts": {"S1": 0.5}}, "no count, fraction or time"),
+        ({"failure": 3}, "no text"),
         ({"val_accuracy": 0.5, "test_accuracy": 0.5, "more": 1}, "can't be read: .*'more'"),
     ],
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +22,8 @@ from deepreduce.network import trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.training import EpochEnded, Precision, Started, Stopped, TrainingEvent, predict
 from deepreduce.transforms import apply_plan, warm_start
+from deepreduce.utils.files import write_tensors
+from deepreduce.utils.records import read_record
 from tests.helpers.callbacks import AverageWeights
 from tests.helpers.execution import (
     FILES,
@@ -45,6 +45,7 @@ from tests.helpers.execution import (
     untaught,
     weights_of,
 )
+from tests.helpers.records import change_record, changed
 from tests.helpers.training import FP32, RECIPE, tiny
 
 Weights = list[dict[str, torch.Tensor]]
@@ -252,7 +253,9 @@ def test_a_corrupt_file_is_named_and_its_task_trained_again(
     corrupt(victim / name, how)
     with caplog.at_level(logging.WARNING):
         assert plain(complete(context, task)) == expected
-    again = [r.message for r in caplog.records if f"training {task.students[-1].name} again" in r.message]
+    # weights that are whole need no training
+    done_again = "measuring" if name == "metrics.json" else "training"
+    again = [r.message for r in caplog.records if f"{done_again} {task.students[-1].name} again" in r.message]
     if (name, how) == ("metrics.json", "missing"):
         assert not caplog.records  # it is not finished, then
     else:
@@ -260,15 +263,39 @@ def test_a_corrupt_file_is_named_and_its_task_trained_again(
     assert same(weights_of(context, task), weights)
 
 
-def test_metrics_of_another_shape_are_corrupt(
+@pytest.mark.parametrize("change", [changed(val_accuracy=1.5), changed(relu_count=7), changed(macs=7), lambda _: {}])
+def test_metrics_that_can_not_be_true_are_corrupt_though_their_checksum_fits(
+    context: TrainingContext, undisturbed: Undisturbed, caplog: pytest.LogCaptureFixture, change: Any
+) -> None:
+    complete(context, alone())
+    path = context.root / "cull" / "metrics.json"
+    before = read_record(path)
+    change_record(path, change)
+    assert plain(complete(context, alone())) == undisturbed["alone"][0]
+    assert f"{context.root / 'cull'}: its metrics" in caplog.text and "measuring cull again" in caplog.text
+    repaired = read_record(path)
+    assert abs(repaired.pop("train_seconds") - before.pop("train_seconds")) < 0.01  # as far as its history tells
+    assert repaired == before
+
+
+def test_a_changed_digit_of_the_metrics_is_named_and_the_network_measured_again(
     context: TrainingContext, undisturbed: Undisturbed, caplog: pytest.LogCaptureFixture
 ) -> None:
     complete(context, alone())
-    for content in ({"val_accuracy": math.nan, "test_accuracy": 0.5}, {"val_accuracy": 0.5}):
-        (context.root / "cull" / "metrics.json").write_text(json.dumps(content))
-        assert plain(complete(context, alone())) == undisturbed["alone"][0]
-        assert f"{context.root / 'cull'}: its metrics" in caplog.text and "training cull again" in caplog.text
-        caplog.clear()
+    path = context.root / "cull" / "metrics.json"
+    path.write_text(path.read_text().replace('"val_accuracy": 0.', '"val_accuracy": 0.1'))
+    assert plain(complete(context, alone())) == undisturbed["alone"][0]
+    assert "metrics.json was changed or damaged after it was written: its checksum does not match" in caplog.text
+
+
+def test_weights_of_another_network_are_trained_again_and_not_measured(
+    context: TrainingContext, undisturbed: Undisturbed, caplog: pytest.LogCaptureFixture
+) -> None:
+    complete(context, alone())
+    folder = folder_of(context, "cull")
+    write_tensors(folder.path / "model.safetensors", {n: t + 1 for n, t in folder.weights().items()}, {})
+    assert plain(complete(context, alone())) == undisturbed["alone"][0]
+    assert "model.safetensors is not the file that metrics.json was written with; training cull again" in caplog.text
 
 
 def test_a_corrupt_description_is_named_and_written_again(

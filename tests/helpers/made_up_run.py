@@ -11,10 +11,13 @@ from pathlib import Path
 from deepreduce.candidate import TEACHER_ID, Candidate, Measurement
 from deepreduce.config.load import dump_config, load_config
 from deepreduce.config.schema import OptimizeConfig
+from deepreduce.models import resolve_spec
 from deepreduce.plan import ReductionPlan
 from deepreduce.run.outputs import write_tables
+from deepreduce.store.config_file import CONFIG_DIGEST, text_digest
 from deepreduce.store.records import RunCosts
-from deepreduce.utils.files import write_json, write_text
+from deepreduce.utils.files import write_text
+from deepreduce.utils.records import write_record
 from tests.helpers.report_examples import random_estimate
 
 # ResNet-18 at 32 by 32 pixels
@@ -52,7 +55,8 @@ def write_run(
     config = load_config(None, values={"model": {"name": model}, "data": {"name": "cifar100"}})
     folder.mkdir(parents=True)
     write_text(folder / "config.yaml", dump_config(config))
-    write_json(folder / "environment.json", environment(config))
+    digest = text_digest(dump_config(config))
+    write_record(folder / "environment.json", {**environment(config), CONFIG_DIGEST: digest})
     sites = sites_of(stages)
     found = [_candidate(folder, sites, set(), TEACHER_ID, "full network", 0.7805, epochs, draw)]
     for i in range(size):
@@ -70,7 +74,7 @@ def write_run(
         worth = {stage: 0.7 + 0.4 * draw.random() for stage in stages}
         order = sorted(worth, key=lambda stage: worth[stage])[:-1]
         accuracies = {stage: 0.55 + 0.2 * draw.random() for stage in stages}
-        write_json(
+        write_record(
             folder / "criticality.json", {"cull_order": order, "criticality": worth, "val_accuracy": accuracies}
         )
     found = [replace(c, cost_estimates={p: random_estimate(draw.randrange(10**6)) for p in presets}) for c in found]
@@ -182,10 +186,10 @@ def _write_network(
         "label": label,
         "plan_id": plan.plan_id,
         "plan": plan.to_json(),
-        "model": {"name": "resnet18"},
+        "model": resolve_spec("resnet18").to_json(),
         "model_name": "resnet18",
         "input_shape": [3, 32, 32],
         "sites": [{"name": name, "stage": stage, "relu_count": count} for name, stage, count in kept],
     }
-    write_json(folder / "plan.json", described)
+    write_record(folder / "plan.json", described)
     write_text(folder / "history.csv", history)

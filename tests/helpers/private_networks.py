@@ -17,6 +17,7 @@ from deepreduce.store.checkpoint import describe_network
 from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.transforms import apply_plan, cull_plan
 from tests.helpers.plain_engine import calibrated
+from tests.helpers.records import begin_run
 
 DIGITS = (1, 8, 8)
 
@@ -40,6 +41,7 @@ def small_resnet() -> Network:
 
 def saved_network(folder: Path) -> Path:
     """`small_resnet` without the ReLUs of S1, saved as a run saves it; RUN/config.yaml is the defaults'."""
+    begin_run(folder)
     network = small_resnet()
     plan = cull_plan(network, ["S1"])
     reduced = apply_plan(network, plan)

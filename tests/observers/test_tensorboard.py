@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,27 @@ def test_the_frontier_is_drawn_against_its_relus(tmp_path: Path, logger: TensorB
     assert curve(found, "frontier/test_accuracy") == [(64, 0.5)]
     shown = found.Tensors("frontier/text_summary")[0].tensor_proto.string_val[0].decode()
     assert f"{NETWORK.plan_id}" in shown
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_a_disk_that_fills_up_fails_the_call_at_once(
+    tmp_path: Path, logger: TensorBoardLogger, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """So that the run leaves it out with a line in its log, and no thread raises for itself."""
+    left, threads = [number], threading.active_count()
+
+    class Full:
+        def __init__(self, file: object) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        def write(self, content: bytes) -> None:
+            pass
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter", Full)
+    with pytest.raises(OSError, match="No space left"):
+        start(logger)
+        logger.epoch_ended(NETWORK, epoch(1))
+        end(logger)
+    assert threading.active_count() == threads

@@ -21,9 +21,11 @@ from deepreduce.errors import CheckpointError, UserError
 from deepreduce.private.result import cost_of_run
 from deepreduce.run.page import page_contents
 from deepreduce.run.read import read_run
+from deepreduce.store.config_file import text_digest
 from deepreduce.store.names import private_run
 from deepreduce.transforms.collapse.costs import estimate_costs
-from deepreduce.utils.files import write_json
+from deepreduce.utils.records import write_record
+from tests.helpers.records import change_record, changed
 from tests.helpers.runs import RICH, TINY
 
 COST = {"objective": "latency", "protocol": "delphi", "presets": ["cheetah-wan"], "networks": 5}
@@ -192,7 +194,7 @@ def measured(finished: deepreduce.Result, tmp_path: Path) -> deepreduce.Result:
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
     for network in [finished.teacher, finished.candidates[0]]:
-        write_json((folder / network.candidate.folder / private_run("cheetah")), RUN)
+        write_record((folder / network.candidate.folder / private_run("cheetah")), RUN)
     return deepreduce.load_result(folder)
 
 
@@ -249,15 +251,23 @@ def test_a_run_without_costs_says_how_to_get_some(finished: deepreduce.Result, t
     text = (folder / "config.yaml").read_text()
     without = text.replace("objective: latency", "objective: relus").replace("protocol: delphi", "protocol: null")
     (folder / "config.yaml").write_text(without)
+    change_record(folder / "environment.json", changed(config=text_digest(without)))
     assert all(not c.cost_estimates for c in read_run(folder))
     with pytest.raises(UserError, match=r"no known costs but their ReLUs; .*--preset cheetah-lan"):
         redraw(folder, objective="latency")
 
 
 def test_a_corrupt_measurement_is_named(measured: deepreduce.Result) -> None:
-    (measured.folder / "teacher" / private_run("cheetah")).write_text('{"layers": [{}]}')
-    with pytest.raises(CheckpointError, match=r"teacher.private-cheetah\.json: this is no result .*measure again"):
+    path = measured.folder / "teacher" / private_run("cheetah")
+    path.write_text(path.read_text().replace("0.9", "0.8"))
+    with pytest.raises(CheckpointError, match=r"private-cheetah\.json was changed .*; remove the file, or"):
         read_run(measured.folder)
+    totals = {name: RUN[name] for name in ("seconds", "serial_bytes", "bytes", "messages")}
+    for content in ({"layers": [{}]}, {**RUN, "bytes": 10**400}, {**RUN, "messages": -1}, {**totals, "layers": 3}):
+        write_record(path, content)
+        with pytest.raises(CheckpointError, match=r"cheetah\.json: this is no result .*measure again") as caught:
+            read_run(measured.folder)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -34,7 +34,7 @@ def test_plots_are_written_from_what_the_folder_holds(tmp_path: Path) -> None:
     written = write_plots(tmp_path / "run", title="a run")
     assert {p.name for p in written} >= {"frontier.png", "frontier.svg", "layers.png"}
     assert all(p.stat().st_size > 1000 for p in written)
-    with pytest.raises(UserError, match=r"holds no run with a candidates\.csv"):
+    with pytest.raises(UserError, match=r"holds no run with a candidates\.json"):
         write_plots(tmp_path, title="nothing")
 
 

@@ -14,13 +14,14 @@ from deepreduce.cli.main import run_command
 from deepreduce.errors import CheckpointError
 from tests.helpers.made_up_run import write_run
 from tests.helpers.page import Parsed
+from tests.helpers.records import change_record, changed
 from tests.helpers.runs import NUM_CANDIDATES, TINY, TINY_RELUS
 
 
 def test_a_network_whose_folder_is_corrupt_is_named(tmp_path: Path) -> None:
     write_run(tmp_path / "run", size=1)
     plan = tmp_path / "run" / "candidates" / "plan00" / "plan.json"
-    plan.write_text('{"sites": 3}')
+    change_record(plan, changed(sites=3))
     with pytest.raises(CheckpointError, match=r"plan00/plan.json does not describe a network"):
         report_run(tmp_path / "run")
     plan.unlink()

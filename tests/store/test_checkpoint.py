@@ -22,6 +22,7 @@ from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.transforms import apply_plan, cull_plan, thin_plan
 from deepreduce.utils.seed import derived_generator
 from tests.helpers import zoo
+from tests.helpers.records import change_record, changed
 
 FACTORY = """
 from torch import nn
@@ -32,6 +33,9 @@ def make(num_classes):
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes),
     )
 """
+
+
+RESNET18 = resolve_spec("resnet18", num_classes=5, width=8, blocks=(2, 2, 1, 1)).to_json()
 
 
 def original(name: str, *, num_classes: int = 5, **options: Any) -> Network:
@@ -114,10 +118,17 @@ def test_a_network_of_the_users_file_loads_from_any_folder(tmp_path: Path, monke
     whole = original("mine.py:make")
     reduced = saved(whole, ReductionPlan(sites=((whole.sites[0].name, "identity"),)), tmp_path)
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert torch.equal(logits(load_reduced(tmp_path), reduced), logits(reduced.module, reduced))
+    loaded = load_reduced(tmp_path, trust_code=True)
+    assert torch.equal(logits(loaded, reduced), logits(reduced.module, reduced))
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(
+        UserError, match=r"built by running the file .*/mine\.py; .*--trust-code .*trust_code=True"
+    ) as caught:
+        load_reduced(tmp_path)
+    assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
     (tmp_path / "mine.py").unlink()
     with pytest.raises(ModelError, match=r"no file .*mine\.py"):
-        load_reduced(tmp_path)
+        load_reduced(tmp_path, trust_code=True)
 
 
 def test_a_network_given_from_python_needs_a_module_of_its_class_which_stays_as_it_was(tmp_path: Path) -> None:
@@ -149,29 +160,72 @@ def test_a_folder_without_a_network_is_refused_with_an_example(tmp_path: Path, m
             load_reduced(path)
 
 
-def changed(**changes: Any) -> Callable[[dict[str, Any]], Any]:
-    return lambda description: description | changes
-
-
 @pytest.mark.parametrize(
     "change",
     [
-        lambda description: [],
-        lambda description: None,
         lambda description: {},
         changed(plan={"alpha": 7}),
         changed(plan=[]),
         changed(input_shape=[3, 16]),
         changed(input_shape="large"),
+        changed(input_shape=[3, 16, 16.5]),
+        changed(input_shape=[3, 10**9, 10**9]),
+        changed(input_shape=[0, 16, 16]),
+        changed(input_shape=[3, 10**400, 16]),
         changed(model={"name": "resnet18"}),
         changed(model=[1]),
+        *[changed(model={**RESNET18, "name": name}) for name in ("resnet27", "torchvision:resnet19", "x.py:f", "")],
+        *[changed(model={**RESNET18, "width": width}) for width in (None, 0, "8", 10**400, True)],
+        *[changed(model={**RESNET18, "blocks": blocks}) for blocks in (None, [1], [2, 2, 1, 10**6], "2221")],
+        changed(model={**RESNET18, "num_classes": 1}),
+        changed(model={**RESNET18, "more": 1}),
+        changed(stages=["S1"]),
+        changed(stages={"S1": "relu"}),
+        changed(stages={"S1": ["("]}),
+        changed(standardisation={"mean": [1], "std": [0]}),
+        changed(standardisation={"mean": ["1"], "std": [1]}),
+        changed(standardisation={"mean": [1, 2], "std": [1, 2]}),
+        changed(standardisation={"mean": [10**400], "std": [1]}),
+        changed(standardisation={"mean": [1]}),
+        changed(standardisation=3),
+        changed(label=3),
+        changed(model_name=""),
+        changed(sites=[{"name": "a", "stage": "S1", "relu_count": -1}]),
+        changed(more=1),
     ],
 )
 def test_a_plan_that_describes_no_network_is_named(tmp_path: Path, change: Callable[[Any], Any]) -> None:
     saved(small(), ReductionPlan(), tmp_path)
-    plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps(change(json.loads(plan.read_text()))))
-    with pytest.raises(CheckpointError, match=r"plan\.json does not describe a network"):
+    change_record(tmp_path / "plan.json", change)
+    with pytest.raises(CheckpointError, match=r"plan\.json does not describe a network") as caught:
+        load_reduced(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (changed(plan={"alpha": 0.5}), "holds another plan than it says"),
+        (changed(model={**RESNET18, "width": 2**19}), "far larger than its weights"),
+        (changed(model={**RESNET18, "width": 80}), "far larger than its weights"),
+        (changed(model={**RESNET18, "width": 9}), "the weights are of another network"),
+        (changed(model={**RESNET18, "num_classes": 6}), "the weights are of another network"),
+    ],
+)
+def test_a_plan_of_another_network_is_named_before_it_is_built(
+    tmp_path: Path, change: Callable[[Any], Any], problem: str
+) -> None:
+    saved(small(), ReductionPlan(), tmp_path)
+    change_record(tmp_path / "plan.json", change)
+    with pytest.raises(CheckpointError, match=problem):
+        load_reduced(tmp_path)
+
+
+def test_a_plan_that_does_not_fit_its_network_is_named(tmp_path: Path) -> None:
+    saved(small(), ReductionPlan(), tmp_path)
+    plan = ReductionPlan(sites=(("nowhere.relu", "identity"),))
+    change_record(tmp_path / "plan.json", changed(plan=plan.to_json(), plan_id=plan.plan_id))
+    with pytest.raises(CheckpointError, match=r"plan\.json does not fit its network: .*nowhere"):
         load_reduced(tmp_path)
 
 
@@ -179,8 +233,9 @@ def test_weights_of_another_network_are_named_with_a_difference(tmp_path: Path) 
     saved(small(), ReductionPlan(), tmp_path)
     other = NetworkFolder(path=tmp_path / "other")
     other.path.mkdir()
-    other.finish(weights={"w": torch.zeros(1)}, description={}, metrics={}, history=())
-    (other.path / "model.safetensors").rename(tmp_path / "model.safetensors")
+    other.finish(weights={"w": torch.zeros(10**5)}, description={}, metrics={}, history=())
+    for name in ("model.safetensors", "metrics.json"):
+        (other.path / name).rename(tmp_path / name)
     with pytest.raises(CheckpointError, match=r"the weights are of another network: .*key") as caught:
         load_reduced(tmp_path)
     assert "\n" not in str(caught.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from deepreduce.errors import CheckpointError
 from deepreduce.store.network_folder import NetworkFolder, history_csv
 from deepreduce.training import EpochRecord, Snapshot
+from deepreduce.utils.records import read_record
 
 RECORDS = (
     EpochRecord(epoch=1, learning_rate=0.1, train_loss=2.5, val_accuracy=None, seconds=1.234),
@@ -33,7 +33,29 @@ def test_a_history_reads_back_and_a_corrupt_one_is_named(tmp_path: Path) -> None
     for content in ("epoch\n1\n", history_csv(RECORDS) + "three,,,,\n"):
         (tmp_path / "history.csv").write_text(content)
         with pytest.raises(CheckpointError, match=r"history\.csv is not a history"):
+            entry.whole_history()
+        with pytest.raises(CheckpointError, match=r"history\.csv is not the file that metrics\.json was written"):
             entry.history()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "history.csv"])
+def test_a_file_of_another_network_is_named_though_it_is_whole(tmp_path: Path, name: str) -> None:
+    for number in (1, 2):
+        folder = NetworkFolder.open(tmp_path / str(number))
+        folder.finish(weights={"w": torch.full((2,), number)}, description={}, metrics={}, history=RECORDS[:number])
+    (tmp_path / "1" / name).replace(tmp_path / "2" / name)
+    with pytest.raises(CheckpointError, match=f"{name} is not the file that metrics"):
+        folder.weights() if name == "model.safetensors" else folder.history()
+
+
+def test_metrics_are_written_again_for_the_files_that_are_there(entry: NetworkFolder) -> None:
+    with pytest.raises(CheckpointError, match=r"can't be read: No such file"):
+        entry.replace_metrics({"a": 2})
+    entry.finish(weights={"w": torch.zeros(2)}, description={}, metrics={"a": 1}, history=RECORDS)
+    (entry.path / "metrics.json").write_text("damaged")
+    entry.replace_metrics({"a": 2})
+    assert entry.finished() == {"a": 2}
+    assert len(entry.history()) == 2 and entry.weights()
 
 
 def test_a_history_is_csv_with_nothing_for_what_was_not_measured() -> None:
@@ -76,7 +98,7 @@ def test_a_state_left_by_a_kill_right_after_the_metrics_goes(
 
     entry.save_snapshot(Snapshot(tensors={"w": torch.ones(2)}, values={"step": 3}))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Path, "unlink", killed)
+        patched.setattr(NetworkFolder, "_drop_state", killed)
         entry.finish(weights={"w": torch.zeros(2)}, description={}, metrics={"a": 1}, history=())
     assert entry.snapshot() is not None
     assert entry.finished() == {"a": 1}
@@ -112,5 +134,5 @@ def test_a_description_is_written_again_only_where_it_is_wrong(
     assert not caplog.records
     plan.write_text("{")
     entry.check_description({"label": "x"})
-    assert json.loads(plan.read_text()) == {"label": "x"}
+    assert read_record(plan) == {"label": "x"}
     assert "plan.json can't be read" in caplog.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,8 +16,10 @@ import torch
 from deepreduce.config.load import differing_keys, dump_config, load_config
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.errors import ConfigError, RunError, RunFolderError
+from deepreduce.store.config_file import text_digest
 from deepreduce.store.run_folder import RunFolder, RunIdentity
 from deepreduce.training import Snapshot
+from deepreduce.utils.records import read_record
 from tests.helpers import REPOSITORY
 
 CONFIG = OptimizeConfig()
@@ -53,7 +54,8 @@ def test_a_folder_is_made_with_its_parents_and_goes_on_with_the_same_config(tmp_
     path = tmp_path / "deep" / "run"
     with opened(path) as folder:
         assert load_config(path / "config.yaml") == CONFIG
-        assert json.loads((path / "environment.json").read_text()) == ENVIRONMENT
+        written = read_record(path / "environment.json")
+        assert written == {**ENVIRONMENT, "config": text_digest((path / "config.yaml").read_text())}
         assert folder.entry("candidates", "abc").path.is_dir()
     with opened(path):
         pass
@@ -70,7 +72,7 @@ def test_keys_that_change_no_number_may_differ(tmp_path: Path) -> None:
 def test_a_folder_of_another_config_is_refused_and_stays_as_it_was(tmp_path: Path) -> None:
     with opened(tmp_path):
         pass
-    (tmp_path / "candidates.csv.part").write_text("half")
+    (tmp_path / f".deepreduce-{'0' * 32}.part").write_text("half")
     (tmp_path / ".lock").unlink(missing_ok=True)
     before = contents(tmp_path)
     with pytest.raises(RunFolderError, match=r"other settings: training.epochs \(8, now 3\); give another folder"):
@@ -117,7 +119,7 @@ def test_a_run_without_its_environment_is_refused(tmp_path: Path, text: str | No
 
 
 def test_a_run_killed_in_its_first_moments_begins_again(tmp_path: Path) -> None:
-    for name in (".lock", "log.txt", "environment.json", "environment.json.part", "config.yaml.part"):
+    for name in (".lock", "log.txt", "environment.json", f".deepreduce-{'0' * 32}.part"):
         (tmp_path / name).write_text("")
         with opened(tmp_path):
             pass
@@ -127,10 +129,37 @@ def test_a_run_killed_in_its_first_moments_begins_again(tmp_path: Path) -> None:
 def test_half_written_files_of_a_killed_run_are_cleared_away(tmp_path: Path) -> None:
     with opened(tmp_path) as folder:
         entry = folder.entry("candidates", "abc")
-    for path in (tmp_path / "candidates.csv.part", entry.path / "model.safetensors.part"):
-        path.write_text("half")
+    for folder_of_both in (tmp_path, entry.path):
+        (folder_of_both / f".deepreduce-{'0' * 32}.part").write_text("half")
+        (folder_of_both / "film.part").write_text("mine")
     with opened(tmp_path):
-        assert not list(tmp_path.rglob("*.part"))
+        assert [path.name for path in tmp_path.rglob("*.part")] == ["film.part"] * 2
+
+
+@pytest.mark.parametrize("name", [".lock", "log.txt", "config.yaml"])
+def test_a_link_in_place_of_a_file_is_refused_and_its_target_stays(tmp_path: Path, name: str) -> None:
+    run, target = tmp_path / "run", tmp_path / "target"
+    with opened(run):
+        pass
+    text = (run / "config.yaml").read_text()
+    target.write_text(text)
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(target)
+    with pytest.raises(RunFolderError, match=f"{name} is a link"):
+        opened(run)
+    assert target.read_text() == text
+
+
+def test_a_config_that_was_changed_since_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text + "# mine\n")
+    with pytest.raises(RunFolderError, match=r"config\.yaml was changed after the run began; restore the file"):
+        opened(tmp_path)
+    (tmp_path / "config.yaml").write_bytes(text.replace("\n", "\r\n").encode())  # as a checkout on Windows leaves it
+    with opened(tmp_path):
+        pass
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:

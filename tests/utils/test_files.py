@@ -20,10 +20,13 @@ from torch import Tensor
 
 import deepreduce
 from deepreduce.errors import CheckpointError, RunError, RunFolderError
+from deepreduce.utils import files as subject
 from deepreduce.utils.files import (
-    TEMPORARY,
+    is_partial_name,
     read_json,
     read_tensors,
+    remove_partial_files,
+    staged,
     write_bytes,
     write_json,
     write_tensors,
@@ -33,7 +36,7 @@ from deepreduce.utils.files import (
 
 in_one_folder = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-STEPS = ("open", "fsync", "replace")
+STEPS = ("open", "write", "fsync", "replace")
 """What the system does for a file; each may fail."""
 
 
@@ -41,7 +44,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> No
     def failing(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr("builtins.open" if step == "open" else f"os.{step}", failing)
+    monkeypatch.setattr(f"os.{step}", failing)
 
 
 def names(folder: Path) -> list[str]:
@@ -118,7 +121,8 @@ def test_a_killed_process_leaves_the_old_file_and_one_that_is_known_to_be_partia
     with pytest.raises(KeyboardInterrupt):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["file", "file" + TEMPORARY]
+    left = next(name for name in names(tmp_path) if name != "file")
+    assert is_partial_name(left)
 
 
 def test_the_content_is_on_the_disk_before_the_file_has_its_name(
@@ -142,12 +146,93 @@ def test_the_content_is_on_the_disk_before_the_file_has_its_name(
 def test_a_folder_that_can_not_be_flushed_does_not_fail_the_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: Any) -> int:
-        raise OSError(errno.EINVAL, "Invalid argument")
+    real = os.open
+
+    def refuse(path: Any, flags: int, *args: Any) -> int:
+        if flags == os.O_RDONLY:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(path, flags, *args)
 
     monkeypatch.setattr(os, "open", refuse)
     write_bytes(tmp_path / "file", b"x")
     assert (tmp_path / "file").read_bytes() == b"x"
+
+
+def test_two_writers_of_one_file_both_succeed(tmp_path: Path) -> None:
+    with staged(tmp_path / "file") as first, staged(tmp_path / "file") as second:
+        first.write(b"one")
+        second.write(b"two")
+    assert (tmp_path / "file").read_bytes() == b"one"  # the outer block was done last
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_users_own_part_file_and_a_planted_link_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "file.part").write_text("mine")
+    (tmp_path / "target").write_text("mine too")
+    (tmp_path / "link.part").symlink_to(tmp_path / "target")
+    for name in ("file", "link"):
+        write_bytes(tmp_path / name, b"new")
+    assert (tmp_path / "file.part").read_text() == "mine"
+    assert (tmp_path / "target").read_text() == "mine too"
+
+
+def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path: Path) -> None:
+    leftover, link = (f".deepreduce-{digit * 32}.part" for digit in "ab")
+    users = ("film.part", ".deepreduce-1.part", f"x.deepreduce-{'a' * 32}.part", f".deepreduce-{'a' * 32}.part.gz")
+    below = tmp_path / "deep" / "down"
+    below.mkdir(parents=True)
+    for folder in (tmp_path, below):
+        for name in (leftover, *users):
+            (folder / name).write_text("content")
+        (folder / link).symlink_to(folder / "film.part")
+    with staged(below / "file") as living:
+        remove_partial_files(tmp_path)
+        assert living.path.exists()
+    for folder, own in ((tmp_path, ["deep"]), (below, ["file"])):
+        assert names(folder) == sorted([*users, link, *own])
+
+
+def test_a_writer_whose_file_is_removed_before_it_is_locked_takes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = subject._lock, []
+
+    def lock(descriptor: int, *, wait: bool) -> bool:
+        if not seen:
+            seen.extend(tmp_path.iterdir())
+            seen[0].unlink()
+        return real(descriptor, wait=wait)
+
+    monkeypatch.setattr(subject, "_lock", lock)
+    write_bytes(tmp_path / "file", b"x")
+    assert seen and names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "repair"),
+    [
+        ("n" * 300, "File name too long", "give a shorter name"),
+        ("folder", "Is a directory", "it is a folder, so give another name"),
+        ("file/below", "Not a directory", "choose another folder"),
+    ],
+)
+def test_a_repair_belongs_to_its_reason(tmp_path: Path, name: str, reason: str, repair: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match=f"can't be written: {reason}; {repair}$"):
+        write_bytes(tmp_path / name, b"x")
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_file_that_goes_on_after_a_failed_write_raises_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RunError, match="No space left"), staged(tmp_path / "file") as file:
+        with monkeypatch.context() as patched:
+            fail(patched, "write", OSError(errno.ENOSPC, "No space left on device"))
+            assert file.write(b"lost") == 4
+        assert file.write(b"more") == 4
+    assert names(tmp_path) == []
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

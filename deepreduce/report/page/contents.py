@@ -46,13 +46,15 @@ class NetworkFiles:
     """The contents of a network's folder that the tables do not have.
 
     `path` is the folder's path for `load_reduced`. `needs_model`: the original was a module given in Python, which
-    loading the network requires.
+    loading the network requires; `runs_file`: building it runs a file of the user's, for which loading
+    must be given `trust_code`.
     """
 
     path: str
     sites: tuple[SiteCount, ...]
     history: tuple[TrainedEpoch, ...]
     needs_model: bool
+    runs_file: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +195,8 @@ def _snippet(files: NetworkFiles) -> str:
             f"network = deepreduce.load_reduced({files.path!r}, model=original)",
         ]
     else:
-        lines = ["import deepreduce", "", f"network = deepreduce.load_reduced({files.path!r})"]
+        trusted = ", trust_code=True" if files.runs_file else ""
+        lines = ["import deepreduce", "", f"network = deepreduce.load_reduced({files.path!r}{trusted})"]
     return "\n".join(lines)
 
 

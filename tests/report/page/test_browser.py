@@ -16,6 +16,7 @@ import pytest
 from deepreduce.api import report_run
 from deepreduce.candidate import Candidate
 from deepreduce.report.tables import read_candidates_csv
+from deepreduce.store.candidates import write_candidates
 from tests.helpers.made_up_run import HOSTILE, write_run
 
 pytestmark = pytest.mark.slow
@@ -498,10 +499,9 @@ def test_hostile_names_are_shown_as_they_are(browser: Browser, tmp_path: Path) -
 def test_a_run_of_one_network_shows_it(browser: Browser, tmp_path: Path) -> None:
     """The teacher alone, of one stage: a run that was looked at early, or that nothing fits."""
     everything = write_run(tmp_path / "run", stages={"S1": (64, 3)}, size=0, complete=False, with_criticality=False)
-    table = (tmp_path / "run" / "candidates.csv").read_text().splitlines()
-    kept = [line for line in table if line.startswith(("plan_id", "teacher"))]
-    assert len(kept) == 2 < len(everything)
-    (tmp_path / "run" / "candidates.csv").write_text("\n".join(kept) + "\n")
+    kept = [candidate for candidate in everything if candidate.is_teacher]
+    assert len(kept) == 1 < len(everything)
+    write_candidates(tmp_path / "run", kept)
     browser.open(report_run(tmp_path / "run"))
     assert browser.points() == {"others": [], "frontier": [], "teacher": ["teacher"]}
     assert browser.find("#incomplete").is_displayed() and not browser.find("#criticality").is_displayed()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from deepreduce.api import report_run
 from deepreduce.errors import UserError
 from tests.helpers.made_up_run import HOSTILE, write_run
 from tests.helpers.page import Parsed
+from tests.helpers.records import change_record, changed
 
 
 def test_the_page_is_one_file_that_names_no_address(page: Parsed) -> None:
@@ -46,7 +46,8 @@ def test_the_page_has_a_language_a_title_and_headings(page: Parsed) -> None:
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     stages = {f"S1{HOSTILE}": (64, 2), "S2 {{script}} & \u2028 \u00e9": (32, 2)}
     write_run(tmp_path / "run", model=HOSTILE, stages=stages, size=4)
-    (tmp_path / "run" / "environment.json").write_text(json.dumps({"processor": HOSTILE, "command": ["x", HOSTILE]}))
+    changes = changed(processor=HOSTILE, command=["x", HOSTILE])
+    change_record(tmp_path / "run" / "environment.json", changes)
     text = report_run(tmp_path / "run").read_text(encoding="utf-8")
     parsed = Parsed(text)
     assert [tag for tag, _ in parsed.elements].count("script") == 3
