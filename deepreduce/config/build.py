@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from deepreduce.config.inputs import choose_device, load_data, original_network
+from deepreduce.config.inputs import choose_device, load_data, original_network, some_images
 from deepreduce.config.load import differing_keys, dump_config, load_config
 from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
 from deepreduce.cost.model import CostModel
@@ -53,7 +53,9 @@ def build_run(
     device = choose_device(config.device)
     images = load_data(config.data, seed=config.seed, given=data)
     images.check_batch_size(config.training.batch_size)
-    network = original_network(config.model, images.facts, seed=model_seed(config), given=model)
+    network = original_network(
+        config.model, images.facts, seed=model_seed(config), given=model, images=some_images(images)
+    )
     overlay = overlay_of(config)
     if overlay is not None:
         overlay.points()  # raises what is wrong with them

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deepreduce.data import Standardisation
 from deepreduce.errors import CheckpointError, PlanError, UserError
 from deepreduce.models import ModelSpec, build_model
-from deepreduce.network import Network, trace_network
+from deepreduce.network import Network, trace_guarded, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.sites import actions_in
 from deepreduce.store.names import MASKS, METRICS, PLAN, WEIGHTS
@@ -90,7 +90,10 @@ class SavedNetwork:
             raise CheckpointError(f"{path / PLAN} does not describe a network: {error}") from error
 
     def original(self, model: nn.Module | None = None) -> Network:
-        """The network the plan applies to: built from its spec, or `model` where the user made it in Python."""
+        """The network the plan applies to: built from its spec, or `model` where the user made it in Python.
+
+        Raises `NetworkGuardError` where its graph does not compute what the module does.
+        """
         if self.spec is None and model is None:
             raise UserError(
                 f"{self.path} holds a reduction of {self.model_name}, which was given as a Python module;"
@@ -99,7 +102,12 @@ class SavedNetwork:
         if model is None:
             assert self.spec is not None
             model = build_model(self.spec)
-        return trace_network(model, self.input_shape, name=self.model_name, spec=self.spec, stages=self.stages)
+        if self.spec is not None and self.spec.is_zoo:  # the tests check every network of the zoo
+            return trace_network(model, self.input_shape, name=self.model_name, spec=self.spec, stages=self.stages)
+        # the run that saved the network has checked training mode
+        return trace_guarded(
+            model, self.input_shape, name=self.model_name, spec=self.spec, stages=self.stages, training=False
+        )
 
     def load(self, model: nn.Module | None = None) -> Network:
         """The reduced network with its trained weights, in evaluation mode."""
