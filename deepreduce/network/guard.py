@@ -93,8 +93,8 @@ def trace_guarded(
 ) -> Network:
     """Return the network of a module, as `trace_network` does, checked against the module by `guard`.
 
-    Raises `NetworkGuardError` if the network does not compute what the module does, and with `must_train` `ModelError`
-    if the module itself can't be trained.
+    Raises `NetworkGuardError` if the network does not compute what the module does, and `ModelError` if the
+    module itself can't be trained but `must_train`.
     """
     network = trace_network(module, input_shape, name=name, spec=spec, stages=stages)
     report = guard(network, module, images=images, training=training)

@@ -395,7 +395,7 @@ def test_a_module_that_fails_in_training_mode_is_refused_where_it_must_train(
 
 
 def test_a_module_that_differs_from_itself_is_said_to_draw_its_own_random_numbers() -> None:
-    with pytest.raises(NetworkGuardError, match="other values each time .*torch's default generator"):
+    with pytest.raises(NetworkGuardError, match=r"other values each time .*torch's default generator"):
         trace_guarded(Unseeded(), SHAPE)
 
 
