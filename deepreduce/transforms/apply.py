@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from deepreduce.errors import ModelError, PlanError, unknown_name
 from deepreduce.models import ModelSpec, build_model
 from deepreduce.network.network import Network, ReluSite
-from deepreduce.network.trace import describe, observe, trace_network, without_weights
+from deepreduce.network.observe import observe
+from deepreduce.network.trace import describe, trace_network, without_weights
 from deepreduce.plan import ReductionPlan
 from deepreduce.sites import IDENTITY, KEEP, SiteAction, actions_in, rewrite_sites
 from deepreduce.transforms.collapse.pad_once import pad_once, regions_to_pad

@@ -14,7 +14,8 @@ from deepreduce.cost.layers import CONV, SCALE
 from deepreduce.errors import PlanError
 from deepreduce.network.linear_ops import IDENTITY, Pair, compute, is_identity
 from deepreduce.network.network import Network
-from deepreduce.network.trace import describe, observe
+from deepreduce.network.observe import observe
+from deepreduce.network.trace import describe
 from deepreduce.transforms.collapse.choose import Cover, LayerCostFunction, Merge, Merging, is_exact, macs
 from deepreduce.transforms.collapse.regions import Area, Region, amounts_between, area_of, needed_areas, run_region
 

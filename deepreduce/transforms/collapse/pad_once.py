@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from deepreduce.errors import PlanError
 from deepreduce.network.linear_ops import PAD
 from deepreduce.network.network import Network
-from deepreduce.network.trace import describe, observe
+from deepreduce.network.observe import observe
+from deepreduce.network.trace import describe
 from deepreduce.transforms.collapse.choose import LayerCostFunction, Merging, is_exact, macs
 from deepreduce.transforms.collapse.regions import Region, amounts_between, area_of, needed_areas, read_area
 

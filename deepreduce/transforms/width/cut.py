@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from deepreduce.errors import ModelError, PlanError
 from deepreduce.network.meta_run import attribute, module_tensors, on_meta
 from deepreduce.network.network import Network
-from deepreduce.network.trace import observe
+from deepreduce.network.observe import observe
 from deepreduce.transforms.width.channel_sets import Channels, ChannelSet
 from deepreduce.transforms.width.propagate import channels_of
 
