@@ -31,7 +31,14 @@ from deepreduce.errors import DataError, DeepReduceError, UserError
 from deepreduce.export.onnx import ExportReport, export_network
 from deepreduce.models import ModelSpec, build_model, default_input_size, resolve_spec
 from deepreduce.models.build import is_factory
-from deepreduce.network import AnalysisReport, Network, analyze_network, guard, trace_for_analysis, trace_guarded
+from deepreduce.network import (
+    AnalysisReport,
+    Network,
+    analyze_network,
+    guard_network,
+    trace_for_analysis,
+    trace_guarded,
+)
 from deepreduce.observers.base import RunObserver
 from deepreduce.private import PrivateRun, measure
 from deepreduce.private.handshake import ServerInfo
@@ -257,7 +264,7 @@ def _analyzed(
     module: nn.Module, input_shape: tuple[int, int, int], *, name: str | None = None, spec: ModelSpec | None = None
 ) -> AnalysisReport:
     network = trace_for_analysis(module, input_shape, name=name, spec=spec)
-    return analyze_network(network, checked=guard(network, module))
+    return analyze_network(network, checked=guard_network(network, module))
 
 
 def _config_of_run(folder: str | Path) -> OptimizeConfig:

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from deepreduce.errors import DeepReduceError  # noqa: E402
-from deepreduce.network import Network, guard, trace_network  # noqa: E402
+from deepreduce.network import Network, guard_network, trace_network  # noqa: E402
 from deepreduce.network.trial import run_eval  # noqa: E402
 from deepreduce.transforms import cull  # noqa: E402
 from deepreduce.utils.files import write_text  # noqa: E402
@@ -103,15 +103,18 @@ def measured(name: str, shape: Sequence[int]) -> dict[str, Any]:
 def _steps(name: str, own: tuple[int, int, int]) -> Iterator[tuple[str, dict[str, Any]]]:
     module = build(name, "cpu")
     network = trace_network(module, own, name=name)
-    yield "traced", {
-        "relu_count": network.relu_count,
-        "stages": list(network.stage_relu_counts.values()),
-        "kinds": sorted({site.kind for site in network.sites}),
-        "unsupported": dict(network.unsupported),
-    }
+    yield (
+        "traced",
+        {
+            "relu_count": network.relu_count,
+            "stages": list(network.stage_relu_counts.values()),
+            "kinds": sorted({site.kind for site in network.sites}),
+            "unsupported": dict(network.unsupported),
+        },
+    )
     size = _smallest(name, module, own)
     network = trace_network(module, (own[0], *size), name=name)
-    report = guard(network, module)
+    report = guard_network(network, module)
     yield "ran", {"size": size[0], "guard": report.text(), "notes": list(report.notes)}
     if report.failure is not None or report.untrainable is not None:
         raise DeepReduceError(report.failure or report.untrainable)
@@ -245,7 +248,7 @@ Each network of timm that executes ReLUs (or ReLU6s) is built with random weight
 4. *trained*: the culled network takes one step of SGD with a finite gradient.
 5. *statistics*: every running mean and variance moves in that step.
 
-*per stage* are the ReLUs of S1, S2, ... at the network's own size; *others* are its other non-linearities, which stay.
+*per stage* are the ReLUs of S1, S2, ... at the network's own size; *others* are its other non-linearities.
 *run at* is the smallest of 64, 96, 128, 160, 192 and 224 pixels, or else its own size, at which it runs; steps 2 to 5
 are taken at that size. Networks that execute no ReLU are left out."""
 
@@ -262,12 +265,12 @@ def page(models: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]], 
         "# timm's networks with ReLUs",
         "",
         f"Written by `python scripts/timm_table.py`; timm {timm.__version__}, torch {torch.__version__},"
-        f" {datetime.date.today().isoformat()}, one thread of {os.cpu_count()} cores ({platform.machine()}), {limits}.",
+        f" {datetime.date.today()}, one thread of {os.cpu_count()} cores ({platform.machine()}), {limits}.",
         "",
         INTRODUCTION,
         "",
-        f"timm has {len(timm.list_models())} networks; {len(models)} were looked at, {len(with_relus)} of which execute"
-        f" ReLUs. {len(done)} of those were run:",
+        f"timm has {len(timm.list_models())} networks; {len(models)} were looked at, {len(with_relus)} of which"
+        f" execute ReLUs. {len(done)} of those were run:",
         "",
         "| outcome | networks |",
         "|---|---|",
@@ -352,7 +355,9 @@ def main() -> None:
         reason = f": {found['reason'][:150]}" if "reason" in found else ""
         print(f"[{number}/{len(queue)}] {name}: {found['verdict']} ({found['seconds']} s){reason}", flush=True)
     if options.only is None:
-        text = page(models.by_name, results.by_name, f"at most {options.gigabytes:g} GB and {options.seconds:g} s each")
+        text = page(
+            models.by_name, results.by_name, f"at most {options.gigabytes:g} GB and {options.seconds:g} s each"
+        )
         write_text(ROOT / "docs" / "timm.md", text)
         print("docs/timm.md:", dict(collections.Counter(r["verdict"] for r in results.by_name.values())))
 

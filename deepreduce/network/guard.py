@@ -30,9 +30,10 @@ from deepreduce.network.first_difference import (
     first_by_output,
     repair_of,
 )
+from deepreduce.network.module_kinds import unwrapped
 from deepreduce.network.network import Network
 from deepreduce.network.trace import trace_network
-from deepreduce.network.trial import Trial, copy_module, fill_zeros, run_eval, run_training
+from deepreduce.network.trial import Trial, copy_for_trial, fill_zeros, run_eval, run_training
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +92,13 @@ def trace_guarded(
     training: bool = True,
     must_train: bool = True,
 ) -> Network:
-    """Return the network of a module, as `trace_network` does, checked against the module by `guard`.
+    """Return the network of a module, as `trace_network` does, checked against the module by `guard_network`.
 
     Raises `NetworkGuardError` if the network does not compute what the module does, and `ModelError` if the
     module itself can't be trained but `must_train`.
     """
     network = trace_network(module, input_shape, name=name, spec=spec, stages=stages)
-    report = guard(network, module, images=images, training=training)
+    report = guard_network(network, module, images=images, training=training)
     if report.failure is not None:
         raise NetworkGuardError(report.failure)
     if report.untrainable is not None:
@@ -128,7 +129,9 @@ def relus_in_no_site(network: Network) -> int:
     return sum(count for kind, count in network.unsupported_elements.items() if is_relu_inside(kind))
 
 
-def guard(network: Network, module: nn.Module, *, images: Tensor | None = None, training: bool = True) -> GuardReport:
+def guard_network(
+    network: Network, module: nn.Module, *, images: Tensor | None = None, training: bool = True
+) -> GuardReport:
     """Compare a traced network with the module that it was traced from, and return the report.
 
     `images` (N, C, H, W) are some of the network's own; without at least two of them, random ones are taken. On the
@@ -144,9 +147,9 @@ class _Comparison:
     """The comparison of one network with the module that it was traced from."""
 
     def __init__(self, network: Network, module: nn.Module, images: Tensor | None) -> None:
-        self.network, self.module = network, module
-        self.images = _images_for(module, network.input_shape, images)
-        self.twins = _twins(module, network.module)
+        self.network, self.module = network, unwrapped(module)
+        self.images = _images_for(self.module, network.input_shape, images)
+        self.twins = _twins(self.module, network.module)
 
     def report(self, *, training: bool) -> GuardReport:
         own = run_eval(self._own(), self.images, count=True)
@@ -161,38 +164,42 @@ class _Comparison:
             found = run_eval(self._traced(), self.images)
         except Exception as error:
             return replace(report, failure=self._one_size_only(error))
-        difference = _largest_difference(own.outputs, found.outputs)
+        main = _main_outputs(own.outputs, found.outputs)
+        difference = _largest_difference([own.outputs[key] for key in main], list(found.outputs.values()))
         if difference is not None:
             return replace(report, failure=self._other_values(difference, training=False))
         if training and self.network.untraceable is None:
-            return self._trained(report, outputs=len(own.outputs))
+            return self._trained(report, main=main, returned=len(own.outputs))
         return report
 
     # -- training mode ----------------------------------------------------------------------------------------
 
-    def _trained(self, report: GuardReport, *, outputs: int) -> GuardReport:
-        """Return the report after one forward and backward pass in training mode."""
+    def _trained(self, report: GuardReport, *, main: Sequence[str], returned: int) -> GuardReport:
+        """Return the report after one forward and backward pass in training mode.
+
+        `main` are the keys of the outputs that the network has, `returned` the number of all in evaluation mode.
+        """
         copied = self._own()
         for name, parameter in copied.named_parameters():
             if not parameter.is_leaf:
                 what = f"can't be copied for training: the copy of its parameter {name} gets no gradient"
                 return replace(report, failure=self._says(_owner_of(name), what, "parameter"))
         try:
-            own = run_training(copied, self.images, main=outputs)
+            own = run_training(copied, self.images, main=main)
         except Exception as error:
             reason = f"{self.network.name} fails in training mode on {len(self.images)} images: {_one_line(error)}"
             return replace(report, untrainable=reason)
         notes: tuple[str, ...] = ()
-        has_heads = len(own.outputs) > outputs
+        has_heads = own.returned > returned
         if has_heads:  # auxiliary heads draw at random too; the main output must not depend on that
-            own = run_training(self._own(), self.images, main=outputs, draws_by_shape=True)
-            notes = (f"in training mode it returns {len(own.outputs)} tensors; only the first is trained",)
-        found = run_training(self._traced(), self.images, main=outputs, draws_by_shape=has_heads)
-        failure = self._training_difference(own, found, outputs=outputs, has_heads=has_heads)
+            own = run_training(self._own(), self.images, main=main, draws_by_shape=True)
+            notes = (f"in training mode it returns {own.returned} tensors; only the first is trained",)
+        found = run_training(self._traced(), self.images, draws_by_shape=has_heads)
+        failure = self._training_difference(own, found, has_heads=has_heads)
         return replace(report, failure=failure, trained=True, notes=(*notes, *self._left_out(own)))
 
-    def _training_difference(self, own: Trial, found: Trial, *, outputs: int, has_heads: bool) -> str | None:
-        difference = _largest_difference(own.outputs[:outputs], found.outputs)
+    def _training_difference(self, own: Trial, found: Trial, *, has_heads: bool) -> str | None:
+        difference = _largest_difference(list(own.outputs.values()), list(found.outputs.values()))
         if difference is not None:
             return self._other_values(difference, training=True)
         if own.draws != found.draws and not has_heads:
@@ -243,12 +250,12 @@ class _Comparison:
     # -- copies -----------------------------------------------------------------------------------------------
 
     def _own(self) -> nn.Module:
-        copied = copy_module(self.module)
+        copied = copy_for_trial(self.module)
         fill_zeros(copied, {name: name for name, _ in self.module.named_parameters()})
         return copied
 
     def _traced(self) -> nn.Module:
-        copied = copy_module(self.network.module)
+        copied = copy_for_trial(self.network.module)
         fill_zeros(copied, {twin: name for name, twin in self.twins.items()})
         return copied
 
@@ -284,10 +291,10 @@ class _Comparison:
 
     def _repeats(self, *, training: bool) -> bool:
         if training:
-            runs = [run_training(self._own(), self.images, main=None).outputs for _ in range(2)]
+            runs = [run_training(self._own(), self.images) for _ in range(2)]
         else:
-            runs = [run_eval(self._own(), self.images).outputs for _ in range(2)]
-        return _largest_difference(runs[0], runs[1]) is None
+            runs = [run_eval(self._own(), self.images) for _ in range(2)]
+        return _largest_difference(*(list(run.outputs.values()) for run in runs)) is None
 
 
 def _twins(module: nn.Module, traced: nn.Module) -> dict[str, str]:
@@ -304,6 +311,16 @@ def _twins(module: nn.Module, traced: nn.Module) -> dict[str, str]:
             if twin in by_name and _same(by_name[twin], tensor):
                 twins[name] = twin
     return twins
+
+
+def _main_outputs(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Return the keys of the module's outputs that the network has: all, or of several the one that is equal."""
+    if len(own) == len(found):
+        return list(own)
+    return [
+        next((key for key, tensor in own.items() if _same(tensor, output)), next(iter(own)))
+        for output in found.values()
+    ]
 
 
 def _images_for(module: nn.Module, shape: tuple[int, int, int], given: Tensor | None) -> Tensor:

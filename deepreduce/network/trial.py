@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
 
 from deepreduce.errors import ModelError
+from deepreduce.network.copying import copy_module
 from deepreduce.network.meta_run import execute, tensors_in
 from deepreduce.network.operations import Role, operations_of, output_elements, relu_kind
 
@@ -25,20 +26,10 @@ _FILLS = operations_of(Role.FILL)  # their values do not depend on the images
 _SEED = 20210707
 
 
-def copy_module(module: nn.Module) -> nn.Module:
-    """Return a deep copy of a module, without its gradients. Raises `ModelError` if it can't be copied.
-
-    A tensor that the module holds and computes anew in each forward pass (as `torch.nn.utils.prune` and the old
-    `weight_norm` do) is copied by its value.
-    """
-    computed = {
-        id(value): value.detach().clone()
-        for part in module.modules()
-        for value in vars(part).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
+def copy_for_trial(module: nn.Module) -> nn.Module:
+    """Return a deep copy of a module, without its gradients. Raises `ModelError` if it can't be copied."""
     try:
-        copied = copy.deepcopy(module, computed)
+        copied = copy_module(module)
     except Exception as error:
         raise ModelError(
             f"{type(module).__name__} can't be copied ({' '.join(str(error).split())[:160]}), and every reduced"
@@ -161,24 +152,29 @@ def hooked(
 ) -> Iterator[None]:
     """Call `before` (path, arguments) and `after` (path, arguments, output) around every part of `module` that runs.
 
-    The hooks are torch's global ones, since a scripted module takes no others; they ignore all other modules.
+    Scripted parts take no hooks and are left out.
     """
-    paths = {id(part): path for path, part in reversed(list(module.named_modules()))}
-
-    def enter(part: nn.Module, args: Any) -> None:
-        if before is not None and id(part) in paths:
-            before(paths[id(part)], args)
-
-    def leave(part: nn.Module, args: Any, output: Any) -> None:
-        if after is not None and id(part) in paths:
-            after(paths[id(part)], args, output)
-
-    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    handles = []
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            continue
+        if before is not None:
+            handles.append(part.register_forward_pre_hook(partial(_call_before, before, path)))
+        if after is not None:
+            handles.append(part.register_forward_hook(partial(_call_after, after, path)))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _call_before(call: Callable[[str, Any], None], path: str, part: nn.Module, args: Any) -> None:
+    call(path, args)
+
+
+def _call_after(call: Callable[[str, Any, Any], None], path: str, part: nn.Module, args: Any, output: Any) -> None:
+    call(path, args, output)
 
 
 def _storage(tensor: Tensor) -> int:
@@ -188,16 +184,18 @@ def _storage(tensor: Tensor) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """The record of one run of a module: its output tensors, and what the run left behind.
+    """The record of one run of a module: its output tensors by key, and what the run left behind.
 
-    `gradients` and `buffers` are by name; `draws` is the random state after the run. `relus` are the executed ReLUs
+    `gradients` and `buffers` are by name; `draws` is the random state after the run. `returned` is the number
+    of tensors that training mode returned. `relus` are the executed ReLUs
     of the whole batch; None if they were not counted.
     """
 
-    outputs: tuple[Tensor, ...]
+    outputs: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor | None] = field(default_factory=dict)
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     draws: str = ""
+    returned: int = 0
     relus: int | None = None
 
 
@@ -207,26 +205,33 @@ def run_eval(module: nn.Module, images: Tensor, *, count: bool = False) -> Trial
     images = images.clone()  # a network may overwrite its input
     counter = ReluCounter(images) if count else None
     with seeded(), torch.no_grad(), counter or nullcontext(), deterministic():
-        outputs = tensor_leaves(module(images))
+        outputs = named_outputs(module(images))
     return Trial(outputs=outputs, relus=None if counter is None else counter.elements)
 
 
-def run_training(module: nn.Module, images: Tensor, *, main: int | None, draws_by_shape: bool = False) -> Trial:
+def run_training(
+    module: nn.Module, images: Tensor, *, main: Sequence[str] | None = None, draws_by_shape: bool = False
+) -> Trial:
     """Run a module forward and backward in training mode; it keeps its changes.
 
-    `main` is the number of the first outputs that the loss is made of (None: all). With `draws_by_shape`, each random
-    draw depends on its sizes only.
+    `main` are the keys of the outputs that are recorded and make up the loss (None: all); if one is not there, as
+    many of the first outputs are taken. With `draws_by_shape`, each random draw depends on its sizes only.
     """
     module.train()
     by_shape = DrawsByShape() if draws_by_shape else nullcontext()  # type: ignore[no-untyped-call]
     with seeded(), by_shape, deterministic(), torch.enable_grad():
-        outputs = tensor_leaves(module(images.clone()))
+        outputs = named_outputs(module(images.clone()))
         draws = random_state()
-        loss = sum((_loss(output) for output in outputs[:main]), torch.zeros(()))
+        returned = len(outputs)
+        if main is not None:
+            keys = list(main) if set(main) <= outputs.keys() else list(outputs)[: len(main)]
+            outputs = {known: outputs[key] for known, key in zip(main, keys, strict=False)}
+        loss = sum((_loss(output) for output in outputs.values()), torch.zeros(()))
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
     return Trial(
-        outputs=tuple(output.detach() for output in outputs),
+        outputs={key: output.detach() for key, output in outputs.items()},
+        returned=returned,
         gradients={name: parameter.grad for name, parameter in module.named_parameters()},
         buffers={name: buffer.detach() for name, buffer in module.named_buffers()},
         draws=draws,
@@ -241,6 +246,12 @@ def _loss(output: Tensor) -> Tensor:
     return (output.float() * weights.to(output.device)).sum().cpu()
 
 
+def named_outputs(value: Any) -> dict[str, Tensor]:
+    """Return the tensors of a network's output by their keys in tuples, lists and dictionaries; "" for a tensor."""
+    leaves, _ = tree_flatten_with_path(value)
+    return {keystr(path): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
+
+
 def tensor_leaves(value: Any) -> tuple[Tensor, ...]:
     """Return the tensors of a network's output: of tuples, lists and dictionaries, in order."""
     return tuple(leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
@@ -248,8 +259,9 @@ def tensor_leaves(value: Any) -> tuple[Tensor, ...]:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Have cuDNN choose algorithms that give the same values each time."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    """Have cuDNN choose algorithms that give the same values each time, and run compiled parts as written."""
+    as_written = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with as_written, torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
 
 

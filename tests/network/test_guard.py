@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from deepreduce.errors import ModelError, NetworkGuardError, UserError
 from deepreduce.models import ZOO, build_model, resolve_spec
-from deepreduce.network import Network, analyze_network, guard, trace_guarded, trace_network
+from deepreduce.network import Network, analyze_network, guard, guard_network, trace_guarded, trace_network
 from tests.helpers.independent import executed_relus
 from tests.helpers.zoo import TOYS, Untraceable, Wrapped
 
@@ -67,7 +67,7 @@ def traced(module: nn.Module) -> Network:
 def test_a_toy_passes_and_executes_the_relus_of_its_sites(name: str) -> None:
     toy = TOYS[name]
     module = toy.build()
-    report = guard(trace_network(module, toy.input_shape), module)
+    report = guard_network(trace_network(module, toy.input_shape), module)
     assert report.failure is None and report.missing_relus == 0
     # torch itself can't train those two: what an operation needs for its gradient is overwritten
     assert report.trained == (report.untrainable is None) == (name not in ("in-place, shared", "overwriting"))
@@ -78,14 +78,14 @@ def test_a_toy_passes_and_executes_the_relus_of_its_sites(name: str) -> None:
 def test_every_network_of_the_zoo_passes(name: str) -> None:
     spec = resolve_spec(name, num_classes=7, width=max(1, ZOO[name].width // 16))
     module = build_model(spec)
-    report = guard(trace_network(module, (3, 32, 32), spec=spec), module)
+    report = guard_network(trace_network(module, (3, 32, 32), spec=spec), module)
     assert report.failure is None and report.trained and not report.notes
 
 
 def test_a_network_without_values_is_checked_by_the_relus_that_execute() -> None:
     spec = resolve_spec("torchvision:resnet18")
     module = build_model(spec, device="meta")
-    report = guard(trace_network(module, (3, 64, 64), spec=spec), module)
+    report = guard_network(trace_network(module, (3, 64, 64), spec=spec), module)
     assert report.failure is None and not report.compared
     assert report.relu_count == sum(executed_relus(module, (3, 64, 64), device="meta"))
 
@@ -107,7 +107,7 @@ def test_the_module_and_all_random_states_stay_as_they_were() -> None:
     module.fc.weight.grad = torch.ones(3, 4)
     before, modes = copy.deepcopy(module.state_dict()), [part.training for part in module.modules()]
     states = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
-    report = guard(traced(module), module)
+    report = guard_network(traced(module), module)
     assert report.failure is None
     after = module.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
@@ -134,7 +134,7 @@ class Heads(nn.Module):
 
 def test_of_a_network_with_auxiliary_heads_the_main_output_is_compared_and_what_is_left_out_is_named() -> None:
     module = Heads()
-    report = guard(traced(module), module)
+    report = guard_network(traced(module), module)
     assert report.failure is None
     assert "returns 2 tensors" in report.notes[0]
     assert "aux.weight, aux.bias" in report.notes[1]
@@ -240,7 +240,7 @@ def test_a_graph_that_differs_is_refused_in_one_line_that_names_the_module_and_t
         setattr(changed.get_submodule(parent), key, parameter)
     fault.change(changed)
     object.__setattr__(network, "module", changed)
-    failure = guard(network, module).failure
+    failure = guard_network(network, module).failure
     assert failure is not None and "\n" not in failure
     assert fault.named in failure and fault.said in failure
     assert "; " in failure and "torch.fx.wrap" in failure
@@ -399,6 +399,33 @@ def test_a_module_that_differs_from_itself_is_said_to_draw_its_own_random_number
         trace_guarded(Unseeded(), SHAPE)
 
 
+class Dictionary(Small):
+    """Returns its features beside the logits, as models of some libraries do; the features' layer is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        logits = super().forward(x)
+        return {"side": self.side(logits), "logits": logits}
+
+
+def test_of_a_dictionary_the_output_that_the_network_has_is_compared() -> None:
+    module = Dictionary()
+    network = traced(module)
+    report = guard_network(network, module)
+    assert report.failure is None and report.trained
+    assert network.output_shape == (3,)
+
+
+def test_wrappers_are_taken_off_and_compiled_parts_run_as_written() -> None:
+    module = Small()
+    module.block = torch.compile(module.block)
+    for wrapped in (nn.DataParallel(module), torch.optim.swa_utils.AveragedModel(module), torch.compile(module)):
+        assert trace_guarded(wrapped, SHAPE).relu_count == SMALL_RELUS
+
+
 def test_relus_inside_a_call_that_is_kept_whole_are_told(caplog: pytest.LogCaptureFixture) -> None:
     network = trace_guarded(Wrapped(), SHAPE)
     assert f"{4 * 8 * 8} ReLUs in no site" in caplog.text and "shifted_relu" in caplog.text
@@ -406,26 +433,27 @@ def test_relus_inside_a_call_that_is_kept_whole_are_told(caplog: pytest.LogCaptu
     assert f"{4 * 8 * 8} ReLUs in 1 sites and {4 * 8 * 8} more in no site" in text
 
 
-def test_real_images_are_taken_where_two_are_given_and_not_all_alike() -> None:
+def test_real_images_are_taken_where_two_are_given_and_not_all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
-    class Looking(Small):
-        def forward(self, x: Tensor) -> Tensor:
-            if isinstance(x, Tensor) and not x.is_meta:
-                seen.append(x.clone())
-            return super().forward(x)
+    def run_eval(module: nn.Module, images: Tensor, **options: Any) -> Any:
+        seen.append(images)
+        return original(module, images, **options)
 
-    module, images = Looking(), torch.rand(5, *SHAPE)
-    assert guard(trace_network(module, SHAPE), module, images=images).failure is None
-    assert all(torch.equal(batch, images[:2]) for batch in seen)
-    seen.clear()
-    guard(trace_network(module, SHAPE), module, images=torch.zeros(5, *SHAPE))
-    assert all(batch.shape == (2, *SHAPE) and bool(batch.any()) for batch in seen)
+    original = guard.run_eval
+    monkeypatch.setattr(guard, "run_eval", run_eval)
+    module, real = Small(), torch.rand(5, *SHAPE)
+    network = traced(module)
+    for images in (real, real[:1], torch.zeros(5, *SHAPE)):
+        assert guard_network(network, module, images=images).failure is None
+    assert len(seen) == 2 * 3  # the module and its graph
+    assert all(torch.equal(batch, real[:2]) for batch in seen[:2])
+    assert all(batch.shape == (2, *SHAPE) and not torch.equal(batch[0], batch[1]) for batch in seen[2:])
 
 
 def test_half_a_million_weights_are_checked_in_a_second() -> None:
     module = build_model(resolve_spec("resnet18", width=16))
     network = trace_network(module, (3, 32, 32))
     begin = time.process_time()
-    assert guard(network, module).failure is None
+    assert guard_network(network, module).failure is None
     assert time.process_time() - begin < 5  # 0.2 s on an idle machine
