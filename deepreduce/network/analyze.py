@@ -179,7 +179,7 @@ class AnalysisReport:
             heads = ", ".join(f"{name} {shape}" for name, shape in self.outputs.items())
             lines.append(f"The network has {len(self.outputs)} outputs ({heads}); to be reduced, it must have one.")
         if self.untraceable is not None:
-            lines.append(f"Analyzed through torch.export; can't be reduced, because {self.untraceable}.")
+            lines.append(f"Analyzed, but can't be reduced, because {self.untraceable}.")
         if self.checked is not None:
             notes = (*self.checked.notes, *([self.checked.untrainable] if self.checked.untrainable else []))
             lines += [self.checked.text(), *(f"Note: {note}." for note in notes)]

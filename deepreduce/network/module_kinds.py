@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 _TORCH = ("torch.nn.", "torch.ao.nn.")
 
@@ -59,18 +60,9 @@ def wrapped_module(module: nn.Module) -> nn.Module | None:
 
     Wrappers are DataParallel, DistributedDataParallel, AveragedModel and the module that torch.compile returns.
     """
-    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel, _averaged_model())):
-        inner: Any = module.module
-        return inner if isinstance(inner, nn.Module) else None
-    inner = vars(module).get("_modules", {}).get("_orig_mod")
-    is_compiled = type(module).__module__.startswith("torch._dynamo")
-    return inner if is_compiled and isinstance(inner, nn.Module) else None
-
-
-def _averaged_model() -> type[nn.Module]:
-    from torch.optim.swa_utils import AveragedModel
-
-    return AveragedModel
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
+        return module.module  # type: ignore[no-any-return]
+    return getattr(module, "_orig_mod", None) if type(module).__module__.startswith("torch._dynamo") else None
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -202,10 +202,12 @@ def _target_name(node: fx.Node, root: nn.Module) -> str:
     return type(root.get_submodule(str(node.target))).__name__ if node.op == "call_module" else node.name
 
 
-def observe(graph_module: fx.GraphModule, input_shape: tuple[int, ...], *, name: str) -> Observation:
+def observe(
+    graph_module: fx.GraphModule, input_shape: tuple[int, ...], *, name: str, batch: int = _BATCH
+) -> Observation:
     """Run images of `input_shape` through the graph without data and return the record of the run.
 
-    Several images run, so that a batch is told from a dimension of size one. Raises `ModelError` if the images do not
-    fit.
+    Several images run (`batch`), so that the batch is told from a dimension of size one. Raises `ModelError` if the
+    images do not fit.
     """
-    return run_without_data(graph_module, input_shape, name=name, interpreter=_Observer, batch=_BATCH).observation
+    return run_without_data(graph_module, input_shape, name=name, interpreter=_Observer, batch=batch).observation

@@ -25,14 +25,25 @@ class FunctionCall(nn.Module):
 
 
 class UncountedNorm(nn.modules.batchnorm._BatchNorm):
-    """A batch-norm for maps of any size that does not count its batches."""
+    """A batch-norm for maps of any size whose state does not count its batches."""
+
+    _batches = 0
 
     def forward(self, images: Tensor) -> Tensor:
+        self._batches += self.training
+        momentum = 1 / max(1, self._batches) if self.momentum is None else self.momentum
         return F.batch_norm(
-            images, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+            images, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum, self.eps
         )
 
-    _load_from_state_dict = nn.Module._load_from_state_dict  # batch-norm's own adds the counter where it is missing
+    def reset_running_stats(self) -> None:
+        if self.running_mean is not None and self.running_var is not None:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+        self._batches = 0
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        nn.Module._load_from_state_dict(self, *args, **kwargs)  # batch-norm's own asks for the counter
 
 
 class ModeCall(nn.Module):

@@ -195,7 +195,7 @@ def _train_norm(
     momentum = (other or given)["momentum"]
     if getattr(original, "momentum", 0.1) is None and "num_batches_tracked" in original._buffers:
         momentum = None  # the mean of all batches
-    cls = _NORMS.get(runs.of(given["input"])[0].dim())
+    cls = _NORMS.get(runs.of(given["input"]).dim())
     if not owner or cls is None or (momentum is not None and not isinstance(momentum, float)):
         raise Unfollowable(f"{owner} calls batch_norm in a way that no nn.BatchNorm does", line=node.meta.get(LINE))
     layer = _batch_norm(cls, original, momentum=momentum, eps=given["eps"], counts=count != 0)

@@ -34,7 +34,7 @@ def _may_return_new(node: fx.Node, module: fx.GraphModule, runs: Runs) -> bool:
     if not isinstance(before, fx.Node):
         return False
     try:
-        (old, _), (new, _) = runs.of(before), runs.of(node)
+        old, new = runs.of(before), runs.of(node)
         operand = node.args[1]
         others = tensors_in(runs.of(operand)) if isinstance(operand, fx.Node) else []
     except Exception:  # what can't be run without data stays as it is
@@ -66,8 +66,8 @@ def cut_gradients(module: fx.GraphModule, runs: Runs) -> None:
                 line=node.meta.get(LINE),
             )
         users = [user for user in node.users if not user.meta.get(WITHOUT_GRADIENT)]
-        if users and tensors_in(runs.of(node)[0]):
-            _detach(module, node, users, runs.of(node)[0])
+        if users and tensors_in(runs.of(node)):
+            _detach(module, node, users, runs.of(node))
 
 
 def _detach(module: fx.GraphModule, node: fx.Node, users: list[fx.Node], value: Any) -> None:

@@ -15,33 +15,20 @@ from torch import Tensor, nn
 from deepreduce.network.tracing.failures import Unfollowable
 
 _MOST_CONTAINERS = 100_000
-_SIMPLE = (int, float, complex, str, bytes, bool, type(None), Tensor, type, ModuleType)
+_SIMPLE = (int, float, complex, str, bytes, bool, type(None), Tensor, type, ModuleType, torch.jit.ScriptModule)
 
 
 @contextmanager
 def untouched(root: nn.Module) -> Iterator[None]:
-    """Put modes, attributes, buffers and hooks of a module, what its hooks store, and the random state back.
-
-    Raises `Unfollowable` where a hook changes state that is not the result of a call, so that its next call may
-    compute something else.
-    """
-    hooks = [(path, hook) for path, m in root.named_modules() for hook in _hooks_of(m)]
-    kept, of_hooks = _Kept([root]), {path: _Kept([hook]) for path, hook in hooks}
+    """Put modes, attributes, buffers and hooks of a module, what its hooks store, and the random state back."""
+    kept = Kept([root])
     tensors = [(t, _version(t), t.detach().clone()) for t in root.buffers() if not t.is_meta]
     modes = {m: m.training for m in root.modules()}
     states = torch.get_rng_state(), random.getstate()
     try:
         yield
-        for path, state in of_hooks.items():
-            if state.has_changed():
-                raise Unfollowable(
-                    f"a hook of {path or 'the network'} changes state of its own, which a graph would not: remove the"
-                    " hook, or let it compute from its input alone",
-                    line="",
-                )
     finally:
-        for state in (*of_hooks.values(), kept):
-            state.put_back()
+        kept.put_back()
         for tensor, version, value in tensors:
             if _version(tensor) != version:
                 tensor.detach().copy_(value)
@@ -101,11 +88,12 @@ def check_followable(root: nn.Module) -> None:
                 )
 
 
-def _hooks_of(m: nn.Module) -> list[Any]:
+def hooks_of(m: nn.Module) -> list[Any]:
+    """Return the functions that a module calls before and after its forward."""
     return [*m._forward_pre_hooks.values(), *m._forward_hooks.values()]
 
 
-class _Kept:
+class Kept:
     """The contents of all containers and objects that can be reached from some values, by reference."""
 
     def __init__(self, roots: Iterable[Any]) -> None:

@@ -25,7 +25,8 @@ from deepreduce.network.module_kinds import (
 )
 from deepreduce.network.site_layer import SiteLayer
 from deepreduce.network.tracing.calls import FunctionCall
-from deepreduce.network.tracing.failures import BY_BATCH, Unfollowable, calling_line, line_of
+from deepreduce.network.tracing.failures import Unfollowable, calling_line, line_of
+from deepreduce.network.tracing.state import Kept, hooks_of
 from deepreduce.network.tracing.values import Runs, Value, proxies_in
 
 LINE = "deepreduce_line"
@@ -57,6 +58,7 @@ class NetworkTracer(fx.Tracer):
             self._parameters.setdefault(id(parameter), (name, parameter))
         self._whole: set[str] = set()
         self._unhooked = self.runs.unhooked
+        self._keeps_hooks: set[str] = set()
         self._open: list[nn.Module] = []
 
     def follow(self, root: nn.Module) -> fx.Graph:
@@ -93,7 +95,8 @@ class NetworkTracer(fx.Tracer):
             if has_hooks(m):
                 raise Unfollowable(f"{self._name(m)} wraps a module and has hooks; register them on the wrapped module")
             return inner(*args, **kwargs)
-        self._watch(m)
+        if not isinstance(m, torch.jit.ScriptModule):
+            self._watch(m)
         if m is self.root:
             return self._pass_through(m, args, kwargs)
         assert self.submodule_paths is not None
@@ -116,15 +119,21 @@ class NetworkTracer(fx.Tracer):
         if len(args) != 1 or kwargs or not issubclass(type(args[0]), Value) or has_tensors(layer):
             return False
         try:
-            probe = self.runs.of(args[0].node)[0]
+            probe = self.runs.of(args[0].node)
         except Exception:  # what can't be run without data is traced
             return False
         return isinstance(probe, Tensor) and returns_its_input(layer, probe)
 
     def _pass_through(self, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a module with its hooks, to trace what it does."""
-        before = _random_state()
+        before, hooks = _random_state(), Kept(hooks_of(m))
         result = m._call_impl(*args, **kwargs)
+        if hooks.has_changed():
+            raise Unfollowable(
+                f"a hook of {self._name(m)} changes state of its own, which a graph would not: remove the hook, or let"
+                " it compute from its input alone",
+                line="",
+            )
         if before != _random_state() and not m.training:
             raise Unfollowable(
                 f"{self._name(m)} draws random numbers that depend on no tensor of its input, and a graph would repeat"
@@ -134,19 +143,38 @@ class NetworkTracer(fx.Tracer):
         return result
 
     def _call_hooked(self, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Trace the hooks of a layer that stays whole; the graph then calls a layer without them."""
-        path = self.path_of_module(m)
-        if path not in self._unhooked:
-            self._unhooked[path] = without_hooks(m)
+        """Trace the hooks of a layer that stays whole; the graph then calls a layer without them.
 
-        def forward(*given: Any, **named: Any) -> Any:
+        Hooks that can't be traced, or that change state of their own, stay with the layer.
+        """
+        path = self.path_of_module(m)
+
+        def call(*given: Any, **named: Any) -> Any:
             return self.create_proxy("call_module", path, given, named)
 
-        vars(m)["forward"] = forward
+        if path in self._keeps_hooks:
+            return call(*args, **kwargs)
+        last, hooks = next(reversed(self.graph.nodes)), Kept(hooks_of(m))
+        vars(m)["forward"] = call
         try:
-            return m._call_impl(*args, **kwargs)
+            result = m._call_impl(*args, **kwargs)
+            if not hooks.has_changed():
+                self._unhooked.setdefault(path, without_hooks(m))
+                return result
+        except Exception:  # what a hook of any user raises
+            if path in self._unhooked:
+                raise
         finally:
-            del vars(m)["forward"]
+            vars(m).pop("forward")
+        hooks.put_back()
+        for node in reversed(list(self.graph.nodes)):
+            if node is last:
+                break
+            if node.op != "get_attr":  # the trace may use it again
+                self.runs.remove(node)
+                self.graph.erase_node(node)
+        self._keeps_hooks.add(path)
+        return call(*args, **kwargs)
 
     def _call_unregistered(self, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Trace a module that is no part of the network, which works for one without weights."""
@@ -194,11 +222,10 @@ class NetworkTracer(fx.Tracer):
         return bool(self.runs.answer(obj.node))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        one, other = self.runs.of(obj.node)
-        sized = (tuple, list, Tensor)
-        if not isinstance(one, sized) or not isinstance(other, sized) or len(one) != len(other):
-            return builtins.iter(self.runs.answer(obj.node)) if not isinstance(one, Tensor) else _refuse_batch()
-        return builtins.iter([obj[i] for i in range(len(one))])
+        length = self.runs.length(obj.node)
+        if length is None:
+            return builtins.iter(self.runs.answer(obj.node))
+        return builtins.iter([obj[i] for i in range(length)])
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self.runs.is_running or not isinstance(attr_val, nn.Parameter):
@@ -277,10 +304,6 @@ def _items(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _refuse_batch() -> Iterator[Any]:
-    raise Unfollowable(f"it iterates over the images of a batch; {BY_BATCH}")
-
-
 def _random_state() -> tuple[Any, ...]:
     return torch.get_rng_state().numpy().tobytes(), random.getstate()
 
@@ -323,13 +346,14 @@ def _types_asked(tracer: NetworkTracer) -> Iterator[Callable[[nn.Module], None]]
     def is_instance(value: Any, classes: Any) -> bool:
         if issubclass(type(value), Value) and not builtins.isinstance(value, classes):
             try:
-                value = tracer.runs.of(value.node)[0]
+                value = tracer.runs.of(value.node)
             except Exception:  # a value that can't be computed without data keeps its own type
                 return False
         return builtins.isinstance(value, classes)
 
     def watch(m: nn.Module) -> None:
-        names = getattr(inspect.unwrap(type(m).forward), "__globals__", None)
+        forward = getattr(m.forward, "__func__", m.forward)
+        names = getattr(inspect.unwrap(forward), "__globals__", None)
         if names is not None and "isinstance" not in names and not str(names.get("__name__")).startswith("torch."):
             names["isinstance"] = is_instance
             patched.append(names)

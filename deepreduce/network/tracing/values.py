@@ -17,8 +17,11 @@ from deepreduce.network.inplace import FUNCTIONAL_FORMS
 from deepreduce.network.meta_run import attribute, QuickExecution, tensors_in
 from deepreduce.network.tracing.failures import BY_BATCH, BY_VALUES, Unfollowable
 
-_BATCHES = (127, 131)
-"""Two numbers of images. What is the same for both is taken as the same for all; primes, to be no layer's size."""
+_BATCHES = (2, 1, 127)
+"""Numbers of images: the usual ones to tell apart, and one that is no layer's size.
+
+What is the same for all three is taken as the same for any number.
+"""
 
 
 class InplaceProxy(fx.Proxy):
@@ -69,7 +72,9 @@ class Value(InplaceProxy):
         return tracer.answer(self)
 
     def __len__(self) -> int:
-        return len(self._answer())
+        tracer: Any = self.tracer
+        length = tracer.runs.length(self.node)
+        return len(self._answer()) if length is None else length
 
     def __int__(self) -> int:
         return int(self._answer())
@@ -95,7 +100,7 @@ class ValueAttribute(Value, Attribute):
 
 
 class Runs:
-    """Two runs of the graph that is being traced: on the meta device, each with another number of images.
+    """Three runs of the graph that is being traced: on the meta device, each with another number of images.
 
     The runs follow the trace only when something is asked, and then up to the last call traced.
     """
@@ -115,8 +120,19 @@ class Runs:
         """Take note of a call that was traced."""
         self._waiting.append(node)
 
-    def of(self, node: fx.Node) -> tuple[Any, ...]:
-        """Return the node's values in the two runs. Raises what running the node, or one before it, raised."""
+    def remove(self, node: fx.Node) -> None:
+        """Forget a call that is taken out of the graph."""
+        self._values.pop(node, None)
+        self._waiting = [each for each in self._waiting if each is not node]
+
+    def of(self, node: fx.Node) -> Any:
+        """Return the node's value for two images, on the meta device. Raises what running it, or one before, raised."""
+        value = self._all(node)[0]
+        if isinstance(value, _Failed):
+            raise value.error
+        return value
+
+    def _all(self, node: fx.Node) -> tuple[Any, ...]:
         waiting, self._waiting = self._waiting, []
         self.is_running = True
         try:
@@ -124,11 +140,7 @@ class Runs:
                 self._values[each] = tuple(self._run(each, batch) for batch in range(len(_BATCHES)))
         finally:
             self.is_running = False
-        values = self._values[self._stand_ins.get(node, node)]
-        for value in values:
-            if isinstance(value, _Failed):
-                raise value.error
-        return values
+        return self._values[self._stand_ins.get(node, node)]
 
     def replace(self, node: fx.Node, replacement: fx.Node) -> None:
         """Take a node that was not traced to have the values of one that was."""
@@ -136,12 +148,24 @@ class Runs:
 
     def answer(self, node: fx.Node) -> Any:
         """Return the node's value. Raises `Unfollowable` where it differs from image to image or from batch to batch."""
-        one, other = self.of(node)
-        if tensors_in(one):
+        value = self.of(node)
+        if tensors_in(value):
             raise Unfollowable(BY_VALUES)
-        if type(one) is not type(other) or one != other:
+        if any(type(other) is not type(value) or other != value for other in self._all(node)[1:]):
             raise Unfollowable(BY_BATCH)
-        return self._on_device(node, one)
+        return self._on_device(node, value)
+
+    def length(self, node: fx.Node) -> int | None:
+        """Return the number of parts of a tuple, list or tensor; None for other values.
+
+        Raises `Unfollowable` where that depends on the number of images.
+        """
+        value, *others = self.of(node), *self._all(node)[1:]
+        if not isinstance(value, (tuple, list, Tensor)) or (isinstance(value, Tensor) and not value.dim()):
+            return None
+        if any(type(other) is not type(value) or len(other) != len(value) for other in others):
+            raise Unfollowable(BY_BATCH)
+        return len(value)
 
     def _on_device(self, node: fx.Node, value: Any) -> Any:
         """Return what a question for the device is answered by the network where it is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from deepreduce.cost.layers import CONV, SCALE
 from deepreduce.errors import PlanError
+from deepreduce.network.copying import copy_module
 from deepreduce.network.linear_ops import IDENTITY, Pair, compute, is_identity
 from deepreduce.network.network import Network
 from deepreduce.network.observe import observe
@@ -74,7 +74,7 @@ def collapse(network: Network, *, cost: LayerCostFunction = macs) -> Collapsed:
     if network.untraceable is not None:
         raise PlanError(f"{network.name} can't be collapsed, because torch.fx can't trace it; {network.untraceable}")
     merging = Merging(network, cost)
-    module = copy.deepcopy(network.module).eval()
+    module = copy_module(network.module).eval()
     nodes = {node.name: node for node in module.graph.nodes}
     reports = []
     for region in merging.regions:
