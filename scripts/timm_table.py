@@ -322,13 +322,26 @@ def _by_reason(found: dict[str, dict[str, Any]]) -> list[str]:
 # -- the campaign ------------------------------------------------------------------------------------------------
 
 
+def _rarely_has_relus(name: str) -> bool:
+    """Return True for a network whose source does not mention a ReLU; such networks are looked at last."""
+    import timm
+
+    source = sys.modules[timm.models.model_entrypoint(name).__module__].__file__
+    return source is not None and "relu" not in Path(source).read_text(encoding="utf-8").lower()
+
+
 def main() -> None:
     """Describe every network, run those with ReLUs, smallest first, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "runs" / "timm")
     parser.add_argument("--only", nargs="*", default=None, metavar="NAME")
     parser.add_argument("--again", choices=list(VERDICTS), action="append", default=[])
-    parser.add_argument("--minutes", type=float, default=None, help="stop after this time")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=None,
+        help="stop after this time, half of which at most goes into finding those with ReLUs",
+    )
     parser.add_argument("--gigabytes", type=float, default=24.0, help="memory of one network")
     parser.add_argument("--seconds", type=float, default=600.0, help="time of one network")
     parser.add_argument("--write-only", action="store_true")
@@ -338,10 +351,11 @@ def main() -> None:
     torch.set_num_threads(1)
     models, results = Records(options.results / "models.jsonl"), Records(options.results / "results.jsonl")
     end = time.monotonic() + 60 * options.minutes if options.minutes is not None else float("inf")
-    names = options.only or timm.list_models()
+    names = options.only or sorted(timm.list_models(), key=_rarely_has_relus)
     limits = {"gigabytes": options.gigabytes, "seconds": options.seconds}
+    half = end - 30 * options.minutes if options.minutes is not None else end
     for name in () if options.write_only else names:
-        if name not in models.by_name and time.monotonic() < end:
+        if name not in models.by_name and time.monotonic() < half:
             models.add({"name": name} | forked(lambda name=name: described(name), **limits))
     queue = [name for name in names if models.by_name.get(name, {}).get("relus")]
     queue.sort(key=lambda name: models.by_name[name]["parameters"] * models.by_name[name]["shape"][1] ** 2)

@@ -149,6 +149,8 @@ class _Comparison:
     def __init__(self, network: Network, module: nn.Module, images: Tensor | None) -> None:
         self.network, self.module = network, unwrapped(module)
         self.images = _images_for(self.module, network.input_shape, images)
+        if network.untraceable is not None:
+            self.images = self.images[:1]  # torch.export has followed one image
         self.twins = _twins(self.module, network.module)
 
     def report(self, *, training: bool) -> GuardReport:
