@@ -172,7 +172,9 @@ def forked(work: Callable[[], dict[str, Any]], *, gigabytes: float, seconds: flo
     """Return what `work` returns in a process of its own, or which limit it passed."""
     begin, peak = time.perf_counter(), 0.0
     reader, writer = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads; the child uses none
+        child = os.fork()
     if child == 0:
         os.close(reader)
         warnings.simplefilter("ignore")
