@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -54,11 +55,32 @@ for _target in FUNCTIONAL_FORMS:
     setattr(InplaceProxy, f"__{_target.__name__}__", _augmented(_target))
 
 
+_FACTORIES = (
+    torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.randint, torch.arange,
+    torch.linspace, torch.eye, torch.tensor,
+)  # fmt: skip
+"""Functions that torch.fx records only when asked to, where they take a size or a value of the trace."""
+
+
 class ReloadTracer(fx.Tracer):
-    """The tracer by which a pickled graph is loaded: from its code, in which every call is a node."""
+    """The tracer of torch.fx, which records assignments and the making of tensors too.
+
+    By this tracer a pickled graph is loaded, from its code, in which every call is a node.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_modules=(math,), autowrap_functions=_FACTORIES)
+        self._autowrap_search.append(torch)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return InplaceProxy(node, self)
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        graph = super().trace(root, concrete_args)
+        for node in graph.nodes:
+            if node.target in _FACTORIES:
+                node.meta.pop("is_wrapped", None)  # the graph's code would wrap a function of its own
+        return graph
 
 
 class Value(InplaceProxy):
@@ -106,7 +128,7 @@ class Runs:
     """
 
     def __init__(self, root: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self._root, self._shape, self._dtype = root, input_shape, dtype
+        self.root, self._shape, self._dtype = root, input_shape, dtype
         self._device = next((p.device for p in root.parameters()), torch.device("cpu"))
         self._waiting: list[fx.Node] = []
         self._values: dict[fx.Node, tuple[Any, ...]] = {}
@@ -196,11 +218,11 @@ class Runs:
         if node.op == "placeholder":
             return torch.empty((_BATCHES[batch], *self._shape), dtype=self._dtype, device="meta")
         if node.op == "get_attr":
-            value = attribute(self._root, target)
+            value = attribute(self.root, target)
             return self._on_meta(value) if isinstance(value, Tensor) else value
         if node.op == "call_module":
             if target not in self._layers:
-                self._layers[target] = copy_to_meta(self.unhooked.get(target) or self._root.get_submodule(target)).eval()
+                self._layers[target] = copy_to_meta(self.unhooked.get(target) or self.root.get_submodule(target)).eval()
             return self._layers[target](*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
