@@ -521,3 +521,174 @@ def executed_relus(module: nn.Module) -> int:
     with torch.no_grad(), Executed(3) as executed:
         unwrapped(module)(torch.randn(3, *SHAPE))
     return executed.elements
+
+
+# -- networks that no graph can hold ------------------------------------------------------------------------
+
+
+class Held(Two):
+    """Its blocks are in a list, so that they are not registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [conv(), conv()]
+
+    def between(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = F.relu(block(x))
+        return x
+
+
+class HeldParameter(Two):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = {"first": nn.Parameter(torch.ones(1))}
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.relu(x) * self.scales["first"]
+
+
+class Buffered(Two):
+    """Writes to a buffer; `written` and `replaced` in evaluation too."""
+
+    calls: Tensor
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.register_buffer("calls", torch.zeros(WIDTH))
+
+    def between(self, x: Tensor) -> Tensor:
+        if self.form == "written":
+            self.calls += 1
+        elif self.form == "computed":
+            self.calls.add_(x.mean((0, 2, 3)))
+        elif self.form == "replaced":
+            self.calls = self.calls + 1
+        elif self.form == "part":
+            self.calls[0] = x.mean()
+        return F.relu(x) * self.calls.view(-1, 1, 1)
+
+
+class OddNorm(Two):
+    """Its statistics have names that no batch-norm has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(WIDTH))
+        self.register_buffer("variance", torch.ones(WIDTH))
+
+    def between(self, x: Tensor) -> Tensor:
+        statistics: Any = (self.mean, self.variance)
+        return F.relu(F.batch_norm(x, *statistics, training=self.training))
+
+
+class TwoInputs(Two):
+    def forward(self, x: Tensor, y: Tensor) -> Any:  # type: ignore[override]
+        return super().forward(x + y)
+
+
+def by_values(self: Any, x: Tensor) -> Tensor:
+    return F.relu(x) if x.mean() > 0 else x
+
+
+def by_item(self: Any, x: Tensor) -> Tensor:
+    return F.relu(x) * float(x.mean())
+
+
+def by_number(self: Any, x: Tensor) -> Tensor:
+    return F.relu(x) if x.shape[0] == 1 else x
+
+
+def by_each_image(self: Any, x: Tensor) -> Tensor:
+    return torch.stack([F.relu(image) for image in x])
+
+
+def randomly(self: Any, x: Tensor) -> Tensor:
+    return F.relu(x) * torch.rand(1)
+
+
+def overwritten_without_gradient(self: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        x.mul_(2)
+    return F.relu(x)
+
+
+def in_another_precision(self: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return self.b(F.relu(x)).float()  # type: ignore[no-any-return]
+
+
+def scripted() -> nn.Module:
+    return chain(conv(3), nn.ReLU(), torch.jit.script(chain_of_two()))
+
+
+def with_backward_hook() -> nn.Module:
+    network = chain(conv(3), nn.ReLU())
+    network[1].register_full_backward_hook(lambda _, grads, out: None)
+    return network
+
+
+def with_gradient_hook() -> nn.Module:
+    network = chain(conv(3), nn.ReLU())
+    network[0].weight.register_hook(lambda grad: grad * 2)  # type: ignore[union-attr]
+    return network
+
+
+def with_counting_hook() -> nn.Module:
+    network = chain(conv(3), chain_of_two())
+    calls = {"number": 0}
+
+    def hook(_: nn.Module, args: Any, out: Tensor) -> Tensor:
+        calls["number"] += 1
+        return out * calls["number"]
+
+    network[1].register_forward_hook(hook)
+    return network
+
+
+LINE = r" at .*brought\.py:\d+ in \w+"
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "values": (two(by_values), LINE + r" \(.*\): it needs the values of a tensor.*torch\.fx\.wrap"),
+    "an item": (two(by_item), LINE + r" \(.*\): it needs the values of a tensor"),
+    "number of images": (two(by_number), LINE + r" \(.*\): it depends on the number of images in the batch"),
+    "each image": (two(by_each_image), LINE + r" \(.*\): it depends on the number of images in the batch"),
+    "random numbers": (two(randomly), LINE + ": Made draws random numbers"),
+    "overwrites without gradient": (two(overwritten_without_gradient), LINE + ": it overwrites a tensor under torch.no_grad"),
+    "precision": (two(in_another_precision), r"changes the precision \(torch\.autocast\)"),
+    "TorchScript": (scripted, r"2 \(RecursiveScriptModule\) is TorchScript"),
+    "backward hook": (with_backward_hook, r"1 \(ReLU\) has backward hooks.*remove"),
+    "gradient hook": (with_gradient_hook, r"the weight of 0 \(Conv2d\) has hooks on its gradient.*remove"),
+    "hook with state": (with_counting_hook, r"a hook of 1 \(Sequential\) changes state of its own.*remove"),
+    "list of modules": (Held, r"the Conv2d in blocks is not registered.*nn\.ModuleList"),
+    "dictionary of parameters": (HeldParameter, r"parameter of shape \(1,\) is not registered.*nn\.ParameterList"),
+    "written buffer": (lambda: Buffered("written"), r"writes to calls in evaluation mode"),
+    "computed buffer": (lambda: Buffered("computed"), LINE + ": it overwrites calls, a tensor of the network"),
+    "replaced buffer": (lambda: Buffered("replaced"), r"writes to calls in evaluation mode"),
+    "part of a buffer": (lambda: Buffered("part"), LINE + ": it overwrites calls, a tensor of the network"),
+    "odd batch-norm": (OddNorm, LINE + ": it calls batch_norm with statistics.*running_mean.*nn.BatchNorm2d"),
+    "two inputs": (TwoInputs, r"takes 2 inputs \(x, y\)"),
+}
+
+
+def state_of(module: nn.Module) -> Any:
+    """All that a module holds: its attributes by identity, its tensors by value, the modes, and the random state."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return None
+    kinds = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+    held = [
+        {name: id(value) for name, value in vars(m).items()} | {kind: dict(vars(m)[kind]) for kind in kinds}
+        for m in module.modules()
+        if not isinstance(m, torch.jit.ScriptModule)
+    ]
+    values = {name: value.clone() for name, value in module.state_dict().items()}
+    return held, values, torch.get_rng_state()
+
+
+def assert_untouched(module: nn.Module, before: Any) -> None:
+    if before is None:
+        return
+    held, values, state = state_of(module)
+    assert held == before[0]
+    assert all(torch.equal(value, before[1][name]) for name, value in values.items())
+    assert torch.equal(state, before[2])

@@ -12,11 +12,10 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import Attribute
 
-from deepreduce.errors import ModelError
 from deepreduce.network.copying import copy_to_meta
 from deepreduce.network.inplace import FUNCTIONAL_FORMS
-from deepreduce.network.meta_run import attribute, QuickExecution, tensors_in
-from deepreduce.network.tracing.failures import BY_BATCH, BY_VALUES, Unfollowable
+from deepreduce.network.meta_run import FACTORIES, QuickExecution, attribute, tensors_in
+from deepreduce.network.tracing.failures import BY_BATCH, BY_VALUES, MisfitError, Unfollowable
 
 _BATCHES = (2, 1, 127)
 """Numbers of images: the usual ones to tell apart, and one that is no layer's size.
@@ -55,13 +54,6 @@ for _target in FUNCTIONAL_FORMS:
     setattr(InplaceProxy, f"__{_target.__name__}__", _augmented(_target))
 
 
-_FACTORIES = (
-    torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.randint, torch.arange,
-    torch.linspace, torch.eye, torch.tensor,
-)  # fmt: skip
-"""Functions that torch.fx records only when asked to, where they take a size or a value of the trace."""
-
-
 class ReloadTracer(fx.Tracer):
     """The tracer of torch.fx, which records assignments and the making of tensors too.
 
@@ -69,7 +61,7 @@ class ReloadTracer(fx.Tracer):
     """
 
     def __init__(self) -> None:
-        super().__init__(autowrap_modules=(math,), autowrap_functions=_FACTORIES)
+        super().__init__(autowrap_modules=(math,), autowrap_functions=FACTORIES)
         self._autowrap_search.append(torch)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -78,7 +70,7 @@ class ReloadTracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         graph = super().trace(root, concrete_args)
         for node in graph.nodes:
-            if node.target in _FACTORIES:
+            if node.target in FACTORIES:
                 node.meta.pop("is_wrapped", None)  # the graph's code would wrap a function of its own
         return graph
 
@@ -211,7 +203,7 @@ class Runs:
         except Exception as error:
             if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
                 return _Failed(Unfollowable(BY_VALUES))
-            return _Failed(ModelError(str(error)))
+            return _Failed(MisfitError(str(error)))
 
     def _execute(self, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int) -> Any:
         target: Any = node.target
@@ -226,6 +218,8 @@ class Runs:
             return self._layers[target](*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
+        if target in FACTORIES and "device" not in kwargs:
+            return target(*args, **kwargs, device="meta")
         return target(*args, **kwargs)
 
     def _on_meta(self, tensor: Tensor) -> Tensor:
