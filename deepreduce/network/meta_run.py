@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -49,7 +50,7 @@ def run_without_data(
         try:
             runnable.eval()
             running = interpreter(runnable)
-            with torch.no_grad():
+            with torch.no_grad(), making_on(image.device, graph_module.graph):
                 running.run(image)
             return running
         except Exception as error:
@@ -57,11 +58,28 @@ def run_without_data(
         finally:
             for m, mode in modes.items():
                 m.training = mode
+    raise misfit(name, input_shape, failure) from failure
+
+
+def misfit(name: str, input_shape: tuple[int, ...], failure: Exception | None) -> ModelError:
+    """Return the error to raise for a network that failed on an image of `input_shape`."""
     size = "x".join(str(n) for n in input_shape)
-    raise ModelError(
+    return ModelError(
         f"{name} can't take an image of {size} (channels x height x width): {_reason(failure)}; give another"
         " input size, or check its channels"
-    ) from failure
+    )
+
+
+FACTORIES = (
+    torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.randint, torch.arange,
+    torch.linspace, torch.eye, torch.tensor,
+)  # fmt: skip
+"""Functions that make tensors; a graph calls them where their arguments depend on the image's size."""
+
+
+def making_on(device: torch.device, graph: fx.Graph) -> AbstractContextManager[Any]:
+    """Return a context in which the graph's calls of factories make tensors on `device`, if they name no other."""
+    return torch.device(device) if any(node.target in FACTORIES for node in graph.nodes) else nullcontext()
 
 
 class QuickExecution(TorchDispatchMode):  # type: ignore[no-untyped-call]

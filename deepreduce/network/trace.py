@@ -10,13 +10,13 @@ from torch import fx, nn
 
 from deepreduce.errors import DeepReduceError
 from deepreduce.models.spec import ModelSpec
-from deepreduce.network.meta_run import on_meta
+from deepreduce.network.meta_run import misfit, on_meta
 from deepreduce.network.module_kinds import unwrapped
 from deepreduce.network.network import SITE, Network, ReluSite
 from deepreduce.network.observe import Observation, observe
 from deepreduce.network.site_layer import site_layer_of
 from deepreduce.network.site_names import name_sites
-from deepreduce.network.tracing.failures import trace_error
+from deepreduce.network.tracing.failures import MisfitError, trace_error
 from deepreduce.network.tracing.follow import follow
 from deepreduce.network.tracing.state import check_followable
 
@@ -64,6 +64,8 @@ def trace_kept(
         graph_module = follow(module, input_shape)
     except DeepReduceError:
         raise
+    except MisfitError as error:
+        raise misfit(name, input_shape, error) from error
     except Exception as error:
         raise trace_error(name, error) from error
     observed = observe(graph_module, input_shape, name=name)

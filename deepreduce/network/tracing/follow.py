@@ -11,6 +11,7 @@ from deepreduce.network.tracing.modes import Training, depends_on_mode, follow_m
 from deepreduce.network.tracing.rewrite import (
     choose_output,
     cut_gradients,
+    keep_tensors,
     let_views_copy,
     refuse_written_buffers,
     undo_needless_overwriting,
@@ -37,6 +38,7 @@ def follow(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
                 line="",
             )
         graph_module = fx.GraphModule(module, graph, class_name=type(module).__name__)
+        tracer.runs.root = graph_module
     refuse_written_buffers(graph_module)
     if depends_on_mode(graph):
         follow_modes(graph_module, module, _trace_training(module, input_shape), tracer.runs)
@@ -44,6 +46,7 @@ def follow(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
     cut_gradients(graph_module, tracer.runs)
     let_views_copy(graph_module)
     choose_output(graph_module)
+    keep_tensors(graph_module, module)
     graph_module.graph._tracer_cls = ReloadTracer
     graph_module._tracer_cls = ReloadTracer
     graph_module.recompile()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from deepreduce.network.inplace import FUNCTIONAL_FORMS, is_fresh, is_inplace
 from deepreduce.network.meta_run import tensors_in
@@ -103,6 +103,19 @@ def refuse_written_buffers(module: fx.GraphModule) -> None:
                 " changes nothing but the statistics of batch-norms",
                 line=node.meta.get(LINE),
             )
+
+
+def keep_tensors(module: fx.GraphModule, root: nn.Module) -> None:
+    """Hold all tensors of a module of which the graph uses one, so that no part of its state is missing."""
+    for node in module.graph.nodes:
+        owner = str(node.target).rpartition(".")[0]
+        if node.op != "get_attr" or not owner:
+            continue
+        holder, original = module.get_submodule(owner), root.get_submodule(owner)
+        for kind in ("_parameters", "_buffers"):
+            held = getattr(holder, kind)
+            held.update({k: v for k, v in getattr(original, kind).items() if k not in held and not hasattr(holder, k)})
+        holder._non_persistent_buffers_set |= original._non_persistent_buffers_set
 
 
 OUTPUT_KEYS = ("logits", "out")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import builtins
 import inspect
-import math
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -24,32 +24,26 @@ from deepreduce.network.module_kinds import (
     wrapped_module,
 )
 from deepreduce.network.site_layer import SiteLayer
+from deepreduce.network.tracing.autograd import autograd_functions
 from deepreduce.network.tracing.calls import FunctionCall
 from deepreduce.network.tracing.failures import Unfollowable, calling_line, line_of
 from deepreduce.network.tracing.state import Kept, hooks_of
-from deepreduce.network.tracing.values import Runs, Value, proxies_in
+from deepreduce.network.tracing.values import ReloadTracer, Runs, Value
 
 LINE = "deepreduce_line"
 """Key in a node's `meta` of the line of the network's code that made the call."""
 WITHOUT_GRADIENT = "deepreduce_without_gradient"
 """Key in a node's `meta`: the call was made under `torch.no_grad`."""
 
-_FACTORIES = (
-    torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.randint, torch.arange,
-    torch.linspace, torch.eye, torch.tensor,
-)  # fmt: skip
-"""Functions that torch.fx records only when asked to, where they take a size or a value of the trace."""
 
-
-class NetworkTracer(fx.Tracer):
+class NetworkTracer(ReloadTracer):
     """Trace one call of a module with one batch of images, as `module(images)` executes it.
 
     Layers of torch stay whole, and so do site layers and stochastic layers, to work in training.
     """
 
     def __init__(self, root: nn.Module, input_shape: tuple[int, ...]) -> None:
-        super().__init__(autowrap_modules=(math,), autowrap_functions=_FACTORIES)
-        self._autowrap_search.append(torch)
+        super().__init__()
         self.input_name = image_argument(root)
         dtype = next((p.dtype for p in root.parameters() if p.is_floating_point()), torch.float32)
         self.runs = Runs(root, input_shape, dtype)
@@ -64,7 +58,8 @@ class NetworkTracer(fx.Tracer):
     def follow(self, root: nn.Module) -> fx.Graph:
         """Return the graph of `root(images)`; constants and calls of autograd functions become attributes of it."""
         self._autocast = _autocast_state()
-        with torch.enable_grad(), _autograd_functions(self), _compiled_functions(), _types_asked(self) as watch:
+        with warnings.catch_warnings(), torch.enable_grad(), autograd_functions(self.call_function), _compiled_functions(), _types_asked(self) as watch:
+            warnings.simplefilter("ignore")  # of torch and of forward, about values that are proxies
             self._watch = watch
             graph = super().trace(root)
         for path, layer in self._unhooked.items():
@@ -202,7 +197,9 @@ class NetworkTracer(fx.Tracer):
         return f"{path} ({type(m).__name__})" if path else type(m).__name__
 
     def call_function(self, function: type[torch.autograd.Function], args: Any, kwargs: Any) -> Any:
-        """Record the call of an autograd function as that of a layer."""
+        """Record the call of an autograd function, whose gradient is its own, as that of a layer."""
+        if function.__module__ == "torch.utils.checkpoint":  # (function, whether to keep the random state, arguments)
+            return args[0](*args[2:])
         number = 0
         while hasattr(self.root, path := f"_function{number}"):
             number += 1
@@ -286,7 +283,7 @@ def image_argument(module: nn.Module) -> str:
 def without_hooks(layer: nn.Module) -> nn.Module:
     """Return a module that shares everything with a layer but its forward hooks."""
     bare = layer.__class__.__new__(layer.__class__)
-    vars(bare).update(vars(layer))
+    vars(bare).update({name: value for name, value in vars(layer).items() if name != "forward"})
     for name in ("_forward_hooks", "_forward_pre_hooks"):
         vars(bare)[name] = type(vars(layer)[name])()
     for name in ("_parameters", "_buffers", "_modules"):
@@ -317,25 +314,6 @@ def _compiled_functions() -> Any:
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch._dynamo.config.patch(error_on_nested_fx_trace=False)
-
-
-@contextmanager
-def _autograd_functions(tracer: NetworkTracer) -> Iterator[None]:
-    """Record calls of autograd functions as calls, not what they compute: their gradient is their own."""
-    base = torch.autograd.function._SingleLevelFunction
-
-    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        if not any(True for _ in proxies_in((args, kwargs))):
-            return super(base, cls).apply(*args, **kwargs)
-        if cls.__module__ == "torch.utils.checkpoint":  # (function, keep the random state, arguments)
-            return args[0](*args[2:])
-        return tracer.call_function(cls, args, kwargs)
-
-    base.apply = classmethod(apply)
-    try:
-        yield
-    finally:
-        del base.apply
 
 
 @contextmanager

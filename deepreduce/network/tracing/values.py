@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,11 +12,10 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import Attribute
 
-from deepreduce.errors import ModelError
 from deepreduce.network.copying import copy_to_meta
 from deepreduce.network.inplace import FUNCTIONAL_FORMS
-from deepreduce.network.meta_run import attribute, QuickExecution, tensors_in
-from deepreduce.network.tracing.failures import BY_BATCH, BY_VALUES, Unfollowable
+from deepreduce.network.meta_run import FACTORIES, QuickExecution, attribute, tensors_in
+from deepreduce.network.tracing.failures import BY_BATCH, BY_VALUES, MisfitError, Unfollowable
 
 _BATCHES = (2, 1, 127)
 """Numbers of images: the usual ones to tell apart, and one that is no layer's size.
@@ -55,10 +55,24 @@ for _target in FUNCTIONAL_FORMS:
 
 
 class ReloadTracer(fx.Tracer):
-    """The tracer by which a pickled graph is loaded: from its code, in which every call is a node."""
+    """The tracer of torch.fx, which records assignments and the making of tensors too.
+
+    By this tracer a pickled graph is loaded, from its code, in which every call is a node.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_modules=(math,), autowrap_functions=FACTORIES)
+        self._autowrap_search.append(torch)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return InplaceProxy(node, self)
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        graph = super().trace(root, concrete_args)
+        for node in graph.nodes:
+            if node.target in FACTORIES:
+                node.meta.pop("is_wrapped", None)  # the graph's code would wrap a function of its own
+        return graph
 
 
 class Value(InplaceProxy):
@@ -106,7 +120,7 @@ class Runs:
     """
 
     def __init__(self, root: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self._root, self._shape, self._dtype = root, input_shape, dtype
+        self.root, self._shape, self._dtype = root, input_shape, dtype
         self._device = next((p.device for p in root.parameters()), torch.device("cpu"))
         self._waiting: list[fx.Node] = []
         self._values: dict[fx.Node, tuple[Any, ...]] = {}
@@ -189,21 +203,23 @@ class Runs:
         except Exception as error:
             if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
                 return _Failed(Unfollowable(BY_VALUES))
-            return _Failed(ModelError(str(error)))
+            return _Failed(MisfitError(str(error)))
 
     def _execute(self, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int) -> Any:
         target: Any = node.target
         if node.op == "placeholder":
             return torch.empty((_BATCHES[batch], *self._shape), dtype=self._dtype, device="meta")
         if node.op == "get_attr":
-            value = attribute(self._root, target)
+            value = attribute(self.root, target)
             return self._on_meta(value) if isinstance(value, Tensor) else value
         if node.op == "call_module":
             if target not in self._layers:
-                self._layers[target] = copy_to_meta(self.unhooked.get(target) or self._root.get_submodule(target)).eval()
+                self._layers[target] = copy_to_meta(self.unhooked.get(target) or self.root.get_submodule(target)).eval()
             return self._layers[target](*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
+        if target in FACTORIES and "device" not in kwargs:
+            return target(*args, **kwargs, device="meta")
         return target(*args, **kwargs)
 
     def _on_meta(self, tensor: Tensor) -> Tensor:
