@@ -426,6 +426,29 @@ def test_wrappers_are_taken_off_and_compiled_parts_run_as_written() -> None:
         assert trace_guarded(wrapped, SHAPE).relu_count == SMALL_RELUS
 
 
+class Shaky(nn.Module):
+    """A layer whose gradient is never the same twice, as sums of atomic additions on a GPU are not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy) or not x.requires_grad:
+            return x
+        x = x.clone()
+        x.register_hook(lambda grad: grad * (1 + 1e-6 * torch.rand(grad.shape, generator=_OWN)))
+        return x
+
+
+@pytest.mark.parametrize(("difference", "passes"), [(1e-7, True), (1e-2, False)])
+def test_gradients_are_compared_within_what_the_module_itself_makes_of_them(difference: float, passes: bool) -> None:
+    module = Small()
+    network = traced(module)
+    shaky = Small()
+    shaky.load_state_dict(module.state_dict())
+    shaky.last = nn.Sequential(nn.ReLU(), Shaky())
+    after("stem", lambda x: x + difference * (x - x.detach()))(network.module)
+    report = guard_network(network, shaky)
+    assert (report.failure is None) == passes, report.failure
+
+
 def test_relus_inside_a_call_that_is_kept_whole_are_told(caplog: pytest.LogCaptureFixture) -> None:
     network = trace_guarded(Wrapped(), SHAPE)
     assert f"{4 * 8 * 8} ReLUs in no site" in caplog.text and "shifted_relu" in caplog.text
