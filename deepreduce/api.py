@@ -23,16 +23,23 @@ from deepreduce.config.build import (
     run_title,
     title_of,
 )
-from deepreduce.config.inputs import choose_device, facts_without_data, load_data
+from deepreduce.config.inputs import choose_device, facts_without_data, load_data, some_images
 from deepreduce.config.load import config_for_network, read_run_config, resolve_config
 from deepreduce.config.schema import DataConfig, OptimizeConfig
 from deepreduce.cost.link import link_named
 from deepreduce.data import ImageData
 from deepreduce.errors import DataError, DeepReduceError, UserError
 from deepreduce.export.onnx import ExportReport, export_network
-from deepreduce.models import build_model, default_input_size, resolve_spec
-from deepreduce.models.build import check_range
-from deepreduce.network import AnalysisReport, Network, analyze_network, trace_for_analysis, trace_network
+from deepreduce.models import ModelSpec, build_model, default_input_size, resolve_spec
+from deepreduce.models.build import check_range, is_factory
+from deepreduce.network import (
+    AnalysisReport,
+    Network,
+    analyze_network,
+    guard_network,
+    trace_for_analysis,
+    trace_guarded,
+)
 from deepreduce.observers.base import RunObserver
 from deepreduce.private import PrivateRun, measure
 from deepreduce.private.handshake import ServerInfo
@@ -144,9 +151,11 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
     device = choose_device(config.device)
     check_outputs(config)
     facts = facts_without_data(config.data) if data is None else None
+    images = None
     if facts is None:
-        facts = load_data(config.data, seed=config.seed, given=data).facts
-    network = fitting_network(config, facts, device=device, given=model)
+        loaded = load_data(config.data, seed=config.seed, given=data)
+        facts, images = loaded.facts, some_images(loaded)
+    network = fitting_network(config, facts, device=device, given=model, images=images)
     spec = build_search(config, network, facts, presets=presets_of(config))
     training = config.training
     execution = choose_execution(
@@ -220,12 +229,15 @@ def report_run(folder: Path, *, out: Path | None = None) -> Path:
 def trace(model: nn.Module, example: Tensor | tuple[int, int, int]) -> Network:
     """Return the network of a module, to analyze and to edit with `cull`, `thin`, `reshape` and `apply_plan`.
 
-    `example` is a batch of images (N, C, H, W) or the shape (C, H, W) of one; only its shape is used.
+    `example` is a batch of images (N, C, H, W) or the shape (C, H, W) of one. The graph is checked against the
+    module (`deepreduce.network.guard`) on two of the images, or on random ones if there are fewer. Raises
+    `NetworkTraceError` for a module that can't be followed, `NetworkGuardError` where the check fails.
     """
     shape = tuple(example.shape[1:]) if isinstance(example, Tensor) else tuple(example)
     if len(shape) != 3:
         raise DataError(f"the example input is of shape {shape}; give images (N, C, H, W), or one image's (C, H, W)")
-    return trace_network(model, (int(shape[0]), int(shape[1]), int(shape[2])))
+    images = example if isinstance(example, Tensor) else None
+    return trace_guarded(model, (int(shape[0]), int(shape[1]), int(shape[2])), images=images, must_train=False)
 
 
 def analyze(
@@ -240,18 +252,27 @@ def analyze(
     """Return where a network's ReLUs are, and what else it computes, for one image of `input_size` pixels square.
 
     `model` is a name (see `deepreduce models`) or a module. `input_size` defaults to what the network is meant for
-    (32 for the zoo and for modules); a named network is built without allocating its weights. Raises `ModelError`
-    where the network is unknown, can't be traced or can't take the input.
+    (32 for the zoo and for modules); networks of the zoo and of torchvision are built without allocating weights.
+    The report says whether the graph that was counted is the network (`deepreduce.network.guard`): a network with
+    weights is compared with it in full, one without weights by the ReLUs that execute. Raises `ModelError` where the
+    network is unknown, can't be traced or can't take the input.
     """
     if input_size is not None:
         check_range("the input size", input_size, 1, MOST_PIXELS)
     if isinstance(model, nn.Module):
         size = input_size or 32
-        return analyze_network(trace_for_analysis(model, (in_channels, size, size)))
+        return _analyzed(model, (in_channels, size, size))
     spec = resolve_spec(model, num_classes=num_classes, in_channels=in_channels, width=width, blocks=blocks)
     size = default_input_size(spec) if input_size is None else input_size
-    module = build_model(spec, device="meta")
-    return analyze_network(trace_for_analysis(module, (in_channels, size, size), name=model, spec=spec))
+    module = build_model(spec, device="cpu" if is_factory(spec.name) else "meta")
+    return _analyzed(module, (in_channels, size, size), name=model, spec=spec)
+
+
+def _analyzed(
+    module: nn.Module, input_shape: tuple[int, int, int], *, name: str | None = None, spec: ModelSpec | None = None
+) -> AnalysisReport:
+    network = trace_for_analysis(module, input_shape, name=name, spec=spec)
+    return analyze_network(network, checked=guard_network(network, module))
 
 
 def _config_of_run(folder: str | Path, data: Any) -> OptimizeConfig:

@@ -31,6 +31,10 @@ class NetworkTraceError(ModelError):
     """A network that torch.fx can't trace; the message names the line and the repair."""
 
 
+class NetworkGuardError(ModelError):
+    """A network whose traced graph does not compute what the user's module does; the message names the module."""
+
+
 class PlanError(UserError):
     """A plan that names something the network does not have, or that changes nothing."""
 

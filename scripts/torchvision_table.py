@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from deepreduce.errors import DeepReduceError  # noqa: E402
 from deepreduce.models import ModelSpec, build_model, default_input_size, resolve_spec  # noqa: E402
-from deepreduce.network import Network, trace_network  # noqa: E402
+from deepreduce.network import Network, guard_network, trace_network  # noqa: E402
 from deepreduce.run.environment import versions  # noqa: E402
 from deepreduce.transforms import apply_plan, cull_plan, reshape_plan, thin_plan  # noqa: E402
 from deepreduce.utils.files import read_json, write_json, write_text  # noqa: E402
@@ -117,12 +117,33 @@ def _step(network: Network) -> dict[str, Any]:
     return {"loss": float(loss.detach()), "finite": finite, "without_gradient": unreached}
 
 
+def checked(name: str, spec: ModelSpec) -> dict[str, Any]:
+    """Compare the traced network with the module in evaluation and training mode, at the smallest size that runs."""
+    module = build_model(spec)
+    failure = ""
+    for size in (s for s in TRAINED_SIZES if s <= default_input_size(spec)):
+        try:
+            network = trace_network(module, (3, size, size), name=name, spec=spec)
+            if network.starved_layers:
+                continue
+            report = guard_network(network, module)
+            return {
+                "size": size,
+                "failure": report.failure or report.untrainable,
+                "seconds": round(report.seconds, 2),
+            }
+        except (DeepReduceError, RuntimeError, ValueError) as error:
+            failure = " ".join(str(error).split())[:200]
+    return {"failure": failure or "it runs at no size"}
+
+
 def measure(name: str) -> dict[str, Any]:
     """Return all values of the table for one network."""
     begin = time.perf_counter()
     spec = resolve_spec(f"torchvision:{name}")
     found = counted(name, spec)
     found["steps"] = trained(name, spec, found["edits"])
+    found["checked"] = checked(name, spec)
     return found | {"name": name, "seconds": round(time.perf_counter() - begin, 1)}
 
 
@@ -163,6 +184,7 @@ def _row(found: dict[str, Any]) -> str:
         others,
         *(_verdict(found, edit) for edit in EDITS),
         "/".join(map(str, sizes)) or "-",
+        "differs" if found["checked"]["failure"] else "equal",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -173,6 +195,7 @@ def page(results: list[dict[str, Any]], missing: list[str]) -> str:
     agree = sum(r["agrees"] and all(e.get("agrees", True) for e in r["edits"].values()) for r in results)
     refusals = [f"- **{r['name']}**, {edit}: {_short(r['edits'][edit].get('refused') or '')}"
                 for r in results for edit in EDITS if _verdict(r, edit) == "no"]  # fmt: skip
+    differing = [f"- **{r['name']}**: {r['checked']['failure']}" for r in results if r["checked"]["failure"]]
     failures = [f"- **{r['name']}**, {edit}: {_failure(r['edits'][edit], r['steps'].get(edit, {}))}"
                 for r in results for edit in EDITS if _verdict(r, edit) == "fails"]  # fmt: skip
     unscaled = [f"- **{r['name']}**: {'; '.join(r['edits']['alpha']['notes'])}"
@@ -199,6 +222,7 @@ def page(results: list[dict[str, Any]], missing: list[str]) -> str:
         ("What alpha could not scale", unscaled),
         ("What is refused", refusals),
         ("What fails", failures),
+        ("What differs from the network itself", differing),
     ):
         if listed:
             lines += ["", f"## {heading}", "", *listed]
@@ -206,7 +230,7 @@ def page(results: list[dict[str, Any]], missing: list[str]) -> str:
 
 
 COLUMNS = ("network", "size", "ReLUs", "per stage", "other non-linear", "cull S1", "thin", "alpha 1/2", "rho 1/2",
-           "step at")  # fmt: skip
+           "step at", "in training")  # fmt: skip
 
 INTRODUCTION = """\
 The table counts the ReLUs of one image at the network's own size. *per stage* lists the stages S1, S2, ... (runs of
@@ -225,7 +249,12 @@ Alpha removes channels. Of every set of interchangeable channels it keeps the mo
 squares of the weights that produce, scale and read them (`deepreduce/transforms/width/cut.py`). A grouped convolution
 keeps its groups and loses the same positions in each group; a depthwise convolution loses groups. Behind a channel
 shuffle (ShuffleNet), weights are inherited by position. Rho multiplies the stride of the convolutions that the image
-reaches first; if there is no such convolution, the image is pooled."""
+reaches first; if there is no such convolution, the image is pooled.
+
+*in training* is the outcome of the check that begins every run (`deepreduce/network/guard.py`), at the smallest of
+the sizes above at which the network itself runs. `equal`: without edits, the traced network gives the same logits bit
+by bit, in evaluation and in training mode, from the same random numbers; one backward pass gives every parameter the
+same gradient; running statistics move alike; and it executes as many ReLUs."""
 
 
 def _short(text: str) -> str:

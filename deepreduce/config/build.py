@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepreduce.config.inputs import choose_device, load_data, original_network
+from deepreduce.config.inputs import choose_device, load_data, original_network, some_images
 from deepreduce.config.load import differing_keys, dump_config, load_config
 from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
 from deepreduce.cost.model import CostModel
@@ -54,7 +54,7 @@ def build_run(
     following = make_observers(config.log, own=observers)
     device = choose_device(config.device)
     images = load_data(config.data, seed=config.seed, given=data)
-    network = fitting_network(config, images.facts, device=device, given=model)
+    network = fitting_network(config, images.facts, device=device, given=model, images=some_images(images))
     check_outputs(config)
     search = build_search(config, network, images.facts, presets=presets_of(config, recorded=read_costs(out).models))
     search.preview()  # raises what a plan or a budget rules out
@@ -218,12 +218,20 @@ def presets_of(config: OptimizeConfig, *, recorded: Mapping[str, CostModel] | No
 
 
 def fitting_network(
-    config: OptimizeConfig, facts: DataFacts, *, device: torch.device, given: nn.Module | None
+    config: OptimizeConfig,
+    facts: DataFacts,
+    *,
+    device: torch.device,
+    given: nn.Module | None,
+    images: torch.Tensor | None = None,
 ) -> Network:
-    """Return the original network for data of these sizes; raise `UserError` where a batch of them can't be trained."""
+    """Return the original network for data of these sizes; raise `UserError` where a batch of them can't be trained.
+
+    `images` (batch, C, H, W) are some of the data, on which the traced network is compared with the module.
+    """
     batch_size = config.training.batch_size
     facts.check_batch_size(batch_size, name=config.data.name)
-    network = original_network(config.model, facts, seed=model_seed(config), given=given)
+    network = original_network(config.model, facts, seed=model_seed(config), given=given, images=images)
     check_batch_fits(network, batch_size=batch_size, device=device)
     return network
 

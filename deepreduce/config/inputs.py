@@ -9,7 +9,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepreduce.config.schema import FROM_PYTHON, DataConfig, ModelConfig
 from deepreduce.data import (
@@ -25,7 +25,7 @@ from deepreduce.data import (
 from deepreduce.errors import ConfigError, ModelError, unknown_name
 from deepreduce.models import ModelSpec, build_model, resolve_spec
 from deepreduce.models.build import check_weights_fit
-from deepreduce.network import Network, trace_network
+from deepreduce.network import Network, trace_guarded
 from deepreduce.network.analyze import check_input_size
 from deepreduce.utils.text import one_line
 
@@ -64,11 +64,25 @@ def facts_without_data(config: DataConfig) -> DataFacts | None:
     return None if raw is None else preparation_of(config).facts(raw, config.name)
 
 
-def original_network(config: ModelConfig, facts: DataFacts, *, seed: int, given: nn.Module | None = None) -> Network:
+def some_images(data: ImageData) -> Tensor:
+    """Return the first two validation images (2, C, H, W), or the only one, as a network takes them."""
+    images, _ = next(data.val.eval_batches(batch_size=2, device=torch.device("cpu")))
+    return images
+
+
+def original_network(
+    config: ModelConfig,
+    facts: DataFacts,
+    *,
+    seed: int,
+    given: nn.Module | None = None,
+    images: Tensor | None = None,
+) -> Network:
     """Return the full network for data of these sizes, with its initial, pretrained or loaded weights.
 
-    The network is built as the config says from `seed`, or is `given` from Python, which is not changed. Raises
-    `ModelError` where it does not fit the data or has no ReLUs.
+    The network is built as the config says from `seed`, or is `given` from Python, which is not changed. Its
+    traced graph is checked against the network itself on `images` (N, C, H, W), or on random ones. Raises
+    `ModelError` where it does not fit the data or has no ReLUs, `NetworkGuardError` where the check fails.
     """
     spec: ModelSpec | None = None
     if given is None:
@@ -85,7 +99,7 @@ def original_network(config: ModelConfig, facts: DataFacts, *, seed: int, given:
         _load_foreign_weights(given, Path(config.weights).expanduser())
     name = config.name.removeprefix(FROM_PYTHON)
     check_parameters(given, name)
-    network = trace_network(given, facts.image_shape, name=name, spec=spec, stages=config.stages)
+    network = trace_guarded(given, facts.image_shape, name=name, spec=spec, stages=config.stages, images=images)
     _check_fit(network, facts)
     return network
 

@@ -54,7 +54,7 @@ def resolve_spec(
                 f"{name} takes 3 input channels, the data have {in_channels}; data.channels=3 repeats grey images"
             )
         return ModelSpec(name=name, num_classes=num_classes or 1000, in_channels=3)
-    if _is_factory(name):
+    if is_factory(name):
         _refuse_zoo_options(name, width, blocks)
         path, factory = name.rsplit(":", 1)
         # absolute, so that a saved network loads from any folder
@@ -225,7 +225,8 @@ def _load_pretrained(model: nn.Module, spec: ModelSpec) -> None:
     model.load_state_dict(fitting, strict=False)
 
 
-def _is_factory(name: str) -> bool:
+def is_factory(name: str) -> bool:
+    """Return True for a name FILE.py:FACTORY of a function of the user's own."""
     return FACTORY.search(name) is not None
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 from deepreduce.cost.builtin import GARBLED_OFFLINE_BYTES, GARBLED_ONLINE_BYTES
 from deepreduce.errors import ModelError
+from deepreduce.network.guard import GuardReport, relus_in_no_site
 from deepreduce.network.network import Network, ReluSite
 from deepreduce.network.site_layer import site_layer_of
 from deepreduce.utils.html import details, paragraph, table
 
 TAIL = "(after the last ReLU)"
+NO_SITE = "(in no site)"
 _COUNTS = ("ReLUs", "share", "MACs", "GC bytes")
 _Counts = tuple[str, str, str, str]
 
@@ -37,7 +39,9 @@ class AnalysisReport:
 
     `macs_tail` are the MACs after the last ReLU. `stages` maps a stage's name to its ReLUs. `unsupported` counts the
     calls of each non-linearity that is not a ReLU, `unsupported_elements` their output elements. `outputs` maps each
-    output's name to its shape. `untraceable` says why the network can't be reduced; None if it can.
+    output's name to its shape. `untraceable` says why the network can't be reduced; None if it can. `hidden_relus`
+    are ReLUs inside calls that tracing keeps whole, which are in no site. `checked` is the outcome of comparing the
+    network with the module that it was traced from; None if that was not done.
     """
 
     model: str
@@ -51,6 +55,13 @@ class AnalysisReport:
     unsupported_elements: Mapping[str, int]
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     untraceable: str | None = None
+    hidden_relus: int = 0
+    checked: GuardReport | None = None
+
+    @property
+    def uncounted_relus(self) -> int:
+        """ReLUs that execute for one image and are in no site, so that `relu_count` leaves them out."""
+        return self.hidden_relus + (self.checked.missing_relus if self.checked is not None else 0)
 
     @property
     def input_size(self) -> int:
@@ -85,10 +96,16 @@ class AnalysisReport:
             "unsupported_elements": dict(self.unsupported_elements),
             "outputs": {name: list(shape) for name, shape in self.outputs.items()},
             "untraceable": self.untraceable,
+            "uncounted_relus": self.uncounted_relus,
+            "guard": None if self.checked is None else self.checked.to_json(),
         }
 
     def to_csv(self) -> str:
-        """Return a CSV with one row per site."""
+        """Return a CSV with one row per site.
+
+        If ReLUs are in no site, a last row holds their number; if the sites are not those of the network, a last row
+        says so.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(
@@ -109,6 +126,10 @@ class AnalysisReport:
                     site.relu_count * GARBLED_OFFLINE_BYTES,
                 ]
             )
+        if self.uncounted_relus:
+            writer.writerow([NO_SITE, "", "", "", "relu", self.uncounted_relus, "", "", ""])
+        if self.checked is not None and self.checked.failure is not None:
+            writer.writerow([f"({self.checked.text()})", *[""] * 8])
         return text.getvalue()
 
     def to_text(self) -> str:
@@ -118,13 +139,16 @@ class AnalysisReport:
         lines += ["", _row("site", *_COUNTS, "shape", stage="stage")]
         for cost, counts in self._site_counts():
             lines.append(_row(cost.site.name, *counts, _shape(cost), stage=cost.site.stage))
+        if self.uncounted_relus:
+            lines.append(_row(NO_SITE, f"{self.uncounted_relus:,}", "", "", "", stage=""))
         lines.append(_row(TAIL, "", "", _short_number(self.macs_tail), ""))
         return "\n".join([*lines, "", *self._notes()])
 
     def _headline(self) -> str:
         height, width = self.input_shape[1:]
+        hidden = f" and {self.uncounted_relus:,} more in no site" if self.uncounted_relus else ""
         return (
-            f"{self.model} at {height}x{width}: {self.relu_count:,} ReLUs in {len(self.sites)} sites,"
+            f"{self.model} at {height}x{width}: {self.relu_count:,} ReLUs in {len(self.sites)} sites{hidden},"
             f" {_short_number(self.macs)} MACs"
         )
 
@@ -155,7 +179,10 @@ class AnalysisReport:
             heads = ", ".join(f"{name} {shape}" for name, shape in self.outputs.items())
             lines.append(f"The network has {len(self.outputs)} outputs ({heads}); to be reduced, it must have one.")
         if self.untraceable is not None:
-            lines.append(f"Analyzed through torch.export; can't be reduced, because {self.untraceable}.")
+            lines.append(f"Analyzed, but can't be reduced, because {self.untraceable}.")
+        if self.checked is not None:
+            notes = (*self.checked.notes, *([self.checked.untrainable] if self.checked.untrainable else []))
+            lines += [self.checked.text(), *(f"Note: {note}." for note in notes)]
         return lines
 
     def _repr_html_(self) -> str:
@@ -163,6 +190,8 @@ class AnalysisReport:
             ["stage", *_COUNTS], [[stage, *counts] for stage, counts in self._stage_counts()], texts=["stage"]
         )
         rows = [[cost.site.name, cost.site.stage, *counts, _shape(cost)] for cost, counts in self._site_counts()]
+        if self.uncounted_relus:
+            rows.append([NO_SITE, "", f"{self.uncounted_relus:,}", "", "", "", ""])
         rows.append([TAIL, "", "", "", _short_number(self.macs_tail), "", ""])
         texts = ("site", "stage", "shape")
         sites = table(["site", "stage", *_COUNTS, "shape"], rows, texts=texts)
@@ -170,8 +199,11 @@ class AnalysisReport:
         return paragraph(self._headline(), strong=True) + stages + details(f"{len(self.sites)} sites", sites) + notes
 
 
-def analyze_network(network: Network) -> AnalysisReport:
-    """Return the counts of `network`. Raises `ModelError` if its input is too small for its strides."""
+def analyze_network(network: Network, *, checked: GuardReport | None = None) -> AnalysisReport:
+    """Return the counts of `network`, with the outcome of its check.
+
+    Raises `ModelError` if its input is too small for its strides.
+    """
     check_input_size(network)
     costs, pending = [], 0
     macs = {layer.node: layer.macs for layer in network.linear_layers}
@@ -194,6 +226,8 @@ def analyze_network(network: Network) -> AnalysisReport:
         unsupported_elements=network.unsupported_elements,
         outputs=network.outputs,
         untraceable=network.untraceable,
+        hidden_relus=relus_in_no_site(network),
+        checked=checked,
     )
 
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 import networkx as nx
 from torch import fx, nn
 
 from deepreduce.network.site_layer import SiteLayer
 
-_OVERWRITING = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.setitem}
+FUNCTIONAL_FORMS: Mapping[Any, Any] = {
+    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
+    operator.itruediv: operator.truediv, operator.ifloordiv: operator.floordiv, operator.imod: operator.mod,
+    operator.ipow: operator.pow, operator.imatmul: operator.matmul, operator.iand: operator.and_,
+    operator.ior: operator.or_, operator.ixor: operator.xor, operator.ilshift: operator.lshift,
+    operator.irshift: operator.rshift,
+}  # fmt: skip
+"""Augmented assignment -> the operator that returns a new value."""
+
+_OVERWRITING = {*FUNCTIONAL_FORMS, operator.setitem, "__setitem__"}
 
 # these allocate their output; any other call may return its input or a view of it
 _FRESH_LAYERS = (
@@ -44,7 +55,7 @@ class Overwrites:
         sharing = nx.Graph()
         sharing.add_nodes_from(self._position)
         for node in module.graph.nodes:
-            if is_inplace(node, module) or not _is_fresh(node, module):
+            if is_inplace(node, module) or not is_fresh(node, module):
                 sharing.add_edges_from((source.name, node.name) for source in node.all_input_nodes)
         self._memory = {name: i for i, names in enumerate(nx.connected_components(sharing)) for name in names}
         self._writes: dict[int, list[int]] = defaultdict(list)
@@ -65,7 +76,8 @@ def _function_name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
-def _is_fresh(node: fx.Node, module: fx.GraphModule) -> bool:
+def is_fresh(node: fx.Node, module: fx.GraphModule) -> bool:
+    """Return True for a call that is known to allocate its output."""
     if node.op == "call_module":
         return isinstance(module.get_submodule(str(node.target)), _FRESH_LAYERS)
     return node.op == "placeholder" or _function_name(node) in _FRESH_FUNCTIONS

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 from deepreduce.cost.layers import ADD, AVG_POOL, CONV, SCALE
 from deepreduce.network.calls import Call, call_of
 from deepreduce.network.meta_run import attribute
+from deepreduce.network.module_kinds import has_hooks, returns_its_input, torch_class_of
 from deepreduce.network.network import Network
+from deepreduce.network.tracing.calls import UncountedNorm
 
 IDENTITY, PAD, CONV_FUNCTION = "identity", "pad", "conv function"
 
 Pair = tuple[int, int]
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
-_EXACT_CLASSES = (nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)  # a subclass may compute otherwise
+_EXACT_CLASSES = (nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-# layers of torchvision and timm that tracing keeps whole; in evaluation they return their input
-_STOCHASTIC = {"StochasticDepth", "DropBlock2d", "DropPath"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +103,12 @@ def _linear_op(
     return None
 
 
-def has_hooks(layer: nn.Module) -> bool:
-    """Return True if the layer has forward hooks, the user's code, which would be lost with the layer."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
-
-
 def is_identity(layer: nn.Module) -> bool:
     """Return True for a layer that returns its input in evaluation mode."""
-    is_known = isinstance(layer, (nn.Identity, *_DROPOUTS)) or type(layer).__name__ in _STOCHASTIC
-    return is_known and not has_hooks(layer)
+    known = torch_class_of(layer)
+    if known is not None:
+        return known in (nn.Identity, *_DROPOUTS) and not has_hooks(layer)
+    return returns_its_input(layer)
 
 
 def pad_amounts(node: fx.Node) -> tuple[int, int, int, int] | None:
@@ -129,15 +126,19 @@ def pad_amounts(node: fx.Node) -> tuple[int, int, int, int] | None:
 def _layer_op(node: fx.Node, call: Call | None, module: fx.GraphModule, shape: tuple[int, ...]) -> LinearOp | None:
     layer, path = module.get_submodule(str(node.target)), str(node.target)
     if call is not None:
-        op = _call_op(node, call, module, shape) if type(layer) in _EXACT_CLASSES else None
+        op = _call_op(node, call, module, shape) if _is_exact(layer) else None
         return None if op is None else replace(op, layer=path)
     op = LinearOp(
         node=node.name, kind=IDENTITY, operands=(node.all_input_nodes[0].name,), groups=shape[0], layer=path
     )
-    if type(layer) is nn.ZeroPad2d:
+    if torch_class_of(layer) is nn.ZeroPad2d:
         left, _, top, _ = layer.padding
         return replace(op, kind=PAD, padding=(top, left))
     return op if is_identity(layer) else None
+
+
+def _is_exact(layer: nn.Module) -> bool:
+    return torch_class_of(layer) in _EXACT_CLASSES or isinstance(layer, UncountedNorm)
 
 
 def _function_op(op: LinearOp, node: fx.Node) -> LinearOp:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepreduce.errors import ModelError
+from deepreduce.network.copying import copy_to_meta
 
 AnyInterpreter = TypeVar("AnyInterpreter", bound=fx.Interpreter)
 
@@ -20,11 +22,13 @@ def run_without_data(
     *,
     name: str,
     interpreter: Callable[[fx.GraphModule], AnyInterpreter],
+    batch: int = 1,
 ) -> AnyInterpreter:
-    """Run one image of `input_shape` through the graph on the meta device and return the interpreter that ran it.
+    """Run `batch` images of `input_shape` through the graph on the meta device and return the interpreter that ran.
 
-    The graph is in evaluation mode. If it can't run on the meta device, it runs on its own device, on zeros. Raises
-    `ModelError` if the network takes several inputs or can't take an image of this shape.
+    The graph is in evaluation mode. If it can't run on the meta device, it runs on its own device, on zeros: two
+    images if `batch` is more than one. Raises `ModelError` if the network takes several inputs or can't take an image
+    of this shape.
     """
     placeholders = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
     required = [n for n in placeholders if not n.args]
@@ -33,10 +37,12 @@ def run_without_data(
             f"{name} takes {len(required)} inputs ({', '.join(n.name for n in required)}); deepreduce reduces"
             " networks that take one image: wrap it in a module that fixes the others"
         )
-    attempts = [lambda: (on_meta(graph_module), torch.empty((1, *input_shape), device="meta"))]
+    dtype = next((p.dtype for p in graph_module.parameters() if p.is_floating_point()), torch.float32)
+    attempts = [lambda: (on_meta(graph_module), torch.empty((batch, *input_shape), dtype=dtype, device="meta"))]
     if all(p.device.type != "meta" for p in graph_module.parameters()):
         device = next((p.device for p in graph_module.parameters()), torch.device("cpu"))
-        attempts.append(lambda: (graph_module, torch.zeros((1, *input_shape), device=device)))
+        shape = (min(batch, 2), *input_shape)
+        attempts.append(lambda: (graph_module, torch.zeros(shape, dtype=dtype, device=device)))
     failure: Exception | None = None
     for attempt in attempts:
         runnable, image = attempt()  # type: ignore[no-untyped-call]
@@ -44,7 +50,7 @@ def run_without_data(
         try:
             runnable.eval()
             running = interpreter(runnable)
-            with torch.no_grad():
+            with torch.no_grad(), making_on(image.device, graph_module.graph):
                 running.run(image)
             return running
         except Exception as error:
@@ -52,11 +58,41 @@ def run_without_data(
         finally:
             for m, mode in modes.items():
                 m.training = mode
+    raise misfit(name, input_shape, failure) from failure
+
+
+def misfit(name: str, input_shape: tuple[int, ...], failure: Exception | None) -> ModelError:
+    """Return the error to raise for a network that failed on an image of `input_shape`."""
     size = "x".join(str(n) for n in input_shape)
-    raise ModelError(
+    return ModelError(
         f"{name} can't take an image of {size} (channels x height x width): {_reason(failure)}; give another"
         " input size, or check its channels"
-    ) from failure
+    )
+
+
+FACTORIES = (
+    torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn, torch.randint, torch.arange,
+    torch.linspace, torch.eye, torch.tensor,
+)  # fmt: skip
+"""Functions that make tensors; a graph calls them where their arguments depend on the image's size."""
+
+
+def making_on(device: torch.device, graph: fx.Graph) -> AbstractContextManager[Any]:
+    """Return a context in which the graph's calls of factories make tensors on `device`, if they name no other."""
+    return torch.device(device) if any(node.target in FACTORIES for node in graph.nodes) else nullcontext()
+
+
+class QuickExecution(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Run ATen operations by `execute` within the context."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to mark the method below as not to be compiled, torch would import its compiler
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return execute(func, args, kwargs or {})
 
 
 def execute(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -154,12 +190,7 @@ def on_meta(graph_module: fx.GraphModule) -> fx.GraphModule:
     tensors = [tensor for _, tensor in module_tensors(graph_module)]
     if all(tensor.is_meta for tensor in tensors):
         return graph_module
-    memo: dict[int, Any] = {}
-    for parameter in graph_module.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=False)
-    for tensor in tensors:
-        memo.setdefault(id(tensor), tensor.to("meta"))
-    return copy.deepcopy(graph_module, memo)
+    return copy_to_meta(graph_module)
 
 
 def _reason(error: Exception | None) -> str:

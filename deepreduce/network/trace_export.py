@@ -1,7 +1,7 @@
-"""Trace a network for analysis with torch.export, if torch.fx can't.
+"""Trace a network for analysis alone: with torch.export, or with TorchScript modules kept whole.
 
-torch.fx can't trace a forward pass that branches or loops over the shapes of tensors or over other arguments;
-torch.export can, because it runs with shapes. Neither can trace one that depends on the values of tensors.
+torch.export follows what a graph for training can't keep: a forward pass that depends on the number of images, or one
+that changes the precision. Neither way can trace one that depends on the values of tensors.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from torch.utils._pytree import tree_unflatten
 
 from deepreduce.errors import NetworkTraceError
 from deepreduce.models.spec import ModelSpec
+from deepreduce.network.module_kinds import unwrapped
 from deepreduce.network.network import Network
-from deepreduce.network.trace import describe, freeze_stages, name_sites, observe, trace_network
+from deepreduce.network.observe import observe
+from deepreduce.network.site_names import name_sites
+from deepreduce.network.trace import describe, freeze_stages, trace_kept, trace_network
 
 
 def trace_for_analysis(
@@ -31,20 +34,25 @@ def trace_for_analysis(
     spec: ModelSpec | None = None,
     stages: Mapping[str, Sequence[str]] | None = None,
 ) -> Network:
-    """Return the network of `trace_network`, or if torch.fx can't trace the module, the one of torch.export.
+    """Return the network of `trace_network`, or if that can't follow the module, one to look at.
 
-    A network of torch.export says why in `untraceable` and can't be edited. Raises `NetworkTraceError`, with the
-    line, if neither can trace the module, and `ModelError` as `trace_network` does.
+    Such a network says why in `untraceable` and can't be edited. It holds TorchScript modules whole, and its ReLUs in
+    them are no sites; a module without TorchScript is traced by torch.export. Raises `NetworkTraceError`, with the
+    line, if nothing can trace the module, and `ModelError` as `trace_network` does.
     """
     try:
         return trace_network(module, input_shape, name=name, spec=spec, stages=stages)
     except NetworkTraceError as error:
+        module = unwrapped(module)
         name = name or (spec.name if spec else type(module).__name__)
+        untraceable = str(error)
+        if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
+            kept = trace_kept(module, input_shape, name=name, spec=spec, stages=stages)
+            return replace(kept, untraceable=untraceable)
         graph_module = _export_graph(module, input_shape)
         if graph_module is None:
             raise
-        untraceable = str(error)
-    observed = observe(graph_module, input_shape, name=name)
+    observed = observe(graph_module, input_shape, name=name, batch=1)  # torch.export has followed one image
     name_sites(graph_module, observed, module, declared=spec is not None and spec.is_zoo, patterns=stages)
     network = describe(graph_module, observed, input_shape, name=name, spec=spec)
     return replace(network, stage_patterns=freeze_stages(stages), untraceable=untraceable)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import time
@@ -17,6 +16,7 @@ from deepreduce.cost.layers import REVEAL
 from deepreduce.cost.link import Link
 from deepreduce.errors import UserError
 from deepreduce.network import Network
+from deepreduce.network.copying import copy_module
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import Array, Lowered, lower
 from deepreduce.private.lowering.program import REVEALED, Program
@@ -175,7 +175,7 @@ def _part_of_query(profiles: Sequence[LayerProfile], kind: str, protocol: MpcPro
 
 
 def _agreement(network: Network, images: Tensor, logits: Array) -> Agreement:
-    module = copy.deepcopy(network.module).cpu().float().eval()  # the given network, neither prepared nor collapsed
+    module = copy_module(network.module).cpu().float().eval()  # the given network, neither prepared nor collapsed
     with torch.no_grad():
         expected = torch.cat([module(image[None].float().cpu()) for image in images]).numpy()  # (N, classes)
     return Agreement(

@@ -14,7 +14,7 @@ from deepreduce.data import Standardisation
 from deepreduce.errors import CheckpointError, PlanError, UserError
 from deepreduce.models import ModelSpec, build_model
 from deepreduce.models.build import count_parameters
-from deepreduce.network import Network, trace_network
+from deepreduce.network import Network, trace_guarded, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.sites import actions_in
 from deepreduce.store.description import plan_in, read_description, spec_in
@@ -100,7 +100,8 @@ class SavedNetwork:
         """Return the network that the plan applies to: built from its spec, or `model` where that is given.
 
         A network of a user's file is built by running the file, if `trust_code`. Raises `UserError` where it is not
-        trusted, or where the network was a module and `model` is not given.
+        trusted, or where the network was a module and `model` is not given; `NetworkGuardError` where its graph does
+        not compute what the module does.
         """
         if self.spec is None and model is None:
             raise UserError(
@@ -112,7 +113,12 @@ class SavedNetwork:
             _refuse_untrusted(self.path, self.spec, trust_code=trust_code)
             self._check_size(self.spec)
             model = build_model(self.spec)
-        return trace_network(model, self.input_shape, name=self.model_name, spec=self.spec, stages=self.stages)
+        if self.spec is not None and self.spec.is_zoo:  # the tests check every network of the zoo
+            return trace_network(model, self.input_shape, name=self.model_name, spec=self.spec, stages=self.stages)
+        # the run that saved the network has checked training mode
+        return trace_guarded(
+            model, self.input_shape, name=self.model_name, spec=self.spec, stages=self.stages, training=False
+        )
 
     def _check_size(self, spec: ModelSpec) -> None:
         """Raise `CheckpointError`, before any memory is taken, where the original is far larger than the weights are.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from deepreduce.network import ComputeCost, Network
+from deepreduce.network.copying import copy_module
 from deepreduce.training import Precision
 
 BACKWARD = 2  # a backward pass computes about twice as much as a forward pass
@@ -59,7 +59,7 @@ class TimedStep:
 
     def __init__(self, network: Network, *, batch_size: int, precision: Precision, device: torch.device) -> None:
         form = precision.memory_format
-        self._module = copy.deepcopy(network.module).to(device, memory_format=form).train()  # type: ignore[call-overload]
+        self._module = copy_module(network.module).to(device, memory_format=form).train()  # type: ignore[call-overload]
         self._optimizer = torch.optim.SGD(self._module.parameters(), lr=1e-6, momentum=0.9, fused=True)
         self._device, self._bf16 = device, precision.bf16
         self.batch = max(2, min(batch_size, int(_MACS_PER_STEP / max(network.macs, 1))))

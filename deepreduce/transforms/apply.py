@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +12,10 @@ from torch.nn import functional as F
 
 from deepreduce.errors import ModelError, PlanError, unknown_name
 from deepreduce.models import ModelSpec, build_model
+from deepreduce.network.copying import copy_module
 from deepreduce.network.network import Network, ReluSite
-from deepreduce.network.trace import describe, observe, trace_network, without_weights
+from deepreduce.network.observe import observe
+from deepreduce.network.trace import describe, trace_network, without_weights
 from deepreduce.plan import ReductionPlan
 from deepreduce.sites import IDENTITY, KEEP, SiteAction, actions_in, rewrite_sites
 from deepreduce.transforms.collapse.pad_once import pad_once, regions_to_pad
@@ -61,7 +62,7 @@ def _without_padding_once(network: Network, plan: ReductionPlan, *, seed: int) -
     elif plan.alpha != 1 or plan.depth is not None:
         module = _rebuilt(network, plan, seed=seed)
     else:
-        module = copy.deepcopy(network.module)
+        module = copy_module(network.module)
     if plan.rho != 1:
         _scale_resolution(module, plan.rho)
     rewrite_sites(module, dict(plan.sites), sites_to_rewrite(network, plan))

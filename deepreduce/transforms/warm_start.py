@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepreduce.errors import PlanError
+from deepreduce.network.copying import copy_module
 from deepreduce.network.network import Network
 from deepreduce.plan import ReductionPlan
 from deepreduce.sites import KEEP
@@ -53,7 +53,7 @@ def warm_start(
         reduced = apply_plan(original, plan, seed=seed)
         _load(reduced, weights)
         return reduced
-    source = replace(original, module=copy.deepcopy(original.module))
+    source = replace(original, module=copy_module(original.module))
     _load(source, weights)
     if plan.is_empty:
         return source

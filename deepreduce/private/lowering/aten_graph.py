@@ -13,6 +13,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from deepreduce.network import Network
+from deepreduce.network.copying import copy_module
 from deepreduce.network.network import SITE
 from deepreduce.transforms import collapse
 from deepreduce.transforms.collapse.choose import LayerCostFunction, macs
@@ -29,7 +30,7 @@ def prepare(network: Network, *, cost: LayerCostFunction = macs) -> Network:
     A region is collapsed where that lowers `cost`, the cost of a layer. Batch-norms that follow no convolution stay.
     Logs a warning for a region that could be collapsed only if the network were trained padded once.
     """
-    module = copy.deepcopy(network.module).cpu().float().eval()
+    module = copy_module(network.module).cpu().float().eval()
     collapsed = collapse(replace(network, module=module), cost=cost).network
     for note in collapsed.notes[len(network.notes) :]:
         log.warning("%s: %s", network.name, note)

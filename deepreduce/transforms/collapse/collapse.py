@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,9 +11,11 @@ from torch.nn import functional as F
 
 from deepreduce.cost.layers import CONV, SCALE
 from deepreduce.errors import PlanError
+from deepreduce.network.copying import copy_module
 from deepreduce.network.linear_ops import IDENTITY, Pair, compute, is_identity
 from deepreduce.network.network import Network
-from deepreduce.network.trace import describe, observe
+from deepreduce.network.observe import observe
+from deepreduce.network.trace import describe
 from deepreduce.transforms.collapse.choose import Cover, LayerCostFunction, Merge, Merging, is_exact, macs
 from deepreduce.transforms.collapse.regions import Area, Region, amounts_between, area_of, needed_areas, run_region
 
@@ -73,7 +74,7 @@ def collapse(network: Network, *, cost: LayerCostFunction = macs) -> Collapsed:
     if network.untraceable is not None:
         raise PlanError(f"{network.name} can't be collapsed, because torch.fx can't trace it; {network.untraceable}")
     merging = Merging(network, cost)
-    module = copy.deepcopy(network.module).eval()
+    module = copy_module(network.module).eval()
     nodes = {node.name: node for node in module.graph.nodes}
     reports = []
     for region in merging.regions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,9 +9,11 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from deepreduce.errors import PlanError
+from deepreduce.network.copying import copy_module
 from deepreduce.network.linear_ops import PAD
 from deepreduce.network.network import Network
-from deepreduce.network.trace import describe, observe
+from deepreduce.network.observe import observe
+from deepreduce.network.trace import describe
 from deepreduce.transforms.collapse.choose import LayerCostFunction, Merging, is_exact, macs
 from deepreduce.transforms.collapse.regions import Region, amounts_between, area_of, needed_areas, read_area
 
@@ -34,7 +35,7 @@ def pad_once(network: Network, *, cost: LayerCostFunction = macs) -> Network:
             f"{network.name} has no linear region that padding once would make cheaper to collapse; cull or thin"
             " first, or leave pad_once out"
         )
-    module = copy.deepcopy(network.module)
+    module = copy_module(network.module)
     for region in regions:
         _pad_at_entry(module, region, network)
     module.graph.lint()

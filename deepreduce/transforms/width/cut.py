@@ -9,7 +9,6 @@ important channels the earlier ones stay. On the meta device, without weights, t
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from deepreduce.errors import ModelError, PlanError
+from deepreduce.network.copying import copy_module
 from deepreduce.network.meta_run import attribute, module_tensors, on_meta
 from deepreduce.network.network import Network
-from deepreduce.network.trace import observe
+from deepreduce.network.observe import observe
 from deepreduce.transforms.width.channel_sets import Channels, ChannelSet
 from deepreduce.transforms.width.propagate import channels_of
 
@@ -55,7 +55,7 @@ def narrow(network: Network, alpha: float) -> tuple[fx.GraphModule, tuple[str, .
     if not workable:
         reasons = "; ".join(notes) or "each of its layers has one channel"
         raise PlanError(f"alpha {alpha:g} changes no channel of {network.name}: {reasons}")
-    module = copy.deepcopy(network.module)
+    module = copy_module(network.module)
     importance = _importance(module, channels)
     dropped = [c for s in workable for c in _least_important(s, alpha, importance)]
     _cut(module, channels, dropped)
@@ -91,7 +91,7 @@ def _find_workable(network: Network, wanted: Sequence[ChannelSet], alpha: float)
     accepted: list[ChannelSet] = []
 
     def runs(sets: Sequence[ChannelSet]) -> bool:
-        trial = copy.deepcopy(module)
+        trial = copy_module(module)
         _cut(trial, channels_of(network), [c for s in sets for c in s.channels[_count(len(s.channels), alpha) :]])
         try:
             return observe(trial, network.input_shape, name=network.name).outputs == whole

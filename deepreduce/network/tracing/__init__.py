@@ -1,0 +1,1 @@
+"""Following a module's forward pass: from any `nn.Module` to a graph that computes the same, in both modes."""
