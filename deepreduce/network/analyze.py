@@ -17,6 +17,11 @@ from deepreduce.utils.html import details, paragraph, table
 TAIL = "(after the last ReLU)"
 _COUNTS = ("ReLUs", "share", "MACs", "GC bytes")
 _Counts = tuple[str, str, str, str]
+_STAGE_RULES = {
+    "declared": "Stages are the zoo's: the stem's ReLUs belong to S1, the head's to the last stage.",
+    "given": "Stages are those of model.stages.",
+    "inferred": "Stages are inferred: each begins where maps halve; S1 has the stem and the first block (docs/method.md).",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,8 @@ class AnalysisReport:
 
     `macs_tail` are the MACs after the last ReLU. `stages` maps a stage's name to its ReLUs. `unsupported` counts the
     calls of each non-linearity that is not a ReLU, `unsupported_elements` their output elements. `outputs` maps each
-    output's name to its shape. `untraceable` says why the network can't be reduced; None if it can.
+    output's name to its shape. `untraceable` says why the network can't be reduced; None if it can. `stage_rule` is
+    how the stages came about (`Network.stage_rule`).
     """
 
     model: str
@@ -51,6 +57,7 @@ class AnalysisReport:
     unsupported_elements: Mapping[str, int]
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     untraceable: str | None = None
+    stage_rule: str = "inferred"
 
     @property
     def input_size(self) -> int:
@@ -65,6 +72,7 @@ class AnalysisReport:
             "input_shape": list(self.input_shape),
             "relu_count": self.relu_count,
             "stages": dict(self.stages),
+            "stage_rule": self.stage_rule,
             "sites": [
                 {
                     "name": cost.site.name,
@@ -113,8 +121,8 @@ class AnalysisReport:
 
     def to_text(self) -> str:
         """Return tables for a terminal, per stage and per site, with notes (other non-linearities, outputs)."""
-        lines = [self._headline(), "", _row("stage", *_COUNTS)]
-        lines += [_row(stage, *counts) for stage, counts in self._stage_counts()]
+        lines = [self._headline(), "", _row("stage", *_COUNTS, "maps")]
+        lines += [_row(stage, *counts, self._maps(stage)) for stage, counts in self._stage_counts()]
         lines += ["", _row("site", *_COUNTS, "shape", stage="stage")]
         for cost, counts in self._site_counts():
             lines.append(_row(cost.site.name, *counts, _shape(cost), stage=cost.site.stage))
@@ -134,6 +142,12 @@ class AnalysisReport:
             macs[cost.site.stage] += cost.macs
         return [(stage, self._counts(count, macs[stage])) for stage, count in self.stages.items()]
 
+    def _maps(self, stage: str) -> str:
+        """Return the sizes of the feature maps of a stage's ReLUs, in the order in which they come."""
+        shapes = [cost.site.shape for cost in self.sites if cost.site.stage == stage]
+        maps = list(dict.fromkeys("x".join(str(n) for n in shape[1:]) or "1" for shape in shapes))
+        return " ".join(maps if len(maps) <= 3 else [*maps[:2], "..", maps[-1]])
+
     def _site_counts(self) -> list[tuple[SiteCost, _Counts]]:
         return [(cost, self._counts(cost.site.relu_count, cost.macs)) for cost in self.sites]
 
@@ -143,6 +157,8 @@ class AnalysisReport:
 
     def _notes(self) -> list[str]:
         lines = ["GC bytes: garbled circuits sent ahead of one query (DELPHI, 19,088 bytes per ReLU)."]
+        if self.stages:
+            lines.insert(0, _STAGE_RULES[self.stage_rule])
         if any(cost.site.kind == "relu6" for cost in self.sites):
             lines.append("ReLU6 sites are counted once per element; the cap costs a second comparison.")
         if self.unsupported:
@@ -160,7 +176,9 @@ class AnalysisReport:
 
     def _repr_html_(self) -> str:
         stages = table(
-            ["stage", *_COUNTS], [[stage, *counts] for stage, counts in self._stage_counts()], texts=["stage"]
+            ["stage", *_COUNTS, "maps"],
+            [[stage, *counts, self._maps(stage)] for stage, counts in self._stage_counts()],
+            texts=["stage", "maps"],
         )
         rows = [[cost.site.name, cost.site.stage, *counts, _shape(cost)] for cost, counts in self._site_counts()]
         rows.append([TAIL, "", "", "", _short_number(self.macs_tail), "", ""])
@@ -194,6 +212,7 @@ def analyze_network(network: Network) -> AnalysisReport:
         unsupported_elements=network.unsupported_elements,
         outputs=network.outputs,
         untraceable=network.untraceable,
+        stage_rule=network.stage_rule,
     )
 
 
