@@ -20,7 +20,7 @@ _Counts = tuple[str, str, str, str]
 _STAGE_RULES = {
     "declared": "Stages are the zoo's: the stem's ReLUs belong to S1, the head's to the last stage.",
     "given": "Stages are those of model.stages.",
-    "inferred": "Stages are inferred: each begins where maps halve; S1 has the stem and the first block (docs/method.md).",
+    "inferred": "Stages are inferred: one begins where maps halve; a stem belongs to S1 (docs/method.md).",
 }
 
 

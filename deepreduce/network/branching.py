@@ -1,4 +1,4 @@
-"""Find the blocks of a network: modules in whose forward pass branches meet, and the feature maps that they return."""
+"""Find the blocks of a network: modules in whose forward pass branches meet, and the feature maps they return."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def block_outputs(
     another one of the class: an inverted residual with a stride is one too, although it has no residual addition.
     `shapes` are those of the nodes' outputs for one image.
     """
-    meeting = {stack[-1] for node in _joins(graph_module) if _joins_maps(node, shapes) and (stack := module_stack(node))}
+    meeting = {
+        stack[-1] for node in _joins(graph_module) if _joins_maps(node, shapes) and (stack := module_stack(node))
+    }
     classes = {type(original.get_submodule(path)) for path in meeting}
     outputs: dict[str, int] = {}
     for node in graph_module.graph.nodes:

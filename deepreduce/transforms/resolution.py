@@ -1,4 +1,4 @@
-"""Scale the resolution of a network's feature maps by rho: strides of its first convolutions, windows of its last pools.
+"""Scale the resolution of feature maps by rho: the strides of the first convolutions, the windows of the last pools.
 
 A pool that leaves one position (`F.avg_pool2d(x, 4)` of a 4x4 map) covers the map, or as much of it as its window
 reaches. On a smaller map its window would not fit, so it becomes the map's size: one position again. The divisor of
@@ -112,10 +112,10 @@ class _PoolFitter(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, before: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(module)
         self.windows: dict[str, tuple[int, int]] = {}
-        self._before = before
+        self._before, self._graph_module = before, module
 
     def run_node(self, n: fx.Node) -> Any:
-        call = _pool(n, self.module, self._before)
+        call = _pool(n, self._graph_module, self._before)
         if call is None:
             return super().run_node(n)
         image = self.env[call.source]

@@ -216,7 +216,9 @@ def test_a_run_that_was_begun_with_other_stages_is_refused(finished: deepreduce.
     described = json.loads((copy / "teacher" / "plan.json").read_text())
     described["sites"][0]["stage"] = "S9"
     (copy / "teacher" / "plan.json").write_text(json.dumps(described))
-    with pytest.raises(RunFolderError, match=r"other stages: stem.relu was in S9 and is in S1 now; give another folder"):
+    with pytest.raises(
+        RunFolderError, match=r"other stages: stem.relu was in S9 and is in S1 now; give another folder"
+    ):
         deepreduce.optimize(out=copy, **TINY)
 
 

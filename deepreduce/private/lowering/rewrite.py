@@ -1,8 +1,8 @@
 """Rewrite operations that move or mix positions into the few that the engine computes.
 
-Padding by reflection or replication, flips, rolls, repetitions and nearest-neighbour upsampling pick positions axis by
-axis. PyTorch itself says which: the operation runs on the positions' numbers. Other interpolation mixes the positions
-of each axis by weights, which are what the operation makes of unit vectors.
+Padding by reflection or replication, flips, rolls, repetitions and nearest-neighbour upsampling pick positions axis
+by axis. PyTorch itself says which: the operation runs on the positions' numbers. Other interpolation mixes the
+positions of each axis by weights, which are what the operation makes of unit vectors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def _sizes(node: fx.Node) -> tuple[int, ...]:
     return tuple(int(n) for n in node.meta["val"].shape)
 
 
-def _pick_axes(node: fx.Node, source: Any, sizes: Sequence[int], call: Callable[[Tensor], Tensor], emitter: Emitter) -> Any:
+def _pick_axes(
+    node: fx.Node, source: Any, sizes: Sequence[int], call: Callable[[Tensor], Tensor], emitter: Emitter
+) -> Ref:
     """Emit a selection along each axis on which `call` moves positions of a tensor of `sizes`."""
     found, shape = source, list(sizes)
     places = [_places(call, sizes, axis) for axis in range(len(sizes))]
@@ -50,7 +52,7 @@ def _pick_axes(node: fx.Node, source: Any, sizes: Sequence[int], call: Callable[
             continue
         shape[axis] = len(indices)
         found = emitter.emit(node, "index_select", [found, axis, emitter.public(node, indices)], tuple(shape))
-    return found if found is not source else emitter.emit(node, "view", [source, list(sizes)], tuple(sizes))
+    return found if isinstance(found, Ref) else emitter.emit(node, "view", [source, list(sizes)], tuple(sizes))
 
 
 def _places(call: Callable[[Tensor], Tensor], sizes: Sequence[int], axis: int) -> Tensor:
@@ -89,7 +91,9 @@ def _repeated(node: fx.Node, given: Mapping[str, Any], emitter: Emitter) -> Ref:
     """Rewrite repetitions; dimensions that are new come first."""
     source, repeats = given.values()
     sizes = (*(1 for _ in range(len(repeats) - source.meta["val"].dim())), *_sizes(source))
-    wide = emitter.emit(node, "view", [source, list(sizes)], sizes) if len(sizes) > source.meta["val"].dim() else source
+    wide = (
+        emitter.emit(node, "view", [source, list(sizes)], sizes) if len(sizes) > source.meta["val"].dim() else source
+    )
     return _pick_axes(node, wide, sizes, lambda x: x.repeat(repeats), emitter)
 
 
@@ -157,7 +161,8 @@ def _resampled(node: fx.Node, given: Mapping[str, Any], emitter: Emitter) -> Ref
             shape[axis] = len(matrix)
             places = emitter.public(node, matrix.argmax(1))
             found = emitter.emit(node, "index_select", [found, axis, places], tuple(shape))
-        return found  # type: ignore[return-value]
+        assert isinstance(found, Ref)
+        return found
     mixing = [emitter.public(node, matrix.float()) for matrix in weights]
     return emitter.emit(node, "upsample_bilinear2d", [source, *mixing], _sizes(node))
 
@@ -173,7 +178,9 @@ def _gated(node: fx.Node, given: Mapping[str, Any], emitter: Emitter) -> Ref:
     shape = _sizes(node)
     half = shape[dim]
     values = emitter.emit(node, "slice", [source, dim, 0, half, 1], shape)
-    gates = emitter.emit(node, "sigmoid", [emitter.emit(node, "slice", [source, dim, half, 2 * half, 1], shape)], shape)
+    gates = emitter.emit(
+        node, "sigmoid", [emitter.emit(node, "slice", [source, dim, half, 2 * half, 1], shape)], shape
+    )
     return emitter.emit(node, "mul", [values, gates], shape)
 
 

@@ -1,8 +1,8 @@
 """Compute activations as JAX functions, with ATen's arguments.
 
-ReLU6, hardsigmoid, hardswish, leaky ReLU, PReLU and the like are exact, up to the rounding of fixed-point numbers. The
-functions in `deepreduce.private.approximations` are not: the engine approximates exp, the reciprocal and erf. Their
-inputs are clamped to where these are right, so that no input gives a wrong value.
+ReLU6, hardsigmoid, hardswish, leaky ReLU, PReLU and the like are exact, up to the rounding of fixed-point numbers.
+The functions in `deepreduce.private.approximations` are not: the engine approximates exp, the reciprocal and erf.
+Their inputs are clamped to where these are right, so that no input gives a wrong value.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def gelu(x: Value, approximate: str = "none", *, shape: tuple[int, ...]) -> Valu
     return x * sigmoid(2.0 * inner, shape=shape)
 
 
-def elu(x: Value, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0, *, shape: tuple[int, ...]) -> Value:
+def elu(
+    x: Value, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0, *, shape: tuple[int, ...]
+) -> Value:
     """Return scale * x where it is positive, else scale * alpha * (exp(input_scale * x) - 1)."""
     positive = jnp.maximum(x, 0.0)
     negative = jnp.maximum((x - positive) * float(input_scale), -_FAR)
@@ -107,6 +109,8 @@ def elu(x: Value, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1
 
 def softmax(x: Value, dim: int, half_to_float: bool = False, *, shape: tuple[int, ...]) -> Value:
     """Return exp(x) over its sum along one dimension."""
+    if half_to_float:
+        raise UnsupportedError("converts a softmax to another type")
     axis = stored_axis(x, dim)
     exps = jnp.exp(jnp.maximum(x - jnp.max(x, axis=axis, keepdims=True), -_FAR))
     return exps * (1.0 / jnp.sum(exps, axis=axis, keepdims=True))
