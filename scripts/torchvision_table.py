@@ -233,9 +233,9 @@ COLUMNS = ("network", "size", "ReLUs", "per stage", "other non-linear", "cull S1
            "step at", "in training")  # fmt: skip
 
 INTRODUCTION = """\
-The table counts the ReLUs of one image at the network's own size. *per stage* lists the stages S1, S2, ... (runs of
-one resolution) from left to right. *other non-linear* lists every other non-linear operation by name and number of
-calls; the edits do not change these operations.
+The table counts the ReLUs of one image at the network's own size. *per stage* lists the stages S1, S2, ... from left
+to right ([method.md](method.md#stages) says what a stage is). *other non-linear* lists every other non-linear
+operation by name and number of calls; the edits do not change these operations.
 
 The four columns of edits give the share of the ReLUs that the edit leaves (the share of the MACs, if the network has
 no ReLUs). A percentage means that three checks passed: the edit was applied, the edited network at its own size

@@ -20,7 +20,18 @@ from functools import lru_cache
 
 import numpy as np
 
-from deepreduce.cost.layers import AVG_POOL, COMPARING, CONV, MAX_POOL, MULTIPLYING, RELU, RELU6, SCALE, Layer
+from deepreduce.cost.layers import (
+    ACTIVATION,
+    AVG_POOL,
+    COMPARING,
+    CONV,
+    MAX_POOL,
+    MULTIPLYING,
+    RELU,
+    RELU6,
+    SCALE,
+    Layer,
+)
 
 POLYNOMIAL = 8_192
 """Coefficients of a polynomial that SPU's Cheetah packs 64-bit values into."""
@@ -115,7 +126,9 @@ def _panels(layer: Layer) -> float:
 
 def _levels(layer: Layer) -> float:
     """Return the number of comparisons one after another: log2 of a max-pool's window, 2 of a ReLU6."""
-    return {RELU: 1, RELU6: 2, MAX_POOL: math.ceil(math.log2(math.prod(layer.kernel)))}.get(layer.kind, 0)
+    return {RELU: 1, RELU6: 2, ACTIVATION: layer.levels, MAX_POOL: math.ceil(math.log2(math.prod(layer.kernel)))}.get(
+        layer.kind, 0
+    )
 
 
 def _is_other(layer: Layer) -> bool:

@@ -7,21 +7,23 @@ from dataclasses import dataclass
 
 CONV, LINEAR, PRODUCT = "convolution", "linear", "product"
 RELU, RELU6, CLAMP, MAX_POOL = "relu", "relu6", "clamp", "max_pool"
+ACTIVATION = "activation"
 SCALE, AVG_POOL, ADD = "scale", "avg_pool", "add"
 MOVE, REVEAL, OTHER = "move", "reveal", "other"
 
-KINDS = (CONV, LINEAR, RELU, RELU6, CLAMP, MAX_POOL, AVG_POOL, PRODUCT, SCALE, ADD, MOVE, REVEAL, OTHER)
+KINDS = (CONV, LINEAR, RELU, RELU6, CLAMP, ACTIVATION, MAX_POOL, AVG_POOL, PRODUCT, SCALE, ADD, MOVE, REVEAL, OTHER)
 """Kinds of layers by what they cost a protocol. A layer whose operations are of several kinds has the first of them.
 
-`product` multiplies activations with each other (polynomials, gates, attention), `scale` with the server's numbers (a
-batch-norm that no convolution takes in); `add` sums, or multiplies by public numbers; `move` reorders values;
+`activation` is any other than ReLU and ReLU6 (leaky ReLU, hardswish, sigmoid, softmax). `product` multiplies
+activations with each other (polynomials, gates, attention), `scale` with the server's numbers (a batch-norm that no
+convolution takes in); `add` sums, or multiplies by public numbers; `move` reorders values;
 `reveal` is the last step of a query, in which the client learns the logits.
 """
 
 MULTIPLYING = (CONV, LINEAR, PRODUCT)
 """Kinds of layers that multiply secrets with weights or with each other."""
 
-COMPARING = (RELU, RELU6, MAX_POOL)
+COMPARING = (RELU, RELU6, ACTIVATION, MAX_POOL)
 """Kinds of layers that compare secrets."""
 
 LOCAL = (ADD, MOVE)
@@ -34,7 +36,8 @@ class Layer:
 
     `kind` is one of `KINDS`. Shapes are without the batch dimension: (C, H, W) of a feature map,
     (features,) of a vector. `kernel` is (height, width) of a convolution's or a pool's window; `macs` are
-    multiply-accumulates. `kept` is how many elements of a ReLU a mask keeps, None where there is no mask.
+    multiply-accumulates. `kept` is how many elements of a ReLU a mask keeps, None where there is no mask. An output
+    of an activation costs as much as `compared` comparisons, `levels` of which follow each other.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Layer:
     groups: int = 1
     macs: int = 0
     kept: int | None = None
+    compared: int = 0
+    levels: int = 0
 
     @property
     def inputs(self) -> int:
@@ -66,7 +71,7 @@ class Layer:
     @property
     def comparisons(self) -> int:
         """Comparisons of secrets per image: 1 per output of a ReLU, 2 of a ReLU6, k*k - 1 of a k x k max-pool."""
-        each = {RELU: 1, RELU6: 2, MAX_POOL: math.prod(self.kernel) - 1}
+        each = {RELU: 1, RELU6: 2, ACTIVATION: self.compared, MAX_POOL: math.prod(self.kernel) - 1}
         return each.get(self.kind, 0) * self.outputs
 
     @property

@@ -19,6 +19,11 @@ TAIL = "(after the last ReLU)"
 NO_SITE = "(in no site)"
 _COUNTS = ("ReLUs", "share", "MACs", "GC bytes")
 _Counts = tuple[str, str, str, str]
+_STAGE_RULES = {
+    "declared": "Stages are the zoo's: the stem's ReLUs belong to S1, the head's to the last stage.",
+    "given": "Stages are those of model.stages.",
+    "inferred": "Stages are inferred: one begins where maps halve; a stem belongs to S1 (docs/method.md).",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,8 @@ class AnalysisReport:
     calls of each non-linearity that is not a ReLU, `unsupported_elements` their output elements. `outputs` maps each
     output's name to its shape. `untraceable` says why the network can't be reduced; None if it can. `hidden_relus`
     are ReLUs inside calls that tracing keeps whole, which are in no site. `checked` is the outcome of comparing the
-    network with the module that it was traced from; None if that was not done.
+    network with the module that it was traced from; None if that was not done. `stage_rule` is how the stages came
+    about (`Network.stage_rule`).
     """
 
     model: str
@@ -55,6 +61,7 @@ class AnalysisReport:
     unsupported_elements: Mapping[str, int]
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     untraceable: str | None = None
+    stage_rule: str = "inferred"
     hidden_relus: int = 0
     checked: GuardReport | None = None
 
@@ -76,6 +83,7 @@ class AnalysisReport:
             "input_shape": list(self.input_shape),
             "relu_count": self.relu_count,
             "stages": dict(self.stages),
+            "stage_rule": self.stage_rule,
             "sites": [
                 {
                     "name": cost.site.name,
@@ -134,8 +142,8 @@ class AnalysisReport:
 
     def to_text(self) -> str:
         """Return tables for a terminal, per stage and per site, with notes (other non-linearities, outputs)."""
-        lines = [self._headline(), "", _row("stage", *_COUNTS)]
-        lines += [_row(stage, *counts) for stage, counts in self._stage_counts()]
+        lines = [self._headline(), "", _row("stage", *_COUNTS, "maps")]
+        lines += [_row(stage, *counts, self._maps(stage)) for stage, counts in self._stage_counts()]
         lines += ["", _row("site", *_COUNTS, "shape", stage="stage")]
         for cost, counts in self._site_counts():
             lines.append(_row(cost.site.name, *counts, _shape(cost), stage=cost.site.stage))
@@ -158,6 +166,12 @@ class AnalysisReport:
             macs[cost.site.stage] += cost.macs
         return [(stage, self._counts(count, macs[stage])) for stage, count in self.stages.items()]
 
+    def _maps(self, stage: str) -> str:
+        """Return the sizes of the feature maps of a stage's ReLUs, in the order in which they come."""
+        shapes = [cost.site.shape for cost in self.sites if cost.site.stage == stage]
+        maps = list(dict.fromkeys("x".join(str(n) for n in shape[1:]) or "1" for shape in shapes))
+        return " ".join(maps if len(maps) <= 3 else [*maps[:2], "..", maps[-1]])
+
     def _site_counts(self) -> list[tuple[SiteCost, _Counts]]:
         return [(cost, self._counts(cost.site.relu_count, cost.macs)) for cost in self.sites]
 
@@ -167,6 +181,8 @@ class AnalysisReport:
 
     def _notes(self) -> list[str]:
         lines = ["GC bytes: garbled circuits sent ahead of one query (DELPHI, 19,088 bytes per ReLU)."]
+        if self.stages:
+            lines.insert(0, _STAGE_RULES[self.stage_rule])
         if any(cost.site.kind == "relu6" for cost in self.sites):
             lines.append("ReLU6 sites are counted once per element; the cap costs a second comparison.")
         if self.unsupported:
@@ -187,7 +203,9 @@ class AnalysisReport:
 
     def _repr_html_(self) -> str:
         stages = table(
-            ["stage", *_COUNTS], [[stage, *counts] for stage, counts in self._stage_counts()], texts=["stage"]
+            ["stage", *_COUNTS, "maps"],
+            [[stage, *counts, self._maps(stage)] for stage, counts in self._stage_counts()],
+            texts=["stage", "maps"],
         )
         rows = [[cost.site.name, cost.site.stage, *counts, _shape(cost)] for cost, counts in self._site_counts()]
         if self.uncounted_relus:
@@ -228,6 +246,7 @@ def analyze_network(network: Network, *, checked: GuardReport | None = None) -> 
         untraceable=network.untraceable,
         hidden_relus=relus_in_no_site(network),
         checked=checked,
+        stage_rule=network.stage_rule,
     )
 
 

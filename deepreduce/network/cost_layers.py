@@ -6,13 +6,29 @@ import operator
 from collections import Counter
 from collections.abc import Mapping
 
-from torch import fx
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
 
-from deepreduce.cost.layers import AVG_POOL, CONV, LINEAR, MAX_POOL, MOVE, OTHER, PRODUCT, RELU, RELU6, SCALE, Layer
+from deepreduce.cost.layers import (
+    ACTIVATION,
+    AVG_POOL,
+    CONV,
+    LINEAR,
+    MAX_POOL,
+    MOVE,
+    OTHER,
+    PRODUCT,
+    RELU,
+    RELU6,
+    SCALE,
+    Layer,
+)
 from deepreduce.network.calls import Call, call_of
 from deepreduce.network.linear_ops import CONV_FUNCTION, IDENTITY, PAD, linear_ops
 from deepreduce.network.meta_run import attribute
 from deepreduce.network.network import Network
+from deepreduce.network.operations import ACTIVATION_COSTS
 from deepreduce.network.site_layer import site_layer_of
 
 _KINDS = {
@@ -20,6 +36,19 @@ _KINDS = {
     "adaptive_max_pool2d": MAX_POOL, "avg_pool2d": AVG_POOL, "adaptive_avg_pool2d": AVG_POOL,
 }  # fmt: skip
 """Function name -> kind of cost layer, for calls of modules and functions alike."""
+
+_ACTIVATION_MODULES: Mapping[type[nn.Module], str] = {
+    nn.LeakyReLU: "leaky_relu", nn.PReLU: "prelu", nn.Hardsigmoid: "hardsigmoid", nn.Hardswish: "hardswish",
+    nn.Softshrink: "softshrink", nn.Sigmoid: "sigmoid", nn.SiLU: "silu", nn.Tanh: "tanh", nn.GELU: "gelu",
+    nn.ELU: "elu", nn.SELU: "selu", nn.CELU: "celu", nn.Softmax: "softmax", nn.Softmax2d: "softmax",
+}  # fmt: skip
+
+_ACTIVATION_FUNCTIONS = {
+    function: name
+    for name in ACTIVATION_COSTS
+    for function in (getattr(F, name, None), getattr(torch, name, None), name)  # a method has the same name
+    if function is not None
+}
 
 _LINEAR_KINDS = {CONV_FUNCTION: CONV, IDENTITY: MOVE, PAD: MOVE}
 """Kind of a `LinearOp` -> kind of cost layer, where they differ."""
@@ -63,7 +92,10 @@ def node_layers(network: Network) -> dict[str, Layer]:
         name = str(node.target) if node.op == "call_module" else str(node.name)
         calls[name] += 1
         before, after = shapes[source.name], out_shape or ()
+        activation = None if node.name in relus else _activation(node, network)
         kind = relus.get(node.name) or linear.get(node.name) or _kind(call, before, macs.get(node.name, 0))
+        kind = ACTIVATION if activation is not None else kind
+        compared, levels = ACTIVATION_COSTS[activation] if activation is not None else (0, 0)
         layers[node.name] = Layer(
             name=site_names.get(node.name) or (name if calls[name] == 1 else f"{name}#{calls[name]}"),
             kind=kind,
@@ -72,8 +104,17 @@ def node_layers(network: Network) -> dict[str, Layer]:
             kernel=_kernel(call, network, before, after) if call and kind in (CONV, AVG_POOL, MAX_POOL) else (1, 1),
             groups=call["groups"] if call and kind == CONV else 1,
             macs=macs.get(node.name, 0),
+            compared=compared,
+            levels=levels,
         )
     return layers
+
+
+def _activation(node: fx.Node, network: Network) -> str | None:
+    """Return the name (of `ACTIVATION_COSTS`) of the activation that a node computes; None for any other node."""
+    if node.op == "call_module":
+        return _ACTIVATION_MODULES.get(type(network.module.get_submodule(str(node.target))))
+    return _ACTIVATION_FUNCTIONS.get(node.target) if node.op in ("call_function", "call_method") else None
 
 
 def _source(node: fx.Node) -> fx.Node | None:

@@ -124,6 +124,13 @@ class Network:
         return counts
 
     @property
+    def stage_rule(self) -> str:
+        """How the sites got their stages: "given" by the user, "declared" by the zoo, or "inferred"."""
+        if self.stage_patterns is not None:
+            return "given"
+        return "declared" if self.spec is not None and self.spec.is_zoo else "inferred"
+
+    @property
     def blocks(self) -> tuple[int, ...] | None:
         """Residual blocks of each stage, for a zoo network built by a spec; else None."""
         return self.spec.blocks if self.spec else None

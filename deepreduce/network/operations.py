@@ -70,6 +70,10 @@ def _non_linear(names: str, role: Role = Role.ELEMENTWISE) -> dict[str, Operatio
     return {name: Operation(role=role, reported=name) for name in names.split()}
 
 
+def _activations(names: str) -> dict[str, Operation]:
+    return {name: Operation(role=Role.ELEMENTWISE, layer=layers.ACTIVATION, reported=name) for name in names.split()}
+
+
 OPERATIONS: Mapping[str, Operation] = {
     # -- linear in each tensor ------------------------------------------------------------------------------
     **_alike("convolution _convolution convolution_overrideable", Role.CONVOLUTION, layers.CONV),
@@ -111,16 +115,15 @@ OPERATIONS: Mapping[str, Operation] = {
     **_alike("relu6", Role.ELEMENTWISE, layers.RELU6, reported="relu6"),
     **_alike("hardtanh", Role.ELEMENTWISE, layers.RELU6, reported="hardtanh"),
     **_alike("clamp clamp_min clamp_max", Role.ELEMENTWISE, layers.CLAMP, reported="clamp"),
-    **_non_linear(
-        "gelu silu mish hardswish hardsigmoid sigmoid tanh elu leaky_relu prelu rrelu softplus softshrink hardshrink"
-        " threshold glu"
-    ),
-    **_alike("celu", Role.ELEMENTWISE, reported="elu"),
-    **_alike("_prelu_kernel", Role.ELEMENTWISE, reported="prelu"),
+    **_non_linear("mish prelu rrelu softplus hardshrink threshold glu"),
+    **_activations("gelu silu hardswish hardsigmoid sigmoid tanh elu leaky_relu softshrink"),
+    **_alike("celu", Role.ELEMENTWISE, layers.ACTIVATION, reported="elu"),
+    **_alike("_prelu_kernel", Role.ELEMENTWISE, layers.ACTIVATION, reported="prelu"),
+    **_alike("_softmax", Role.OTHER, layers.ACTIVATION, reported="softmax"),
     **_alike("rrelu_with_noise", Role.ELEMENTWISE, reported="rrelu"),
     **_alike("log_sigmoid_forward", Role.ELEMENTWISE, reported="log_sigmoid"),
     **_alike(
-        "_softmax _safe_softmax _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu"
+        "_safe_softmax _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu"
         " _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"
         " _scaled_dot_product_fused_attention_overrideable _native_multi_head_attention", Role.OTHER,
         reported="softmax",
@@ -133,13 +136,14 @@ OPERATIONS: Mapping[str, Operation] = {
         Role.POSITIONS, layers.MAX_POOL, reported="max_pool",
     ),
     **_alike("fractional_max_pool2d", Role.OTHER, layers.MAX_POOL, reported="max_pool"),
-    **_alike("max amax", Role.REDUCTION, reported="max"),
+    **_alike("max amax", Role.REDUCTION, layers.MAX_POOL, reported="max"),
     **_alike("min amin", Role.REDUCTION, reported="min"),
-    **_alike("maximum", Role.ELEMENTWISE, reported="max"),
-    **_alike("minimum", Role.ELEMENTWISE, reported="min"),
+    **_alike("maximum", Role.ELEMENTWISE, layers.ACTIVATION, reported="max"),
+    **_alike("minimum", Role.ELEMENTWISE, layers.ACTIVATION, reported="min"),
     **_alike("gt ge lt le eq ne", Role.ELEMENTWISE, reported="comparison"),
     **_alike("where", Role.ELEMENTWISE, layers.ADD, reported="where"),
-    **_non_linear("sign abs round floor ceil"),
+    **_activations("abs"),
+    **_non_linear("sign round floor ceil"),
     **_non_linear("argmax argmin topk sort median", Role.OTHER),
     # -- other functions of the data ------------------------------------------------------------------------
     **_non_linear("exp log sqrt rsqrt reciprocal erf sin cos"),
@@ -154,6 +158,18 @@ OPERATIONS: Mapping[str, Operation] = {
     **_alike("rnn_tanh rnn_relu", Role.OTHER, reported="rnn"),
 }  # fmt: skip
 """ATen operation, without the "_" of its in-place form -> its facts."""
+
+ACTIVATION_COSTS: Mapping[str, tuple[int, int]] = {
+    **dict.fromkeys(("leaky_relu", "prelu", "abs", "maximum", "minimum"), (1, 1)),
+    **dict.fromkeys(("hardsigmoid", "hardswish", "softshrink"), (2, 2)),
+    **dict.fromkeys(("sigmoid", "silu", "tanh"), (17, 12)),
+    **dict.fromkeys(("gelu", "elu", "selu", "celu"), (10, 8)),
+    "softmax": (11, 15),
+}
+"""Function -> the comparisons of ReLUs that one output costs as much as, and how many of them follow each other.
+
+Measured under Semi2k (SPU 0.9.5, 2026-11-27) by bytes of one output and messages of a layer; docs/private.md.
+"""
 
 _FACTORS = {"mul": ({0, 1},), "addcmul": ({1, 2},), "lerp": ({0, 2}, {1, 2})}
 """Element-wise products: the positions of arguments that are multiplied with each other."""

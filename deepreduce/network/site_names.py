@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import fx, nn
 
+from deepreduce.network.branching import block_outputs, joining_modules, module_stack
 from deepreduce.network.network import SITE
 from deepreduce.network.observe import Observation
 from deepreduce.network.site_layer import site_layer_of
@@ -27,7 +28,7 @@ def name_sites(
     Raises `ModelError` if `patterns` don't fit the sites.
     """
     drafts, calls = [], Counter[str]()
-    joins = _joining_modules(graph_module)
+    joins, outputs = joining_modules(graph_module), block_outputs(graph_module, original, observed.shapes)
     for node in graph_module.graph.nodes:
         if node.name not in observed.relus:
             continue
@@ -38,24 +39,19 @@ def name_sites(
                 node=node.name,
                 name=path if calls[path] == 1 else f"{path}#{calls[path]}",
                 owner=_owner(node, original),
+                modules=tuple(module_stack(node)),
                 shape=observed.shapes[node.name],
             )
         )
-    assigned = assign_stages(drafts, joins, declared=declared, patterns=patterns)
+    assigned = assign_stages(drafts, joins, outputs, declared=declared, patterns=patterns)
     nodes = {node.name: node for node in graph_module.graph.nodes}
     for draft, (stage, block) in zip(drafts, assigned, strict=True):
         nodes[draft.node].meta[SITE] = (draft.name, stage, block)
 
 
-def _module_stack(node: fx.Node) -> list[str]:
-    """Return the paths of the modules in whose forward the node is called, outermost first, without the root."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return [path.partition("@")[0] for path, _ in stack.values() if path]
-
-
 def _calls_layer(node: fx.Node, original: nn.Module) -> bool:
     """Return True for a call that is a layer's whole forward: torch.export turns a ReLU module into a function."""
-    stack = _module_stack(node)
+    stack = module_stack(node)
     if node.op == "call_module" or not isinstance(node.target, torch._ops.OpOverload) or not stack:
         return node.op == "call_module"
     layer = original.get_submodule(stack[-1])
@@ -68,7 +64,7 @@ def _site_path(node: fx.Node, original: nn.Module) -> str:
         return layer.site_name
     if node.op == "call_module":
         return str(node.target)
-    stack = _module_stack(node)
+    stack = module_stack(node)
     if _calls_layer(node, original):
         return stack[-1]
     if isinstance(node.target, torch._ops.OpOverload):
@@ -80,7 +76,7 @@ def _site_path(node: fx.Node, original: nn.Module) -> str:
 
 def _owner(node: fx.Node, original: nn.Module) -> str | None:
     """Return the path of the innermost module around the call that is neither a Sequential nor the ReLU itself."""
-    stack = _module_stack(node)
+    stack = module_stack(node)
     if _calls_layer(node, original):
         layer = _site_path(node, original)
         stack = [path for path in stack if path != layer]
@@ -88,14 +84,3 @@ def _owner(node: fx.Node, original: nn.Module) -> str | None:
         if not isinstance(original.get_submodule(path), nn.Sequential):
             return path
     return None
-
-
-def _joining_modules(graph_module: fx.GraphModule) -> set[str]:
-    """Return the paths of the modules in which branches meet: an addition, product or concatenation of tensors."""
-    joins = set()
-    for node in graph_module.graph.nodes:
-        # weights and constants are not branches
-        branches = [source for source in node.all_input_nodes if source.op != "get_attr"]
-        if node.op in ("call_function", "call_method") and len(branches) > 1:
-            joins.update(_module_stack(node))
-    return joins

@@ -17,6 +17,7 @@ from deepreduce.cost.link import Link
 from deepreduce.errors import UserError
 from deepreduce.network import Network
 from deepreduce.network.copying import copy_module
+from deepreduce.private.approximations import approximated
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import Array, Lowered, lower
 from deepreduce.private.lowering.program import REVEALED, Program
@@ -74,6 +75,7 @@ def measure(
         agreement=_agreement(network, images, logits),
         logits=tuple(tuple(float(value) for value in row) for row in logits),
         over_link=over_link,
+        approximations=approximated(lowered.program),
     )
 
 

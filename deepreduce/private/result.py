@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from deepreduce.cost.estimate import LARGEST_AMOUNT, OTHER_LAYERS, CostEstimate, Share, kind_of
 from deepreduce.cost.link import LINKS, Link
 from deepreduce.errors import UserError
+from deepreduce.private.approximations import ERRORS
 from deepreduce.private.protocol import MpcProtocol
 from deepreduce.private.tables import csv_of, text_of
 
@@ -103,7 +104,8 @@ class PrivateRun:
     `layers` are in execution order. Their medians need not add up to a query's cost, so `queries` are kept too: from
     time to time Cheetah refills its oblivious transfers, each time in another layer. `setup_seconds` covers what
     happens once: starting the parties, compiling, and the first query, which no other figure includes. `logits` holds
-    one row per image.
+    one row per image. `approximations` lists the layers of each operation that the engine approximates
+    (`deepreduce.private.approximations`).
     """
 
     network: str
@@ -115,6 +117,7 @@ class PrivateRun:
     agreement: Agreement
     logits: tuple[tuple[float, ...], ...]
     over_link: OverLink | None = None
+    approximations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def seconds(self) -> Spread:
@@ -182,6 +185,10 @@ class PrivateRun:
                 "secure": self.protocol.secure,
             },
             "agreement": asdict(self.agreement),
+            "approximations": {
+                name: {"layers": list(layers), "largest_error": ERRORS[name]}
+                for name, layers in self.approximations.items()
+            },
             "seconds": asdict(self.seconds),
             "setup_seconds": self.setup_seconds,
             "bytes": self.bytes,

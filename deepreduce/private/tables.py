@@ -7,6 +7,7 @@ import io
 from typing import TYPE_CHECKING
 
 from deepreduce.cost.link import Link
+from deepreduce.private.approximations import describe
 
 if TYPE_CHECKING:
     from deepreduce.private.result import OverLink, PrivateRun
@@ -46,6 +47,7 @@ def _summary(run: PrivateRun, link: Link) -> list[str]:
         f"{run.network}: {run.relu_count:,} ReLUs under {run.protocol.label}",
         f"same prediction as PyTorch on {agreement.same_argmax} of {agreement.images} images; logits differ by at"
         f" most {agreement.max_abs_error:.3g} (largest: {agreement.max_abs_logit:.3g})",
+        *describe(run.approximations),
         f"a query over loopback: {seconds.median:.3f} s, {seconds.low:.3f} to {seconds.high:.3f} in {seconds.count}"
         f" queries; {_amount(run, 'bytes')}, {_amount(run, 'messages')} one after another",
         f"setup, once: {run.setup_seconds:.1f} s",

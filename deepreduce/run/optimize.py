@@ -9,17 +9,19 @@ from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 
-from deepreduce.errors import RunInterrupted
+from deepreduce.errors import CheckpointError, RunFolderError, RunInterrupted
 from deepreduce.execution.executor import open_executor
 from deepreduce.execution.trainer import TrainingContext
+from deepreduce.network import Network
 from deepreduce.observers.base import Observers
 from deepreduce.run.outputs import write_plots, write_tables
+from deepreduce.run.read import read_sites
 from deepreduce.run.result import ReducedNetwork, Result
 from deepreduce.run.runner import Runner
 from deepreduce.run.session import Session
 from deepreduce.run.spec import RunSpec
 from deepreduce.run.stages import run_stages
-from deepreduce.store.names import LOG, LOGITS_CACHE
+from deepreduce.store.names import LOG, LOGITS_CACHE, PLAN, TEACHER
 from deepreduce.store.run_folder import RunFolder
 from deepreduce.training import Stopped
 from deepreduce.training.autotune import using_threads
@@ -43,6 +45,7 @@ def run(spec: RunSpec, *, out: Path) -> Result:
         Observers(spec.observers) as observers,
         open_executor(workers=spec.execution.workers) as executor,
     ):
+        _check_stages(folder.path, spec.search.network)
         observers.run_started(folder.path)
         log.info("run in %s, with %s", folder.path, spec.execution.describe())
         context = TrainingContext(
@@ -66,6 +69,23 @@ def run(spec: RunSpec, *, out: Path) -> Result:
             return _finish(session, observers)
         except Stopped:
             raise RunInterrupted(f"stopped; all is saved in {folder.path}", folder=folder.path) from None
+
+
+def _check_stages(folder: Path, network: Network) -> None:
+    """Raise `RunFolderError` where the run in the folder was begun with other stages, which its labels name."""
+    if not (folder / TEACHER / PLAN).is_file():
+        return
+    try:
+        before = {site.name: site.stage for site in read_sites(folder / TEACHER)}
+    except CheckpointError:  # the teacher's description follows from the run, which writes it again
+        return
+    for site in network.sites:
+        was = before.get(site.name, site.stage)
+        if was != site.stage:
+            raise RunFolderError(
+                f"{folder} was begun with other stages: {site.name} was in {was} and is in {site.stage} now; give"
+                " another folder with --out (its networks can still be loaded, evaluated and exported)"
+            )
 
 
 def _finish(session: Session, observers: Observers) -> Result:

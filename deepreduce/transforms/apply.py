@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from deepreduce.errors import ModelError, PlanError, unknown_name
 from deepreduce.models import ModelSpec, build_model
@@ -19,10 +16,8 @@ from deepreduce.network.trace import describe, trace_network, without_weights
 from deepreduce.plan import ReductionPlan
 from deepreduce.sites import IDENTITY, KEEP, SiteAction, actions_in, rewrite_sites
 from deepreduce.transforms.collapse.pad_once import pad_once, regions_to_pad
+from deepreduce.transforms.resolution import fit_pools, scale_resolution, stride_factor
 from deepreduce.transforms.width.cut import narrow, simplest_alpha
-
-# layers that have no stride to set; a convolution behind one is not the first to meet the image
-_FUNCTIONAL_LAYERS = {torch.conv2d, F.linear, torch.matmul}
 
 
 def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Network:
@@ -56,18 +51,21 @@ def apply_plan(network: Network, plan: ReductionPlan, *, seed: int = 0) -> Netwo
 def _without_padding_once(network: Network, plan: ReductionPlan, *, seed: int) -> Network:
     """Return the network reduced by a plan in normal form, with its padding as it was."""
     notes = network.notes
-    if not is_zoo(network) and plan.alpha != 1:
+    rebuilds = is_zoo(network) and (plan.alpha != 1 or plan.depth is not None)
+    if rebuilds:
+        module = _rebuilt(network, plan, seed=seed)
+    elif plan.alpha != 1:
         module, unscaled = narrow(network, plan.alpha)
         notes = tuple(dict.fromkeys((*notes, *unscaled)))
-    elif plan.alpha != 1 or plan.depth is not None:
-        module = _rebuilt(network, plan, seed=seed)
     else:
         module = copy_module(network.module)
     if plan.rho != 1:
-        _scale_resolution(module, plan.rho)
-    rewrite_sites(module, dict(plan.sites), sites_to_rewrite(network, plan))
+        scale_resolution(module, plan.rho)
     spec = _scaled_spec(network, plan) if is_zoo(network) else network.spec
     try:
+        if plan.rho != 1 or rebuilds:
+            fit_pools(module, network.input_shape, network.node_shapes, name=network.name)
+        rewrite_sites(module, dict(plan.sites), sites_to_rewrite(network, plan))
         observed = observe(module, network.input_shape, name=network.name)
     except ModelError as error:
         if plan.rho == 1:
@@ -144,7 +142,7 @@ def _normal_size(network: Network, plan: ReductionPlan) -> ReductionPlan:
     for name, _ in plan.sites:
         if name not in known:
             raise PlanError(f"{network.name}: " + unknown_name("ReLU site", name, sorted(known)))
-    plan = replace(plan, rho=1 / _stride_factor(plan.rho))
+    plan = replace(plan, rho=1 / stride_factor(plan.rho))
     if plan.depth is not None and plan.depth == network.blocks:
         plan = replace(plan, depth=None)
     if plan.alpha == 1 and plan.depth is None:
@@ -220,51 +218,3 @@ def _inherit(module: nn.Module, source: nn.Module) -> None:
         if all(new <= old for new, old in zip(value.shape, inherited.shape, strict=True)):
             leading: Tensor = inherited[tuple(slice(0, n) for n in value.shape)] if value.dim() else inherited
             value.copy_(leading)
-
-
-def _stride_factor(rho: float) -> int:
-    factor = round(1 / rho)
-    if not math.isclose(factor * rho, 1, rel_tol=1e-9):
-        raise PlanError(f"rho is {rho:g}; it is realised as a stride of 1/rho, so give 1/2, 1/3, 1/4, ...")
-    return factor
-
-
-def _scale_resolution(module: fx.GraphModule, rho: float) -> None:
-    """Multiply the stride of the stem by 1/rho: of every convolution that the image reaches first.
-
-    Where the image reaches none, or one whose padding rules out a stride, an average pool comes first of all.
-    """
-    factor = _stride_factor(rho)
-    convolutions = {id(c): c for c in _first_convolutions(module)}.values()
-    if convolutions and not any(isinstance(c.padding, str) for c in convolutions):
-        for convolution in convolutions:
-            convolution.stride = tuple(factor * stride for stride in convolution.stride)
-    else:
-        _pool_image(module, factor)
-
-
-def _pool_image(module: fx.GraphModule, factor: int) -> None:
-    (image,) = (node for node in module.graph.nodes if node.op == "placeholder" and not node.args)
-    name, number = "_input_pool", 1
-    while hasattr(module, name):  # an earlier rho's
-        name, number = f"_input_pool{number}", number + 1
-    module.add_submodule(name, nn.AvgPool2d(factor))
-    with module.graph.inserting_after(image):
-        pooled = module.graph.call_module(name, (image,))
-    image.replace_all_uses_with(pooled, delete_user_cb=lambda user: user is not pooled)
-    module.recompile()
-
-
-def _first_convolutions(module: fx.GraphModule) -> Iterator[nn.Conv2d]:
-    frontier = [node for node in module.graph.nodes if node.op == "placeholder"]
-    seen = set(frontier)
-    while frontier:
-        for user in frontier.pop().users:
-            if user in seen:
-                continue
-            seen.add(user)
-            target = module.get_submodule(str(user.target)) if user.op == "call_module" else None
-            if isinstance(target, nn.Conv2d):
-                yield target
-            elif user.target not in _FUNCTIONAL_LAYERS and not isinstance(target, nn.Linear):
-                frontier.append(user)

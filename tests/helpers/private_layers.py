@@ -72,6 +72,52 @@ def five(x: Tensor) -> Tensor:
     return x.view(-1, 2, 2, 6, 6)
 
 
+ACTIVATIONS: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "leaky_relu": lambda x, net: F.leaky_relu(x, 0.2),
+    "prelu": lambda x, net: F.prelu(x, net.scale.reshape(1)) + F.prelu(x, net.alpha.reshape(4)),
+    "hardsigmoid": lambda x, net: F.hardsigmoid(2 * x),
+    "hardswish": lambda x, net: F.hardswish(2 * x),
+    "softshrink": lambda x, net: F.softshrink(x, 0.3),
+    "abs": lambda x, net: x.abs(),
+    "maximum": lambda x, net: torch.maximum(x, 0.5 - x) + torch.minimum(x, net.alpha),
+    "amax": lambda x, net: x.amax((2, 3)) + x.amax(1).amax((1, 2), True),
+    "adaptive max": lambda x, net: F.adaptive_max_pool2d(x, (4, 1)),
+    "sigmoid": lambda x, net: torch.sigmoid(x),
+    "silu": lambda x, net: F.silu(x),
+    "tanh": lambda x, net: x.tanh(),
+    "gelu": lambda x, net: F.gelu(x) + F.gelu(x, approximate="tanh"),
+    "elu": lambda x, net: F.elu(x) + F.selu(x) + F.celu(x, 0.5),
+    "glu": lambda x, net: F.glu(x, 1),
+    "softmax": lambda x, net: x.softmax(1) + F.softmax(x, -1) + F.softmin(x.flatten(1), 1).view(-1, 4, 6, 6),
+}
+"""Activations on feature maps (4, 6, 6), exact and approximated by the engine."""
+
+MOVES: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "nearest": lambda x, net: F.interpolate(x, scale_factor=2),
+    "nearest, other sizes": lambda x, net: F.interpolate(x, size=(9, 4)),
+    "nearest-exact": lambda x, net: F.interpolate(x, scale_factor=1.5, mode="nearest-exact"),
+    "bilinear": lambda x, net: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "bilinear, aligned": lambda x, net: F.interpolate(x, size=(11, 7), mode="bilinear", align_corners=True),
+    "bilinear, smaller": lambda x, net: F.interpolate(x, size=(3, 5), mode="bilinear", antialias=True),
+    "bilinear, its factor kept": lambda x, net: F.interpolate(x, scale_factor=1.7, mode="bilinear"),
+    "bicubic": lambda x, net: F.interpolate(x, scale_factor=2, mode="bicubic"),
+    "pixel_shuffle": lambda x, net: F.pixel_shuffle(x, 2),
+    "pixel_unshuffle": lambda x, net: F.pixel_unshuffle(x, 3),
+    "channel_shuffle": lambda x, net: F.channel_shuffle(x, 2),
+    "flip": lambda x, net: x.flip(1, 3),
+    "roll": lambda x, net: torch.roll(x, (1, -2), (1, 3)) + torch.roll(x, 5),
+    "stack": lambda x, net: torch.stack([x, 2 * x], 2) + torch.stack([x, x + 1], -1).movedim(-1, 2),
+    "repeat": lambda x, net: x.repeat(1, 2, 1, 3),
+    "repeat, new dimension": lambda x, net: x.repeat(2, 1, 1, 1, 1).movedim(0, 1),
+    "repeat_interleave": lambda x, net: x.repeat_interleave(2, dim=2),
+    "reflect": lambda x, net: F.pad(x, (1, 2, 3, 0), mode="reflect"),
+    "replicate": lambda x, net: F.pad(x, (1, 2, 3, 0), mode="replicate"),
+    "circular": lambda x, net: F.pad(x, (1, 2, 3, 0), mode="circular") + F.pad(x, (2, 1, 0, 3), mode="circular"),
+    "chunks": lambda x, net: torch.cat(x.chunk(2, 1)[::-1], 1) - torch.stack(x.unbind(1)[::-1], 1),
+    "reversed channels": lambda x, net: x[:, [3, 2, 1, 0, 0, 2]],
+}
+"""Operations that move or mix positions of feature maps (4, 6, 6)."""
+
 BETWEEN: list[Callable[[Tensor, Any], Tensor]] = [
     lambda x, net: five(x) * net.four,
     lambda x, net: net.four - five(x),

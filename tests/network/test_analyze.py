@@ -141,3 +141,13 @@ def test_an_image_of_8x8_is_large_enough_for_resnet18() -> None:
     spec = resolve_spec("resnet18")
     network = trace_network(build_model(spec, device="meta"), (3, 8, 8), spec=spec)
     assert analyze_network(network).relu_count == 557_056 // 16
+
+
+def test_stages_are_printed_with_their_maps_and_the_rule_that_made_them() -> None:
+    report = report_of("basic")
+    rows = report.to_text().splitlines()
+    assert rows[2].endswith("maps")
+    assert [row.split()[-1] for row in rows[3:5]] == ["8x8", "4x4"]
+    assert "Stages are inferred" in report.to_text()
+    assert report.to_json()["stage_rule"] == "inferred"
+    assert "8x8" in report._repr_html_()

@@ -117,3 +117,35 @@ def test_what_a_layer_reads_is_the_activation_and_not_a_weight_before_it() -> No
 
     layers = {layer.name: layer for layer in layers_of(trace_network(Scaled(), (3, 8, 8)))}
     assert layers["mul"].in_shape == (4, 6, 6)
+
+
+class Wrapped(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x)
+
+
+@pytest.mark.parametrize(
+    ("forms", "compared"),
+    [
+        ((nn.LeakyReLU(), F.leaky_relu), 1),
+        ((nn.Hardswish(), F.hardswish), 2),
+        ((nn.Sigmoid(), torch.sigmoid, F.sigmoid, lambda x: x.sigmoid()), 17),
+        ((nn.SiLU(), F.silu), 17),
+        ((nn.GELU(), F.gelu), 10),
+        ((nn.Softmax(1), lambda x: F.softmax(x, 1), lambda x: x.softmax(1)), 11),
+    ],
+)
+def test_an_activation_costs_comparisons_however_it_is_written(
+    forms: tuple[Callable[[Tensor], Tensor], ...], compared: int
+) -> None:
+    for form in forms:
+        activation = form if isinstance(form, nn.Module) else Wrapped(form)
+        network = trace_network(nn.Sequential(nn.Conv2d(3, 4, 1), activation, nn.Flatten()), (3, 8, 8))
+        (layer,) = [layer for layer in layers_of(network) if layer.kind == "activation"]
+        assert layer.comparisons == compared * layer.outputs == compared * 4 * 8 * 8

@@ -210,6 +210,18 @@ def test_a_run_goes_on_with_its_threads_and_refuses_others(finished: deepreduce.
         deepreduce.optimize(out=finished.folder, threads=2, **free)
 
 
+def test_a_run_that_was_begun_with_other_stages_is_refused(finished: deepreduce.Result, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.folder, copy)
+    described = json.loads((copy / "teacher" / "plan.json").read_text())
+    described["sites"][0]["stage"] = "S9"
+    (copy / "teacher" / "plan.json").write_text(json.dumps(described))
+    with pytest.raises(
+        RunFolderError, match=r"other stages: stem.relu was in S9 and is in S1 now; give another folder"
+    ):
+        deepreduce.optimize(out=copy, **TINY)
+
+
 def test_a_corrupt_network_is_named_and_trained_again(
     finished: deepreduce.Result, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

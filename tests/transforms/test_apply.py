@@ -222,8 +222,8 @@ def test_rho_works_on_any_network_whose_image_meets_a_convolution() -> None:
 
 
 def test_rho_that_leaves_no_room_is_refused_with_its_value() -> None:
-    with pytest.raises(PlanError, match=r"rho 0.5 does not fit vgg16_bn"):
-        reshape(zoo_network("vgg16_bn", device="meta"), rho=0.5)
+    with pytest.raises(PlanError, match=r"rho 0.25 does not fit vgg16_bn"):
+        reshape(zoo_network("vgg16_bn", device="meta"), rho=0.25)
     with pytest.raises(PlanError, match=r"rho is 0.4; .*1/2, 1/3"):
         reshape(TOYS["chain"].network(), rho=0.4)
 

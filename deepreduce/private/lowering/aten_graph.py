@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 import torch.fx.traceback
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from deepreduce.network import Network
 from deepreduce.network.copying import copy_module
@@ -49,8 +52,29 @@ def aten_graph(network: Network) -> fx.GraphModule:
     def run(image: torch.Tensor) -> Any:
         return fx.Interpreter(labelled).run(image)
 
-    with torch.fx.traceback.preserve_node_meta(), torch.no_grad():
+    with torch.fx.traceback.preserve_node_meta(), torch.no_grad(), _CircularPads():
         return make_fx(torch.func.functionalize(run))(torch.zeros(1, *network.input_shape))
+
+
+class _CircularPads(TorchFunctionMode):
+    """Pads circularly by concatenating slices; PyTorch writes them into an empty tensor, which can't be lowered."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.pad or "circular" not in (*args[2:3], kwargs.get("mode")):
+            return func(*args, **kwargs)
+        given = dict(zip(("input", "pad"), args, strict=False)) | dict(kwargs)
+        padded, pad = given["input"], given["pad"]
+        for index in range(len(pad) // 2):  # the last dimension comes first
+            dim, before, after = padded.dim() - 1 - index, pad[2 * index], pad[2 * index + 1]
+            size = padded.shape[dim]
+            inner = padded.narrow(dim, max(-before, 0), size - max(-before, 0) - max(-after, 0))
+            parts = [padded.narrow(dim, size - before, before)] if before > 0 else []
+            parts += [inner, *([padded.narrow(dim, 0, after)] if after > 0 else [])]
+            padded = torch.cat(parts, dim)
+        return padded
 
 
 def layer_of(node: fx.Node) -> str:

@@ -96,6 +96,10 @@ class Constants:
                 f"uses a mask {self._secrets[node]}, but masks are public; compute it when the module is built and"
                 " register it as a boolean buffer (an integer buffer if it selects channels by index)"
             )
+        return self.store_public(tensor, layer)
+
+    def store_public(self, tensor: Tensor, layer: str) -> str:
+        """Store numbers that no number of the server's has a part in; return their name."""
         name = f"{layer}/mask{next(self._numbers)}"
         self.masks[name] = np.ascontiguousarray(np.array(tensor.cpu()))  # a copy
         return name

@@ -20,6 +20,7 @@ from deepreduce.private.lowering.constants import Constants, find_number_read
 from deepreduce.private.lowering.fold_batchnorm import fold_batchnorms
 from deepreduce.private.lowering.operations import NORMS, SAME, SPLITS, operation_of
 from deepreduce.private.lowering.program import Argument, Program, Ref, UnsupportedError
+from deepreduce.private.lowering.rewrite import REWRITES, rewrite
 
 IMAGE = "image"
 
@@ -147,6 +148,8 @@ class _GraphWalker:
             inverse = self.constants[given["other"]].double().reciprocal()
             factor = self.constants.store_tensor(given["other"], inverse, layer_of(node))
             self._add(node, "mul", [given["self"], Ref(factor)])
+        elif name in REWRITES:
+            self._values[node] = rewrite(node, name, given, self).name
         else:
             self._add(node, name, args)
 
@@ -157,6 +160,14 @@ class _GraphWalker:
         given = [self._argument(value, layer) for value in args]
         self._values[node] = self.builder.add(layer, name, given, _shape(node) if shape is None else shape)
         return self._values[node]
+
+    def emit(self, node: fx.Node, name: str, args: Sequence[Any], shape: tuple[int, ...]) -> Ref:
+        """Append an operation to the node's layer; return its output."""
+        return Ref(self._add(node, name, args, shape=shape))
+
+    def public(self, node: fx.Node, tensor: Tensor) -> Ref:
+        """Store numbers that follow from the shapes alone; return a reference to them."""
+        return Ref(self.constants.store_public(tensor, layer_of(node)))
 
     def _argument(self, value: Any, layer: str) -> Argument:
         if isinstance(value, (list, tuple)):

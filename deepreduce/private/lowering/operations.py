@@ -20,6 +20,7 @@ NORMS, SPLITS = operations_of(Role.BATCH_NORM), operations_of(Role.SPLIT)
 _OTHER_NAMES = {"max_pool2d_with_indices": "max_pool2d", "expand_copy": "expand"}
 
 _SUM, _REDUCTION = ("self", "other", "alpha"), ("self", "dim", "keepdim")
+_INTERPOLATION = ("self", "output_size", "align_corners", "scales_h", "scales_w")
 _STATISTICS = ("input", "weight", "bias", "running_mean", "running_var")
 
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
@@ -49,6 +50,24 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "_native_batch_norm_legit_no_training": (*_STATISTICS, "momentum", "eps"),
     "cudnn_batch_norm": (*_STATISTICS, "training", "exponential_average_factor", "epsilon"),
     "_batch_norm_no_update": (*_STATISTICS, "momentum", "eps"),
+    "leaky_relu": ("self", "negative_slope"), "_prelu_kernel": ("self", "weight"), "softshrink": ("self", "lambd"),
+    "hardsigmoid": ("self",), "hardswish": ("self",), "abs": ("self",),
+    "maximum": ("self", "other"), "minimum": ("self", "other"), "amax": ("self", "dim", "keepdim"),
+    "adaptive_max_pool2d": ("self", "output_size"),
+    "sigmoid": ("self",), "silu": ("self",), "tanh": ("self",), "gelu": ("self", "approximate"),
+    "elu": ("self", "alpha", "scale", "input_scale"), "_softmax": ("self", "dim", "half_to_float"),
+    "celu": ("self", "alpha"), "glu": ("self", "dim"),
+    "upsample_nearest2d": ("self", "output_size", "scales_h", "scales_w"),
+    "_upsample_nearest_exact2d": ("self", "output_size", "scales_h", "scales_w"),
+    "upsample_bilinear2d": _INTERPOLATION, "_upsample_bilinear2d_aa": _INTERPOLATION,
+    "upsample_bicubic2d": _INTERPOLATION, "_upsample_bicubic2d_aa": _INTERPOLATION,
+    "reflection_pad1d": ("self", "padding"), "reflection_pad2d": ("self", "padding"),
+    "reflection_pad3d": ("self", "padding"), "replication_pad1d": ("self", "padding"),
+    "replication_pad2d": ("self", "padding"), "replication_pad3d": ("self", "padding"),
+    "flip": ("self", "dims"), "roll": ("self", "shifts", "dims"), "repeat": ("self", "repeats"),
+    "stack": ("tensors", "dim"), "pixel_shuffle": ("self", "upscale_factor"),
+    "pixel_unshuffle": ("self", "downscale_factor"), "channel_shuffle": ("self", "groups"),
+    "native_channel_shuffle": ("self", "groups"),
     "split": ("self", "split_size", "dim"), "split_with_sizes": ("self", "split_sizes", "dim"),
     "unbind": ("self", "dim"),
 }  # fmt: skip

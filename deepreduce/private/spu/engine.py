@@ -43,7 +43,7 @@ class Engine:
     ) -> None:
         _set_log(log)
         self._program, self._address = program, address
-        self._config = _runtime_config(protocol)
+        self._config = runtime_config(protocol)
         self._io = spu.Io(protocol.parties, self._config)
         self._executables = [_compile(index, layer, program, masks) for index, layer in enumerate(program.layers)]
         self._profile = ProfileLog(log)
@@ -96,12 +96,14 @@ def _set_log(path: Path) -> None:
     libspu.logging.setup_logging(options)
 
 
-def _runtime_config(protocol: MpcProtocol) -> Any:
+def runtime_config(protocol: MpcProtocol) -> Any:
+    """Return the engine's settings for a protocol."""
     config = libspu.RuntimeConfig(
         protocol=getattr(libspu.ProtocolKind, protocol.name.upper()),
         field=libspu.FieldType.FM64,
         fxp_fraction_bits=FRACTION_BITS,
     )
+    config.fxp_exp_mode = libspu.RuntimeConfig.EXP_PADE  # the default's error is 50 times as large
     config.enable_pphlo_profile = True
     config.experimental_enable_colocated_optimization = True  # inputs stay with their owners, unshared, until used
     return config

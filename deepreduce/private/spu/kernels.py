@@ -14,8 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepreduce.private.lowering.program import UnsupportedError
+from deepreduce.private.spu import activations
 from deepreduce.private.spu.layout import Value, align, in_torch_layout, stored_axis
-from deepreduce.private.spu.pooling import adaptive_avg_pool, avg_pool, max_pool, mean_over, sum_over
+from deepreduce.private.spu.pooling import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    avg_pool,
+    max_over,
+    max_pool,
+    mean_over,
+    sum_over,
+)
+from deepreduce.private.spu.resampling import index_select, resample
 
 
 def _elementwise(function: Callable[[Value, Value], Value]) -> Callable[..., Value]:
@@ -61,18 +71,7 @@ def _matmul(a: Value, b: Value, *, shape: tuple[int, ...]) -> Value:
     return jnp.matmul(a, b)
 
 
-# -- activations --------------------------------------------------------------------------------------------
-
-
-def _relu(x: Value, *, shape: tuple[int, ...]) -> Value:
-    return jnp.maximum(x, 0.0)
-
-
-def _clamp(x: Value, low: float | None = None, high: float | None = None, *, shape: tuple[int, ...]) -> Value:
-    if any(isinstance(bound, jax.Array | np.ndarray) for bound in (low, high)):
-        raise UnsupportedError("clamps by bounds that are tensors")
-    x = x if low is None else jnp.maximum(x, float(low))
-    return x if high is None else jnp.minimum(x, float(high))
+# -- element-wise -------------------------------------------------------------------------------------------
 
 
 def _power(x: Value, exponent: Value, *, shape: tuple[int, ...]) -> Value:
@@ -131,12 +130,6 @@ def _select(x: Value, dim: int, index: int, *, shape: tuple[int, ...]) -> Value:
     return x[(slice(None),) * (dim % x.ndim) + (index,)]
 
 
-def _index_select(x: Value, dim: int, indices: Value, *, shape: tuple[int, ...]) -> Value:
-    if not isinstance(indices, np.ndarray):
-        raise UnsupportedError("selects by indices that depend on the image")
-    return jnp.take(x, indices, axis=stored_axis(x, dim))
-
-
 def _transpose(x: Value, a: int = 0, b: int = 1, *, shape: tuple[int, ...]) -> Value:
     return jnp.swapaxes(x, a, b)
 
@@ -156,12 +149,29 @@ KERNELS: dict[str, Callable[..., Value]] = {
     "addmm": _linear,
     "mm": _matmul,
     "bmm": _matmul,
-    "relu": _relu,
-    "hardtanh": _clamp,
-    "clamp": _clamp,
-    "clamp_min": _clamp,
-    "clamp_max": lambda x, high, *, shape: _clamp(x, None, high, shape=shape),
+    "relu": activations.relu,
+    "hardtanh": activations.clamp,
+    "clamp": activations.clamp,
+    "clamp_min": activations.clamp,
+    "clamp_max": lambda x, high, *, shape: activations.clamp(x, None, high, shape=shape),
+    "leaky_relu": activations.leaky_relu,
+    "_prelu_kernel": activations.prelu,
+    "hardsigmoid": activations.hardsigmoid,
+    "hardswish": activations.hardswish,
+    "softshrink": activations.softshrink,
+    "abs": activations.absolute,
+    "maximum": _elementwise(jnp.maximum),
+    "minimum": _elementwise(jnp.minimum),
+    "sigmoid": activations.sigmoid,
+    "silu": activations.silu,
+    "tanh": activations.tanh,
+    "gelu": activations.gelu,
+    "elu": activations.elu,
+    "_softmax": activations.softmax,
+    "upsample_bilinear2d": resample,
+    "amax": max_over,
     "max_pool2d": max_pool,
+    "adaptive_max_pool2d": adaptive_max_pool,
     "avg_pool2d": avg_pool,
     "_adaptive_avg_pool2d": adaptive_avg_pool,
     "mean": mean_over,
@@ -184,7 +194,7 @@ KERNELS: dict[str, Callable[..., Value]] = {
     "t": in_torch_layout(lambda x, *, shape: x.T),
     "slice": _slice,
     "select": in_torch_layout(_select),
-    "index_select": _index_select,
+    "index_select": index_select,
     "expand": in_torch_layout(_expand),
     "constant_pad_nd": in_torch_layout(_pad),
 }

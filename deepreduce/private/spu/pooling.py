@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,22 +68,44 @@ def avg_pool(
 
 def adaptive_avg_pool(x: Value, size: list[int], *, shape: tuple[int, ...]) -> Value:
     """Return the means over a grid of windows that covers the image."""
-    rows, columns = (
-        [(math.floor(i * n / out), math.ceil((i + 1) * n / out)) for i in range(out)]
-        for n, out in zip(x.shape[1:3], shape[2:], strict=True)
-    )
+    rows, columns = _grid(x, shape)
     sums = [[jnp.sum(x[:, a:b, c:d], axis=(1, 2)) for c, d in columns] for a, b in rows]
     total = jnp.stack([jnp.stack(row, axis=1) for row in sums], axis=1)
     counts = np.array([[(b - a) * (d - c) for c, d in columns] for a, b in rows], np.float32)[None, :, :, None]
     return total * (1.0 / float(counts.flat[0]) if np.ptp(counts) == 0 else 1.0 / counts)
 
 
+def adaptive_max_pool(x: Value, size: list[int], *, shape: tuple[int, ...]) -> Value:
+    """Return the largest values over a grid of windows that covers the image."""
+    rows, columns = _grid(x, shape)
+    found = [[jnp.max(x[:, a:b, c:d], axis=(1, 2)) for c, d in columns] for a, b in rows]
+    return jnp.stack([jnp.stack(row, axis=1) for row in found], axis=1)
+
+
+def _grid(x: Value, shape: tuple[int, ...]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return the (first, end) of the rows and of the columns of an adaptive pool's windows."""
+    rows, columns = (
+        [(math.floor(i * n / out), math.ceil((i + 1) * n / out)) for i in range(out)]
+        for n, out in zip(x.shape[1:3], shape[2:], strict=True)
+    )
+    return rows, columns
+
+
+def max_over(x: Value, dims: list[int] | None = None, keepdim: bool = False, *, shape: tuple[int, ...]) -> Value:
+    """Return the largest value over the dimensions `dims` (none: all)."""
+    return _reduce(jnp.max, x, dims, keepdim)
+
+
 def sum_over(x: Value, dims: list[int] | None = None, keepdim: bool = False, *, shape: tuple[int, ...]) -> Value:
     """Return the sum over the dimensions `dims` (None: all)."""
+    return _reduce(jnp.sum, x, dims, keepdim)
+
+
+def _reduce(function: Callable[..., Value], x: Value, dims: list[int] | None, keepdim: bool) -> Value:
     chosen = list(range(x.ndim)) if not dims else [dim % x.ndim for dim in dims]
     if x.ndim != 4 or (not keepdim and sorted(chosen) not in ([0, 1, 2, 3], [2, 3], [1, 2, 3])):
-        return to_stored(jnp.sum(to_torch(x), axis=tuple(chosen), keepdims=keepdim))
-    return jnp.sum(x, axis=tuple(stored_axis(x, dim) for dim in chosen), keepdims=keepdim)
+        return to_stored(function(to_torch(x), axis=tuple(chosen), keepdims=keepdim))
+    return function(x, axis=tuple(stored_axis(x, dim) for dim in chosen), keepdims=keepdim)
 
 
 def mean_over(x: Value, dims: list[int] | None = None, keepdim: bool = False, *, shape: tuple[int, ...]) -> Value:

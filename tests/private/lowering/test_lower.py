@@ -19,7 +19,7 @@ from deepreduce.network.cost_layers import layers_of
 from deepreduce.transforms import apply_plan
 from tests.helpers.actions import EXAMPLES, random_plan
 from tests.helpers.plain_engine import assert_agrees, calibrated, lowered
-from tests.helpers.private_layers import BETWEEN, SUPPORTED, MaskedPolynomials, between
+from tests.helpers.private_layers import ACTIVATIONS, BETWEEN, MOVES, SUPPORTED, MaskedPolynomials, between
 from tests.helpers.zoo import STEPS, TOYS, WRITTEN, OptionA, RandomGraph
 
 pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
@@ -69,8 +69,8 @@ def test_the_network_is_left_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.GELU(), "act computes gelu"),
-        (nn.Softmax(dim=1), "act computes _softmax"),
+        (nn.Mish(), "act computes mish"),
+        (nn.LogSoftmax(dim=1), "act computes _log_softmax"),
         (nn.GroupNorm(2, 4), "act computes native_group_norm"),
         (nn.ConvTranspose2d(4, 4, 2), "act is a transposed convolution"),
         (nn.InstanceNorm2d(4), "act normalises by the image's own statistics"),
@@ -121,6 +121,11 @@ def test_the_layers_of_masks_have_the_names_of_their_sites_and_masks_are_public(
 @pytest.mark.parametrize("call", BETWEEN)
 def test_an_operation_between_layers_computes_what_pytorch_computes(call: Callable[[Tensor, Any], Tensor]) -> None:
     assert_agrees(between(call))
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS, *MOVES])
+def test_an_activation_or_a_move_computes_what_pytorch_computes(name: str) -> None:
+    assert_agrees(between({**ACTIVATIONS, **MOVES}[name]))
 
 
 def test_shortcuts_of_option_a_compute_what_pytorch_computes_and_are_analyzed() -> None:

@@ -23,7 +23,8 @@ def overloads() -> Iterator[tuple[str, OpOverload]]:
         for overload in map(packet.__getattr__, packet.overloads()):
             types = [str(argument.type) for argument in overload._schema.arguments]
             writes = any(a.alias_info is not None and a.alias_info.is_write for a in overload._schema.arguments)
-            if any("Tensor" in kind for kind in types) and not writes:
+            is_vec = overload._overloadname == "vec"  # names its tensor otherwise, so it is refused as a whole
+            if any("Tensor" in kind for kind in types) and not writes and not is_vec:
                 yield name, overload
 
 

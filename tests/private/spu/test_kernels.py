@@ -6,7 +6,7 @@ Tests of the lowering run in plain JAX, which has operations that SPU lacks.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepreduce.network import Network, trace_network
+from deepreduce.private.approximations import ERRORS
 from deepreduce.private.lowering.lower import Lowered
 from deepreduce.private.lowering.operations import ARGUMENTS, NORMS, SAME, SPLITS
+from deepreduce.private.lowering.rewrite import REWRITES
+from deepreduce.private.protocol import protocol_named
 from deepreduce.transforms import apply_plan
 from tests.helpers.actions import random_plan
 from tests.helpers.plain_engine import calibrated, lowered
-from tests.helpers.private_layers import BETWEEN, MaskedPolynomials, between
+from tests.helpers.private_layers import ACTIVATIONS, BETWEEN, MOVES, MaskedPolynomials, between
 from tests.helpers.private_networks import needs_engine
 from tests.helpers.zoo import TOYS, WRITTEN, OptionA
 
@@ -33,16 +36,12 @@ SHAPE = (4, 12, 10)
 
 def simulated(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
     """Return logits (1, classes) for one image (1, C, H, W): each layer by two threads with shares, under Semi2k."""
-    from spu import libspu
     from spu.utils.simulation import Simulator, sim_jax
 
-    from deepreduce.private.spu.engine import FRACTION_BITS
+    from deepreduce.private.spu.engine import runtime_config
     from deepreduce.private.spu.layer_function import layer_function
 
-    config = libspu.RuntimeConfig(
-        protocol=libspu.ProtocolKind.SEMI2K, field=libspu.FieldType.FM64, fxp_fraction_bits=FRACTION_BITS
-    )
-    simulator, program = Simulator(2, config), found.program
+    simulator, program = Simulator(2, runtime_config(protocol_named("semi2k"))), found.program
     values: dict[str, Any] = dict(found.weights)
     values[program.image] = image.permute(0, 2, 3, 1).numpy()
     for layer in program.layers:
@@ -113,6 +112,54 @@ def test_the_engine_computes_operations_between_layers_as_pytorch_does() -> None
     agrees(trace_network(Written(), SHAPE))
 
 
+def together(calls: Sequence[Callable[[Tensor, Any], Tensor]]) -> Network:
+    """Return a network whose classifier reads what several operations make of the same feature maps."""
+    return between(lambda x, net: torch.cat([call(x, net).flatten(1) for call in calls], 1))
+
+
+SOME = ["leaky_relu", "hardswish", "silu", "softmax", "bilinear", "nearest", "pixel_shuffle", "flip", "reflect"]
+
+
+def test_the_engine_computes_activations_and_moves_as_pytorch_does() -> None:
+    agrees(together([{**ACTIVATIONS, **MOVES}[name] for name in SOME]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", [ACTIVATIONS, MOVES])
+def test_the_engine_computes_all_activations_and_moves(calls: dict[str, Callable[[Tensor, Any], Tensor]]) -> None:
+    agrees(together(list(calls.values())))
+
+
+def simulated_kernel(kernel: str, x: np.ndarray[Any, Any], *args: Any) -> np.ndarray[Any, Any]:
+    """Return what two threads with shares compute under Semi2k."""
+    from spu.utils.simulation import Simulator, sim_jax
+
+    from deepreduce.private.spu.engine import runtime_config
+    from deepreduce.private.spu.kernels import KERNELS
+
+    simulator = Simulator(2, runtime_config(protocol_named("semi2k")))
+    return np.asarray(sim_jax(simulator, lambda given: KERNELS[kernel](given, *args, shape=given.shape))(x))
+
+
+def test_approximations_are_as_close_as_promised_however_large_the_input() -> None:
+    x = np.concatenate([np.linspace(-limit, limit, 101, dtype=np.float32) for limit in (3, 20, 600, 30_000)])
+    given, size = torch.from_numpy(x), np.maximum(np.abs(x), 1)
+    assert set(ERRORS) == {"sigmoid", "silu", "tanh", "gelu", "elu", "_softmax"}
+    for name, function in (("sigmoid", torch.sigmoid), ("silu", F.silu), ("tanh", torch.tanh), ("elu", F.elu)):
+        error = np.abs(simulated_kernel(name, x) - function(given).numpy())
+        assert np.all(error <= bound_of(name) * (size if "|x|" in ERRORS[name] else 1)), name
+    for form in ("none", "tanh"):
+        error = np.abs(simulated_kernel("gelu", x, form) - F.gelu(given, approximate=form).numpy())
+        assert np.all(error <= bound_of("gelu") * size), form
+    rows = np.stack([x[:100], x[100:200], x[200:300], x[300:400]])
+    error = np.abs(simulated_kernel("_softmax", rows, -1) - torch.from_numpy(rows).softmax(-1).numpy())
+    assert np.all(error <= bound_of("_softmax"))
+
+
+def bound_of(name: str) -> float:
+    return float(ERRORS[name].partition(" ")[0])
+
+
 def masked(name: str, kind: str) -> Network:
     network = TOYS[name].network()
     return apply_plan(network, random_plan(network, kind, 0))
@@ -147,7 +194,10 @@ def test_the_engine_computes_all_that_can_be_lowered(name: str) -> None:
 def test_every_operation_of_the_table_has_a_function_that_takes_its_arguments() -> None:
     from deepreduce.private.spu.kernels import KERNELS
 
-    assert set(KERNELS) == set(ARGUMENTS) - SAME - NORMS - SPLITS - {"index"}
+    rewritten = set(REWRITES) - {"upsample_bilinear2d"}
+    assert set(KERNELS) == set(ARGUMENTS) - SAME - NORMS - SPLITS - {"index"} - rewritten
     for name, function in KERNELS.items():
+        if name in REWRITES:
+            continue  # with other arguments: the weights of rows and columns
         given = ARGUMENTS[name][:3] if name == "addmm" else ARGUMENTS[name]  # beta and alpha go into its weights
         inspect.signature(function).bind(*given, shape=())
