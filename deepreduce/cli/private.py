@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from deepreduce.cli.output import say
 from deepreduce.errors import UserError
 
 app = typer.Typer(
@@ -90,11 +91,11 @@ def run(
     if csv_file is not None:
         write_text(csv_file, found.to_csv())
     if as_json:
-        print(json.dumps({"link": link, **found.to_json()}, indent=2))
+        say(json.dumps({"link": link, **found.to_json()}, indent=2))
         return
-    print(found.to_text(chosen_link))
+    say(found.to_text(chosen_link))
     if csv_file is not None:
-        print(f"\nLayers written to {csv_file}.")
+        say(f"\nLayers written to {csv_file}.")
 
 
 @app.command()
@@ -138,7 +139,7 @@ def serve(
             protocol=protocol,
             standardisation=saved.standardisation,
             timeout_s=timeout,
-            report=lambda line: print(line, flush=True),
+            report=say,
             idle_s=idle,
             cost=cost,
         )
@@ -183,7 +184,7 @@ def query(
     with open_session(host, port, timeout_s=timeout, protocol=protocol) as session:
         server, label = session.server, session.server.protocol.label
         if not as_json:
-            print(f"{server.program.network} under {label}", flush=True)
+            say(f"{server.program.network} under {label}")
         replies = []
         for name in image:
             reply = session.query(image_to_query(name, server, chosen.data, seed=chosen.seed))
@@ -197,9 +198,9 @@ def query(
             )
             if not as_json:
                 logits = " ".join(f"{value:.3f}" for value in reply.logits)
-                print(f"{name}: class {reply.predicted_class}, {reply.seconds:.2f} s, logits {logits}", flush=True)
+                say(f"{name}: class {reply.predicted_class}, {reply.seconds:.2f} s, logits {logits}")
     if as_json:
-        print(json.dumps({"protocol": label, "replies": replies}, indent=2))
+        say(json.dumps({"protocol": label, "replies": replies}, indent=2))
 
 
 @app.command()
@@ -236,10 +237,10 @@ def calibrate(
     if out is not None:
         write_json(out, found.to_json())
     if as_json:
-        print(json.dumps(found.to_json(), indent=2))
+        say(json.dumps(found.to_json(), indent=2))
         return
-    print(found.to_text())
-    print(f"\n{name} kept in {kept}.")
+    say(found.to_text())
+    say(f"\n{name} kept in {kept}.")
 
 
 # -- checks before anything starts ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from deepreduce.store.names import LOG, LOGITS_CACHE
 from deepreduce.store.run_folder import RunFolder
 from deepreduce.training import Stopped
 from deepreduce.training.autotune import using_threads
+from deepreduce.utils.printable import PrintableFormatter
 from deepreduce.utils.stop import StopRequest
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class _RunLog(logging.FileHandler):
 def _log_file(path: Path) -> Iterator[None]:
     """Write everything that deepreduce logs to a file as well."""
     handler = _RunLog(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("deepreduce")
     level = logger.level
     logger.addHandler(handler)
