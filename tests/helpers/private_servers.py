@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from deepreduce.private.handshake import ServerInfo
+from deepreduce.private.handshake import ServerInfo, hello_message
 from deepreduce.private.parties.processes import HOST
 from deepreduce.private.parties.wire import Message, receive, send
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.serving import listen, serve
+from deepreduce.private.tls import Tls
 from tests.helpers.plain_engine import lowered
 from tests.helpers.private_networks import small_resnet
 
@@ -105,13 +106,20 @@ class RunningServer:
 
     def connect(self) -> socket.socket:
         """Connect as a client that has received the server's information."""
-        connection = socket.create_connection((HOST, self.port), timeout=30)
+        connection = self.connect_silently()
+        send(connection, hello_message())
         assert receive(connection, within_s=30).kind == "server"
         return connection
 
+    def connect_silently(self) -> socket.socket:
+        """Connect, and say nothing."""
+        return socket.create_connection((HOST, self.port), timeout=30)
+
 
 @contextmanager
-def running_server(*, idle_s: float = 60.0) -> Iterator[RunningServer]:
+def running_server(
+    *, idle_s: float = 60.0, silent_s: float = 60.0, tls: Tls | None = None
+) -> Iterator[RunningServer]:
     """Serve `small_resnet` under Semi2k on a free port."""
     lines: queue.Queue[str] = queue.Queue()
     ended: list[BaseException] = []
@@ -121,9 +129,9 @@ def running_server(*, idle_s: float = 60.0) -> Iterator[RunningServer]:
             try:
                 serve(
                     small_resnet(), listener, protocol="semi2k", standardisation=None, timeout_s=60, report=lines.put,
-                    idle_s=idle_s,
+                    idle_s=idle_s, silent_s=silent_s, tls=tls,
                 )  # fmt: skip
-            except BaseException as error:
+            except OSError as error:
                 ended.append(error)
 
         thread = threading.Thread(target=run, daemon=True)
@@ -136,3 +144,4 @@ def running_server(*, idle_s: float = 60.0) -> Iterator[RunningServer]:
         assert ended == []
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(30)
+        assert not thread.is_alive() and len(ended) == 1  # the sessions' threads have ended with it

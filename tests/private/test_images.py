@@ -11,7 +11,7 @@ from PIL import Image
 
 from deepreduce.data import Standardisation
 from deepreduce.errors import DataError
-from deepreduce.private.images import read_pixels, standardise
+from deepreduce.private.images import MAX_VALUES, read_image, standardise
 
 COLOUR = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
 

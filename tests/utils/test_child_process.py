@@ -173,7 +173,9 @@ def test_no_child_outlives_its_parent_however_that_ends(end: signal.Signals) -> 
 
 
 def test_a_child_that_is_still_importing_dies_with_its_parent() -> None:
-    start = "from deepreduce.utils.child_process import ChildProcess as C; c = C('tests.helpers.slow_import'); input()"
+    start = (
+        "from deepreduce.utils.child_process import ChildProcess as C; c = C('tests.helpers.slow_import'); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     ) as parent:
