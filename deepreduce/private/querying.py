@@ -32,6 +32,8 @@ from deepreduce.private.tls import Tls, explain
 
 _MAX_MESSAGE_BYTES = 2**28
 """Most bytes of a server's message, which holds the program and the masks of a plan."""
+_LOOK = "look at its terminal, then try again"
+"""The repair if nothing is known but that the server disconnected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,8 @@ def open_session(
     check_installed()
     with _connect(host, port, tls) as connection:
         _send(connection, hello_message())
-        server = ServerInfo.from_message(_receive(connection, within_s=HANDSHAKE_S))
+        repair = _LOOK if tls is not None else f"{_LOOK}; if it speaks TLS, give --tls-ca"
+        server = ServerInfo.from_message(_receive(connection, within_s=HANDSHAKE_S, repair=repair))
         _check_protocol(server.protocol, chosen, at=f"{host}:{port}")
         _check_link(server, tls, at=f"{host}:{port}")
         check(server)
@@ -187,15 +190,15 @@ def _hosts(connection: socket.socket) -> tuple[str, str]:
         raise RunError(_disconnect_text(error)) from error
 
 
-def _receive(connection: socket.socket, *, within_s: float) -> Message:
+def _receive(connection: socket.socket, *, within_s: float, repair: str = _LOOK) -> Message:
     try:
         return receive(connection, max_bytes=_MAX_MESSAGE_BYTES, within_s=within_s)
     except MessageError as error:
         raise RunError(f"{NO_SERVER} ({error})") from error
     except SilentError as error:
-        raise RunError(f"the server was silent for {within_s:.0f} s; look at its terminal, then try again") from error
+        raise RunError(f"the server was silent for {within_s:.0f} s; {repair}") from error
     except ClosedError as error:
-        raise RunError(_disconnect_text(error)) from error
+        raise RunError(_disconnect_text(error, repair)) from error
 
 
 def _send(connection: socket.socket, message: Message) -> None:
@@ -205,8 +208,8 @@ def _send(connection: socket.socket, message: Message) -> None:
         raise RunError(_disconnect_text(error)) from error
 
 
-def _disconnect_text(error: Exception) -> str:
+def _disconnect_text(error: Exception, repair: str = _LOOK) -> str:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
         return explain(cause, other="the server")  # under TLS 1.3 its refusal of a certificate arrives this late
-    return f"the server disconnected ({error}); look at its terminal, then try again"
+    return f"the server disconnected ({error}); {repair}"

@@ -24,6 +24,8 @@ _NO_TLS = (
     "PACKET_LENGTH_TOO_LONG",
 )
 """OpenSSL's reasons when the bytes that arrive are not TLS."""
+_UNKNOWN_SIGNER = (18, 19, 20, 21)
+"""OpenSSL's codes of certificates that nobody signed who is trusted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,8 @@ def explain(error: Exception, *, other: str) -> str:
     """Return one line for a failed handshake with `other` ("the server"), with the repair if it is known."""
     reason = getattr(error, "reason", None) or ""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate of {other} is not accepted: {error.verify_message.rstrip('.')}"
+        repair = "; give the --tls-ca that signed it" if error.verify_code in _UNKNOWN_SIGNER else ""
+        return f"the certificate of {other} is not accepted: {error.verify_message.rstrip('.')}{repair}"
     if reason in _NO_TLS:
         return f"{other} does not speak TLS; give the --tls options on both sides, or on neither"
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":

@@ -52,9 +52,7 @@ class Authority:
 def write_key(path: Path, key: ec.EllipticCurvePrivateKey, *, password: bytes | None = None) -> Path:
     """Write a key, encrypted if a password is given."""
     encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-    )
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
     return path
 
 

@@ -50,6 +50,10 @@ NO_MESSAGES = {
 """Bytes that a stranger may send, by what is wrong with them."""
 
 
+HELLO = with_header(json.dumps({"kind": "hello", "values": dict(hello_message().values), "arrays": []}))
+"""The first bytes of a client."""
+
+
 def server_info(protocol: str) -> ServerInfo:
     """Return what a server of `small_resnet` sends to its clients."""
     network = small_resnet()

@@ -146,7 +146,10 @@ def test_a_client_that_never_completes_the_handshake_makes_room_for_the_next(
 
 @pytest.mark.parametrize("host", ["0", "0.0", "0x0", "00000000"])
 def test_every_address_is_listened_on_only_where_that_is_said(host: str) -> None:
-    with pytest.raises(UserError, match=f"--host '{host}' would listen on every address; give 0.0.0.0"), listen(host, 0):
+    with (
+        pytest.raises(UserError, match=f"--host '{host}' would listen on every address; give 0.0.0.0"),
+        listen(host, 0),
+    ):
         raise AssertionError
     with listen("0.0.0.0", 0) as listener:
         assert listener.getsockname()[0] == "0.0.0.0"
@@ -181,9 +184,7 @@ def ask_for_turn(server: RunningServer) -> socket.socket:
     return connection
 
 
-def test_clients_that_only_connect_hold_up_nobody(
-    parties: type[FakeParty], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clients_that_only_connect_hold_up_nobody(parties: type[FakeParty], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "_MOST_CONNECTIONS", 3)
     with running_server() as server, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(server.connect_silently()) for _ in range(3)]

@@ -86,8 +86,8 @@ class PartyProcess:
     ) -> None:
         """Send the parties' addresses and, to the server's process, the weights; it answers when it is connected.
 
-        The answer of `prepare` comes first if it was not received yet. `silent_s` is how many seconds another party may
-        be silent, now and later.
+        The answer of `prepare` comes first if it was not received yet. `silent_s` is how many seconds another party
+        may be silent, now and later.
         """
         values = {
             "rank": self.rank,
