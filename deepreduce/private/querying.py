@@ -150,7 +150,10 @@ def _wait_for_turn(connection: socket.socket, *, timeout_s: float, report: Calla
     """Return the port of the server's engine, which the server sends when it is this client's turn."""
     deadline = time.monotonic() + timeout_s
     while True:
-        message = _receive(connection, within_s=max(deadline - time.monotonic(), 0.0))
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise RunError(f"the turn did not come within {timeout_s:g} s; try again, or give a longer --timeout")
+        message = _receive(connection, within_s=left_s)
         ahead = read_wait(message)
         if ahead is None:
             port = read_port(message)

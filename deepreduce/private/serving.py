@@ -95,7 +95,8 @@ def serve(
     clients = _Clients(service, report)
     own_host, own_port = listener.getsockname()
     clients.report(
-        f"serving {network.name}, {network.relu_count:,} ReLUs, under {chosen.label} at {own_host}:{own_port}"
+        f"serving {network.name}, {network.relu_count:,} ReLUs, {_words(tls)}under {chosen.label} at"
+        f" {own_host}:{own_port}"
     )
     try:
         while True:
@@ -103,6 +104,12 @@ def serve(
                 clients.admit(*listener.accept())
     finally:
         clients.disconnect()
+
+
+def _words(tls: Tls | None) -> str:
+    if tls is None:
+        return ""
+    return "over TLS, " if tls.link is not None else "over TLS (the engines' link is plain TCP), "
 
 
 class _Clients:

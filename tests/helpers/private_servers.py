@@ -142,6 +142,7 @@ def running_server(
         thread.start()
         server = RunningServer(port=listener.getsockname()[1], lines=lines)
         line = server.wait_for("serving", within_s=60)
+        assert ("over TLS" in line) == (tls is not None)
         # the port that it got, although any was asked for
         assert line.endswith(f"under semi2k (trusted dealer: a cost reference) at {HOST}:{server.port}")
         yield server
