@@ -25,7 +25,7 @@ from deepreduce.config.build import (
 )
 from deepreduce.config.inputs import choose_device, facts_without_data, load_data, some_images
 from deepreduce.config.load import config_for_network, read_run_config, resolve_config
-from deepreduce.config.schema import DataConfig, OptimizeConfig
+from deepreduce.config.schema import OptimizeConfig
 from deepreduce.cost.link import link_named
 from deepreduce.data import ImageData
 from deepreduce.errors import DataError, DeepReduceError, UserError
@@ -42,8 +42,6 @@ from deepreduce.network import (
 )
 from deepreduce.observers.base import RunObserver
 from deepreduce.private import PrivateRun, measure
-from deepreduce.private.handshake import ServerInfo
-from deepreduce.private.images import read_pixels, standardise
 from deepreduce.report.published import Overlay
 from deepreduce.run.dry_run import DryRun, dry_run_of
 from deepreduce.run.optimize import run
@@ -414,19 +412,3 @@ def first_images(data: ImageData, count: int) -> Tensor:
     while sum(len(batch) for batch in found) < count:
         found.append(next(batches)[0])
     return torch.cat(found)[:count]
-
-
-def image_to_query(name: str, server: ServerInfo, data: DataConfig, *, seed: int) -> Tensor:
-    """Return the image (C, H, W), standardised as `server` does: from a file of pixel values, or a test image.
-
-    `name` is a path, or the number of one of `data`'s test images. Raises `DataError` if it is neither.
-    """
-    if not name.isdigit():
-        return standardise(read_pixels(Path(name), server.input_shape), server.standardisation)
-    found = load_data(data, seed=seed)
-    image = first_images(found, int(name) + 1)[-1]
-    if found.standardisation is None or server.standardisation is None:
-        return image
-    own = found.standardisation
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (own.mean, own.std))
-    return standardise(image * std + mean, server.standardisation)  # the server may have trained on other images

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from deepreduce.cli import private as private_cli
 from deepreduce.cli.checks import check_writable, whole_numbers
 from deepreduce.cli.outcome import exit_code_of
+from deepreduce.cli.output import say
 from deepreduce.errors import UserError
-from deepreduce.utils.text import escaped as printable
+from deepreduce.utils.printable import PrintableFormatter, printable
 
 if TYPE_CHECKING:
     from deepreduce.config.schema import OptimizeConfig
@@ -73,9 +74,9 @@ def analyze(
     )
     if csv_file is not None:
         write_text(csv_file, report.to_csv())
-    print(json.dumps(report.to_json(), indent=2) if as_json else report.to_text())
+    say(json.dumps(report.to_json(), indent=2) if as_json else report.to_text())
     if csv_file is not None and not as_json:
-        print(f"\nSites written to {csv_file}.")
+        say(f"\nSites written to {csv_file}.")
 
 
 @app.command()
@@ -148,15 +149,15 @@ def optimize(
     )
     if dry_run:
         planned = api.dry_run(chosen)
-        print(json.dumps(planned.to_json(), indent=2) if as_json else planned.to_text())
+        say(json.dumps(planned.to_json(), indent=2) if as_json else planned.to_text())
         return
     with _progress_shown() as progress:
         result = api.optimize(config=chosen, out=out, observers=[progress])
     if as_json:
-        print(json.dumps(result.to_json(), indent=2))
+        say(json.dumps(result.to_json(), indent=2))
         return
-    print(result.table())
-    print(f"\n{result.summary()}")
+    say(result.table())
+    say(f"\n{result.summary()}")
 
 
 @app.command()
@@ -175,11 +176,11 @@ def evaluate(
     chosen = _config_of(candidate, config, data, settings, device=device)
     found = evaluate_network(candidate, chosen, trust_code=trust_code)
     if as_json:
-        print(json.dumps(found.to_json(), indent=2))
+        say(json.dumps(found.to_json(), indent=2))
         return
-    print(f"{found.path}: {printable(found.label)}, {found.relu_count:,} ReLUs")
-    print(f"validation accuracy {100 * found.val_accuracy:.2f} %")
-    print(f"test accuracy       {100 * found.test_accuracy:.2f} % ({found.test_images:,} images)")
+    say(f"{found.path}: {printable(found.label)}, {found.relu_count:,} ReLUs")
+    say(f"validation accuracy {100 * found.val_accuracy:.2f} %")
+    say(f"test accuracy       {100 * found.test_accuracy:.2f} % ({found.test_images:,} images)")
 
 
 @app.command()
@@ -201,10 +202,10 @@ def export(
     chosen = _config_of(candidate, config, data, settings)
     written = export_reduced(candidate, chosen, to=to, out=out, fold=fold, trust_code=trust_code)
     if as_json:
-        print(json.dumps(written.to_json(), indent=2))
+        say(json.dumps(written.to_json(), indent=2))
         return
-    print(f"{written.path}: {written.relu_count:,} ReLUs, {written.file_bytes:,} bytes")
-    print(
+    say(f"{written.path}: {written.relu_count:,} ReLUs, {written.file_bytes:,} bytes")
+    say(
         f"agrees with PyTorch on {written.checked_images} test images: same predictions, largest difference of logits"
         f" {written.max_abs_error:.3g}"
     )
@@ -240,7 +241,7 @@ def plot(
             path=published, dataset=dataset, backbone=backbone, methods=tuple(method) if method else None
         )
     for path in redraw(run, title=title, overlay=overlay, objective=objective, preset=preset):
-        print(path)
+        say(path)
 
 
 @app.command()
@@ -252,7 +253,7 @@ def report(
     from deepreduce.api import report_run
 
     check_writable(out)
-    print(report_run(run, out=out))
+    say(report_run(run, out=out))
 
 
 @app.command()
@@ -267,11 +268,11 @@ def models() -> None:
         ("FILE.py:FACTORY", "your own: a function that returns a torch.nn.Module"),
     ]
     for heading, table in (("models (--model)", rows), ("data (--data)", list(DATASETS.items()))):
-        print(heading)
+        say(heading)
         width = max(len(name) for name, _ in table)
         for name, description in table:
-            print(f"  {name:<{width}}  {description}")
-        print()
+            say(f"  {name:<{width}}  {description}")
+        say()
 
 
 @app.command()
@@ -286,15 +287,15 @@ def methods() -> None:
     width = min(shutil.get_terminal_size().columns, 100)
     for name in method_names():
         method = method_named(name)
-        print(textwrap.fill(f"{name}: {method.summary}", width, subsequent_indent="  "))
+        say(textwrap.fill(f"{name}: {method.summary}", width, subsequent_indent="  "))
         for key, field in method.Options.model_fields.items():
             if key != "name":
                 choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
                 facts = [f"one of: {', '.join(map(str, choices))}"] if choices else []
                 facts.append(f"default: {_yaml_of(field.default)}")
                 text = f"{' '.join((field.description or '').split())} ({'; '.join(facts)})"
-                print(textwrap.fill(text, width, initial_indent=f"  method.{key}  ", subsequent_indent="      "))
-        print()
+                say(textwrap.fill(text, width, initial_indent=f"  method.{key}  ", subsequent_indent="      "))
+        say()
 
 
 def _yaml_of(value: Any) -> str:
@@ -312,10 +313,10 @@ def _options(
     if version:
         from importlib.metadata import version as installed
 
-        print(f"deepreduce {installed('deepreduce')}")
+        say(f"deepreduce {installed('deepreduce')}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        say(context.get_help())
 
 
 def _config_of(
@@ -345,7 +346,7 @@ def _progress_shown() -> Iterator[RunObserver]:
     on_terminal = sys.stderr.isatty()
     handler: logging.Handler = _ToTerminal() if on_terminal else logging.StreamHandler(sys.stderr)
     form = "%(message)s" if on_terminal else "%(asctime)s %(levelname)s %(message)s"
-    handler.setFormatter(logging.Formatter(form, datefmt="%H:%M:%S"))
+    handler.setFormatter(PrintableFormatter(form, datefmt="%H:%M:%S"))
     handler.setLevel(logging.WARNING if on_terminal else logging.INFO)
     logger = logging.getLogger("deepreduce")
     logger.addHandler(handler)

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from deepreduce.cli.output import say
 from deepreduce.errors import DeepReduceError, RunInterrupted, UserError
 from deepreduce.utils.text import one_line, shown
 
@@ -38,7 +39,7 @@ def exit_code_of(command: Callable[[], Any], words: list[str]) -> int:
         return _told(str(error), MISTAKE)
     except RunInterrupted as error:
         _told(f"{error}", INTERRUPTED)
-        print(f"go on with: {_same_command(words, error.folder)}", file=sys.stderr)
+        say(f"go on with: {_same_command(words, error.folder)}", to_errors=True)
         return INTERRUPTED
     except DeepReduceError as error:
         return _told(str(error), FAILED)
@@ -84,7 +85,7 @@ def _discard_output() -> None:
 
 
 def _told(message: str, code: int) -> int:
-    print(f"deepreduce: {one_line(message)}", file=sys.stderr)
+    say(f"deepreduce: {one_line(message)}", to_errors=True)
     return code
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deepreduce.cli.checks import check_writable
+from deepreduce.cli.output import say
 from deepreduce.errors import UserError
+from deepreduce.utils.printable import printable
 from deepreduce.utils.text import shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 app = typer.Typer(
     help="Run a reduced network under secure computation, on SPU. Needs deepreduce[private] and Python 3.10 or 3.11.",
@@ -27,6 +32,8 @@ LinkName = Annotated[
     str,
     typer.Option("--link", help="loopback (measured), lan or wan (computed from bytes and messages)."),
 ]
+TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="Speak TLS with this certificate (PEM).")]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="The key of --tls-cert (PEM, no passphrase).")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that a query may take.")]
 Data = Annotated[str | None, typer.Option("--data", help="A data set other than the run's.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of config keys.")]
@@ -95,18 +102,20 @@ def run(
     if csv_file is not None:
         write_text(csv_file, found.to_csv())
     if as_json:
-        print(json.dumps({"link": link, **found.to_json()}, indent=2))
+        say(json.dumps({"link": link, **found.to_json()}, indent=2))
         return
-    print(found.to_text(chosen_link))
+    say(found.to_text(chosen_link))
     if csv_file is not None:
-        print(f"\nLayers written to {csv_file}.")
+        say(f"\nLayers written to {csv_file}.")
 
 
 @app.command()
 def serve(
     candidate: Candidate,
     port: Annotated[int, typer.Option("--port", help="Port that clients connect to; 0: any free one.")] = 9000,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all addresses of this machine.")
+    ] = "127.0.0.1",
     protocol: ProtocolName = "cheetah",
     link: Annotated[
         str,
@@ -121,21 +130,34 @@ def serve(
             "--idle", help="Seconds without a query after which a session ends, so that the next client connects."
         ),
     ] = 60.0,
+    silent: Annotated[
+        float,
+        typer.Option("--silent", help="Seconds that a client's engine may be silent, at its start or in a query."),
+    ] = 60.0,
     timeout: Timeout = 600.0,
     trust_code: TrustCode = False,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option("--tls-ca", help="Accept only clients with a certificate of these authorities (PEM)."),
+    ] = None,
 ) -> None:
     """Serve a network's weights to one client after another, until Ctrl-C."""
     from deepreduce.cost.link import link_named
     from deepreduce.private.handshake import two_party_protocol
     from deepreduce.private.serving import listen
     from deepreduce.private.serving import serve as serve_network
+    from deepreduce.private.tls import server_tls
     from deepreduce.store.checkpoint import SavedNetwork
     from deepreduce.transforms.collapse.costs import collapse_cost
 
     two_party_protocol(protocol)
     cost = collapse_cost(protocol, link_named(link))
     _check_seconds("--idle", idle)
+    _check_seconds("--silent", silent)
     _check_seconds("--timeout", timeout)
+    tls = server_tls(tls_cert, tls_key, tls_ca)
     saved = SavedNetwork.read(candidate)
     with listen(host, port) as listener:
         serve_network(
@@ -144,8 +166,10 @@ def serve(
             protocol=protocol,
             standardisation=saved.standardisation,
             timeout_s=timeout,
-            report=lambda line: print(line, flush=True),
+            report=say,
             idle_s=idle,
+            silent_s=silent,
+            tls=tls,
             cost=cost,
         )
 
@@ -166,6 +190,12 @@ def query(
         ),
     ] = "cheetah",
     timeout: Timeout = 600.0,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option("--tls-ca", help="Speak TLS, and accept only a server with a certificate of these (PEM)."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="The data set whose test images --image numbers.")
     ] = None,
@@ -174,10 +204,11 @@ def query(
     as_json: AsJson = False,
 ) -> None:
     """Have a server classify images that it never sees. Only the client learns the logits."""
-    from deepreduce.api import image_to_query
     from deepreduce.config.load import resolve_config
+    from deepreduce.config.query_images import images_to_query
     from deepreduce.private.handshake import two_party_protocol
     from deepreduce.private.querying import open_session
+    from deepreduce.private.tls import client_tls
 
     host, port = _parse_address(connect)
     two_party_protocol(protocol)
@@ -185,14 +216,25 @@ def query(
     for name in image:
         if not name.isdecimal() and not os.path.exists(name):
             raise UserError(f"--image is {name!r}; give a file that exists, or the number of a test image")
+    tls = client_tls(tls_cert, tls_key, tls_ca)
     chosen = resolve_config(data=data, config=config, settings=settings or ())
-    with open_session(host, port, timeout_s=timeout, protocol=protocol) as session:
-        server, label = session.server, session.server.protocol.label
+    on_scale_of = images_to_query(image, chosen.data, seed=chosen.seed)  # before the server waits for them
+    tensors: list[Tensor] = []
+    with open_session(
+        host,
+        port,
+        timeout_s=timeout,
+        protocol=protocol,
+        tls=tls,
+        check=lambda server: tensors.extend(on_scale_of(server)),
+        report=lambda line: say(line, to_errors=True),
+    ) as session:
+        label = session.server.protocol.label
         if not as_json:
-            print(f"{server.program.network} under {label}", flush=True)
+            say(f"{printable(session.server.program.network)} under {label}")
         replies = []
-        for name in image:
-            reply = session.query(image_to_query(name, server, chosen.data, seed=chosen.seed))
+        for name, tensor in zip(image, tensors, strict=True):
+            reply = session.query(tensor)
             replies.append(
                 {
                     "image": name,
@@ -203,9 +245,9 @@ def query(
             )
             if not as_json:
                 logits = " ".join(f"{value:.3f}" for value in reply.logits)
-                print(f"{name}: class {reply.predicted_class}, {reply.seconds:.2f} s, logits {logits}", flush=True)
+                say(f"{printable(name)}: class {reply.predicted_class}, {reply.seconds:.2f} s, logits {logits}")
     if as_json:
-        print(json.dumps({"protocol": label, "replies": replies}, indent=2))
+        say(json.dumps({"protocol": label, "replies": replies}, indent=2))
 
 
 @app.command()
@@ -242,10 +284,10 @@ def calibrate(
     if out is not None:
         write_json(out, found.to_json())
     if as_json:
-        print(json.dumps(found.to_json(), indent=2))
+        say(json.dumps(found.to_json(), indent=2))
         return
-    print(found.to_text())
-    print(f"\n{name} kept in {kept}.")
+    say(found.to_text())
+    say(f"\n{name} kept in {kept}.")
 
 
 # -- checks before anything starts ----------------------------------------------------------------------------------

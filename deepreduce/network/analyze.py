@@ -14,6 +14,7 @@ from deepreduce.network.guard import GuardReport, relus_in_no_site
 from deepreduce.network.network import Network, ReluSite
 from deepreduce.network.site_layer import site_layer_of
 from deepreduce.utils.html import details, paragraph, table
+from deepreduce.utils.printable import printable
 
 TAIL = "(after the last ReLU)"
 NO_SITE = "(in no site)"
@@ -156,7 +157,7 @@ class AnalysisReport:
         height, width = self.input_shape[1:]
         hidden = f" and {self.uncounted_relus:,} more in no site" if self.uncounted_relus else ""
         return (
-            f"{self.model} at {height}x{width}: {self.relu_count:,} ReLUs in {len(self.sites)} sites{hidden},"
+            f"{printable(self.model)} at {height}x{width}: {self.relu_count:,} ReLUs in {len(self.sites)} sites{hidden},"
             f" {_short_number(self.macs)} MACs"
         )
 
@@ -266,6 +267,7 @@ def _shape(cost: SiteCost) -> str:
 
 
 def _row(name: str, count: str, share: str, macs: str, gc: str, shape: str = "", stage: str | None = None) -> str:
+    name = printable(name)  # of a module, which may have any name
     label = f"{name[-38:]:<38} {stage:<6}" if stage is not None else f"{name[-45:]:<45}"
     return f"{label} {count:>12} {share:>7} {macs:>8} {gc:>9}  {shape}".rstrip()
 

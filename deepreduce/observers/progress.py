@@ -15,6 +15,7 @@ from deepreduce.execution.task import TrainResult
 from deepreduce.observers.base import ObservedNetwork, RunObserver
 from deepreduce.training import Progress
 from deepreduce.utils.format import duration
+from deepreduce.utils.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class _ProgressDisplay(RunObserver):
     def network_started(
         self, network: ObservedNetwork, *, number: int, count: int, work: float, total: float, **_: Any
     ) -> None:
-        title = f"{number}/{max(count, number)} {network.label}"
+        title = f"{number}/{max(count, number)} {printable(network.label)}"
         self._running[network.folder], self._total = _Training(title=title, work=work), total
 
     def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:

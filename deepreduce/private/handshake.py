@@ -16,21 +16,27 @@ from deepreduce.private.protocol import MpcProtocol, protocol_named
 
 Array = NDArray[Any]
 
+VERSION = 2
+"""Version of the messages; both sides must have the same."""
 HANDSHAKE_S = 20.0
-"""Seconds that connecting may take, and each message of the handshake."""
+"""Seconds that connecting may take, TLS included, and each message of the handshake."""
 
 NO_SERVER = "this address does not answer like a 'deepreduce private serve' of this version"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerInfo:
-    """Public facts that a server sends to every client that connects."""
+    """Public facts that a server sends to every client that connects.
+
+    `link_tls` says whether the engines' link is under TLS too.
+    """
 
     protocol: MpcProtocol
     program: Program
     masks: Mapping[str, Array]
     input_shape: tuple[int, int, int]
     standardisation: Standardisation | None
+    link_tls: bool = False
 
     def to_message(self) -> Message:
         """Return the message that `from_message` reads."""
@@ -40,6 +46,7 @@ class ServerInfo:
             "program": self.program.to_json(),
             "input_shape": list(self.input_shape),
             "standardisation": None if scale is None else {"mean": list(scale.mean), "std": list(scale.std)},
+            "link_tls": self.link_tls,
         }
         return Message(kind="server", values=values, arrays=self.masks)
 
@@ -60,6 +67,7 @@ class ServerInfo:
                 standardisation=None
                 if scale is None
                 else Standardisation(mean=_floats(scale["mean"], channels), std=_floats(scale["std"], channels)),
+                link_tls=_is_true(values["link_tls"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, UserError) as error:
             raise RunError(NO_SERVER) from error
@@ -70,6 +78,33 @@ def _floats(values: Any, count: int) -> tuple[float, ...]:
     if len(floats) != count:
         raise ValueError(values)
     return floats
+
+
+def _is_true(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError(value)
+    return value
+
+
+def hello_message() -> Message:
+    """Return a client's first message, which tells the server nothing but the version."""
+    return Message(kind="hello", values={"version": VERSION})
+
+
+def is_hello(message: Message) -> bool:
+    """Return whether an untrusted sender's message is a `hello_message` of this version."""
+    return message.kind == "hello" and message.values.get("version") == VERSION
+
+
+def wait_message(ahead: int) -> Message:
+    """Return the message that tells a client how many come before it."""
+    return Message(kind="wait", values={"ahead": ahead})
+
+
+def read_wait(message: Message) -> int | None:
+    """Return the number of a `wait_message` from an untrusted sender; None for any other message."""
+    ahead = message.values.get("ahead")
+    return ahead if message.kind == "wait" and type(ahead) is int and 0 <= ahead < 2**16 else None
 
 
 def port_message(port: int) -> Message:

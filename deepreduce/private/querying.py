@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,18 +17,23 @@ from deepreduce.private.handshake import (
     HANDSHAKE_S,
     NO_SERVER,
     ServerInfo,
+    hello_message,
     port_message,
     read_port,
+    read_wait,
     two_party_protocol,
 )
 from deepreduce.private.measuring import query_message
 from deepreduce.private.parties.processes import PartyProcess, choose_ports, has_hung_up, receive_answers
-from deepreduce.private.parties.wire import ClosedError, Message, MessageError, receive, send
+from deepreduce.private.parties.wire import ClosedError, Message, MessageError, SilentError, receive, send
 from deepreduce.private.protocol import CLIENT, MpcProtocol
 from deepreduce.private.spu.install import check_installed
+from deepreduce.private.tls import Tls, explain
 
 _MAX_MESSAGE_BYTES = 2**28
 """Most bytes of a server's message, which holds the program and the masks of a plan."""
+_LOOK = "look at its terminal, then try again"
+"""The repair if nothing is known but that the server disconnected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,32 +75,92 @@ class Session:
 
 
 @contextmanager
-def open_session(host: str, port: int, *, timeout_s: float, protocol: str = "cheetah") -> Iterator[Session]:
-    """Connect to the server at `host`:`port` and start a session; the session ends with the context.
+def open_session(
+    host: str,
+    port: int,
+    *,
+    timeout_s: float,
+    protocol: str = "cheetah",
+    tls: Tls | None = None,
+    check: Callable[[ServerInfo], None] = lambda server: None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Iterator[Session]:
+    """Connect to the server at `host`:`port`, wait for the turn, and start a session, which ends with the context.
+
+    `check` is called with what the server says of its network, before the client asks for its turn; what it raises
+    ends the connection. `report` is called with a line if others come first.
 
     Raises `RunError` if no server answers or it disconnects, and `UserError` if it serves under another protocol than
-    `protocol`: the client chooses how its image is protected. Before that check the client sends nothing.
+    `protocol`: the client chooses how its image is protected. Before that check the client sends nothing but the
+    version of its messages.
     """
     chosen = two_party_protocol(protocol)
     check_installed()
+    with _connect(host, port, tls) as connection:
+        _send(connection, hello_message())
+        repair = _LOOK if tls is not None else f"{_LOOK}; if it speaks TLS, give --tls-ca"
+        server = ServerInfo.from_message(_receive(connection, within_s=HANDSHAKE_S, repair=repair))
+        _check_protocol(server.protocol, chosen, at=f"{host}:{port}")
+        _check_link(server, tls, at=f"{host}:{port}")
+        check(server)
+        with PartyProcess(CLIENT) as party:
+            _start(party, connection, server, tls, timeout_s=timeout_s, report=report)
+            yield Session(server=server, connection=connection, party=party, timeout_s=timeout_s)
+
+
+def _connect(host: str, port: int, tls: Tls | None) -> socket.socket:
     try:
         connection = socket.create_connection((host, port), timeout=HANDSHAKE_S)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError, TypeError) as error:  # the last two: this can't be a host's name
         raise RunError(f"no server answers at {host}:{port} ({error}); start 'deepreduce private serve'") from error
-    with connection:
-        server = ServerInfo.from_message(_receive(connection))
-        _check_protocol(server.protocol, chosen, at=f"{host}:{port}")
-        with PartyProcess(CLIENT) as party:
-            own_host, server_host = _hosts(connection)
-            (own_port,) = choose_ports(1, None, host=own_host)
-            _send(connection, port_message(own_port))
-            server_port = read_port(_receive(connection))
-            if server_port is None:
+    if tls is None:
+        return connection
+    try:
+        return tls.connect(connection, host)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _start(
+    party: PartyProcess,
+    connection: socket.socket,
+    server: ServerInfo,
+    tls: Tls | None,
+    *,
+    timeout_s: float,
+    report: Callable[[str], None],
+) -> None:
+    """Start the client's engine, and connect it to the server's when it is the client's turn."""
+    party.prepare(server.program, server.protocol, server.masks, timeout_s=timeout_s)  # while others have their turn
+    own_host, server_host = _hosts(connection)
+    (own_port,) = choose_ports(1, None, host=own_host)
+    _send(connection, port_message(own_port))
+    server_port = _wait_for_turn(connection, timeout_s=timeout_s, report=report)
+    receive_answers([party], timeout_s=timeout_s, other=connection)
+    party.connect(
+        [f"{server_host}:{server_port}", f"{own_host}:{own_port}"],
+        silent_s=timeout_s,
+        tls=tls.link if tls is not None else None,
+    )
+    receive_answers([party], timeout_s=timeout_s, other=connection)
+
+
+def _wait_for_turn(connection: socket.socket, *, timeout_s: float, report: Callable[[str], None]) -> int:
+    """Return the port of the server's engine, which the server sends when it is this client's turn."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise RunError(f"the turn did not come within {timeout_s:g} s; try again, or give a longer --timeout")
+        message = _receive(connection, within_s=left_s)
+        ahead = read_wait(message)
+        if ahead is None:
+            port = read_port(message)
+            if port is None:
                 raise RunError(NO_SERVER)
-            addresses = [f"{server_host}:{server_port}", f"{own_host}:{own_port}"]
-            party.join(server.program, server.protocol, addresses, server.masks, timeout_s=timeout_s)
-            receive_answers([party], timeout_s=timeout_s, other=connection)
-            yield Session(server=server, connection=connection, party=party, timeout_s=timeout_s)
+            return port
+        report(f"waiting for the server's turn: {ahead} first")
 
 
 def _check_protocol(served: MpcProtocol, chosen: MpcProtocol, *, at: str) -> None:
@@ -107,6 +173,18 @@ def _check_protocol(served: MpcProtocol, chosen: MpcProtocol, *, at: str) -> Non
     raise UserError(f"the server at {at} serves under {served.label}, not {chosen.name}; {repair}")
 
 
+def _check_link(server: ServerInfo, tls: Tls | None, *, at: str) -> None:
+    """Raise `UserError` if only one side has the files for a link of the engines under TLS."""
+    link = tls is not None and tls.link is not None
+    if link and not server.link_tls:
+        raise UserError(
+            f"the server at {at} connects the engines over plain TCP; start it with --tls-ca too, or leave out"
+            " --tls-cert and --tls-key if only the control connection needs TLS"
+        )
+    if server.link_tls and not link:
+        raise UserError(f"the server at {at} connects the engines under TLS; give --tls-cert and --tls-key")
+
+
 def _hosts(connection: socket.socket) -> tuple[str, str]:
     """Return the addresses of the client and of the server."""
     try:
@@ -115,15 +193,15 @@ def _hosts(connection: socket.socket) -> tuple[str, str]:
         raise RunError(_disconnect_text(error)) from error
 
 
-def _receive(connection: socket.socket) -> Message:
+def _receive(connection: socket.socket, *, within_s: float, repair: str = _LOOK) -> Message:
     try:
-        return receive(connection, max_bytes=_MAX_MESSAGE_BYTES, within_s=HANDSHAKE_S)
+        return receive(connection, max_bytes=_MAX_MESSAGE_BYTES, within_s=within_s)
     except MessageError as error:
         raise RunError(f"{NO_SERVER} ({error})") from error
+    except SilentError as error:
+        raise RunError(f"the server was silent for {within_s:.0f} s; {repair}") from error
     except ClosedError as error:
-        raise RunError(
-            f"the server disconnected or is busy with another client ({error}); try again later"
-        ) from error
+        raise RunError(_disconnect_text(error, repair)) from error
 
 
 def _send(connection: socket.socket, message: Message) -> None:
@@ -133,5 +211,8 @@ def _send(connection: socket.socket, message: Message) -> None:
         raise RunError(_disconnect_text(error)) from error
 
 
-def _disconnect_text(error: Exception) -> str:
-    return f"the server disconnected ({error}); look at its terminal, then try again"
+def _disconnect_text(error: Exception, repair: str = _LOOK) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+        return explain(cause, other="the server")  # under TLS 1.3 its refusal of a certificate arrives this late
+    return f"the server disconnected ({error}); {repair}"

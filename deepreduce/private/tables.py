@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from deepreduce.cost.link import Link
 from deepreduce.private.approximations import describe
+from deepreduce.utils.printable import printable
 
 if TYPE_CHECKING:
     from deepreduce.private.result import OverLink, PrivateRun
@@ -44,7 +45,7 @@ def csv_of(run: PrivateRun) -> str:
 def _summary(run: PrivateRun, link: Link) -> list[str]:
     agreement, seconds = run.agreement, run.seconds
     lines = [
-        f"{run.network}: {run.relu_count:,} ReLUs under {run.protocol.label}",
+        f"{printable(run.network)}: {run.relu_count:,} ReLUs under {run.protocol.label}",
         f"same prediction as PyTorch on {agreement.same_argmax} of {agreement.images} images; logits differ by at"
         f" most {agreement.max_abs_error:.3g} (largest: {agreement.max_abs_logit:.3g})",
         *describe(run.approximations),
@@ -79,4 +80,4 @@ def _amount(run: PrivateRun, name: str) -> str:
 
 def _row(name: str, kind: str | int, seconds: str, low: str, high: str, sent: str | int, messages: str | int) -> str:
     counts = [f"{value:,}" if isinstance(value, int) else value for value in (sent, messages)]
-    return f"{name[-40:]:<40} {kind:<12} {seconds:>9} {low:>9} {high:>9} {counts[0]:>14} {counts[1]:>8}"
+    return f"{printable(name)[-40:]:<40} {kind:<12} {seconds:>9} {low:>9} {high:>9} {counts[0]:>14} {counts[1]:>8}"

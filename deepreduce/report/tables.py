@@ -14,6 +14,7 @@ from deepreduce.cost.objective import COUNT_OF_RELUS, Objective
 from deepreduce.errors import UserError
 from deepreduce.frontier import measurement_of
 from deepreduce.plan import ReductionPlan
+from deepreduce.utils.printable import printable
 
 _FIRST = (
     "plan_id",
@@ -257,7 +258,7 @@ def _table_row(candidate: Candidate, teacher: Candidate, objective: Objective) -
         f"{100 * measured.test_accuracy:.2f}",
         "-" if candidate.is_teacher else f"{points:+.2f}",
         f"{measured.train_seconds:,.0f}",
-        _one_line(candidate.label),
+        printable(_one_line(candidate.label)),
         candidate.plan_id,
     ]
 

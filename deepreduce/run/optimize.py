@@ -26,6 +26,7 @@ from deepreduce.store.run_folder import RunFolder
 from deepreduce.training import Stopped
 from deepreduce.training.autotune import using_threads
 from deepreduce.utils.files import writing
+from deepreduce.utils.printable import PrintableFormatter
 from deepreduce.utils.stop import StopRequest
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def _log_file(path: Path) -> Iterator[None]:
     """Write everything that deepreduce logs to a file as well."""
     with writing(path):
         handler = _RunLog(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("deepreduce")
     level = logger.level
     logger.addHandler(handler)

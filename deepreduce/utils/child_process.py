@@ -1,25 +1,31 @@
 """Start a child process with a socket to it that dies with its parent, and describe how it ended.
 
-The parent starts `python -m MODULE`; MODULE begins with `connect_to_parent`.
+The parent starts `child_main`, which runs a module; the module's `main` begins with `connect_to_parent`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from pathlib import Path
+from typing import IO, Any
+
+from deepreduce.utils import child_main
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ChildProcess:
     """A Python process that runs `module` and dies at once when this process ends, for whatever reason.
+
+    It imports from where this process does, and from nowhere else: not from the working directory, where `python -m`
+    would look first. It dies also while it still imports.
 
     `channel` is a socket to the child. Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all processes,
     are blocked in the child: this process decides when the child stops. `launcher` is a command that starts the child
@@ -33,19 +39,19 @@ class ChildProcess:
         *,
         launcher: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-        output: BinaryIO | None = None,
+        output: IO[Any] | None = None,
     ) -> None:
         self.channel, theirs = socket.socketpair()
         with theirs:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # the child inherits the mask
             try:
                 self._process = subprocess.Popen(
-                    [*launcher, sys.executable, "-m", module, str(theirs.fileno())],
+                    [*launcher, *_command(module, theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    env={**os.environ, **_import_path(), **(environment or {})},
+                    env={**os.environ, **(environment or {})},
                 )
             except BaseException:
                 self.channel.close()
@@ -80,28 +86,26 @@ class ChildProcess:
         self._process.wait()
 
 
-def _import_path() -> dict[str, str]:
-    """Return the environment variables that give the child this process's import path."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # else python -m puts the working directory first
+_SAME_FLAGS = {"isolated": "-I", "ignore_environment": "-E", "no_user_site": "-s", "no_site": "-S"}
+"""Python's options that decide where it looks for code; a child is started with those of this process."""
+
+
+def _command(module: str, descriptor: int) -> list[str]:
+    """Return the command that runs `module` as a child with this process's import path."""
+    flags = [option for name, option in _SAME_FLAGS.items() if getattr(sys.flags, name)]
+    if sys.version_info >= (3, 11):
+        flags.append("-P")
+    path = json.dumps([entry or os.getcwd() for entry in sys.path])
+    return [sys.executable, *flags, str(Path(child_main.__file__)), module, str(descriptor), path]
 
 
 # -- in the child ---------------------------------------------------------------------------------------------
 
 
 def connect_to_parent() -> socket.socket:
-    """Return the channel to the parent process, whose end kills this process from now on."""
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    threading.Thread(target=_die_with, args=(channel.fileno(),), daemon=True).start()
-    return channel
-
-
-def _die_with(descriptor: int) -> None:
-    """Kill this process when the other end of the channel closes, even with unread data."""
-    poll = select.poll()
-    poll.register(descriptor, hang_up_events())
-    poll.poll()
-    os.kill(os.getpid(), signal.SIGKILL)
+    """Return the channel to the parent process. Its end kills this process, since `child_main` began."""
+    child_main.follow_thread(signal_number=0)  # the thread that started this process may end before the parent does
+    return socket.socket(fileno=int(sys.argv[1]))
 
 
 def hang_up_events() -> int:

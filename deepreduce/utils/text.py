@@ -6,6 +6,8 @@ import math
 import reprlib
 from typing import Any
 
+from deepreduce.utils.printable import printable
+
 _WIDTH = 100
 _MOST_DIGITS = 40
 
@@ -41,9 +43,4 @@ def one_line(text: str, limit: int = 2_000) -> str:
     if len(line) > limit:
         begin, end = limit * 2 // 3, limit // 3
         line = f"{line[:begin]} ... ({len(line):,} characters in all) ... {line[-end:]}"
-    return escaped(line)
-
-
-def escaped(text: str) -> str:
-    r"""Return `text` with each character that can't be printed as an escape such as \x1b or \udcff."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return printable(line)

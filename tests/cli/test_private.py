@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -19,12 +20,17 @@ import pytest
 from deepreduce.cli.main import run_command
 from deepreduce.cli.outcome import FAILED, MISTAKE
 from deepreduce.cost.link import LINKS
+from deepreduce.private import querying
+from deepreduce.private.handshake import port_message, wait_message
 from deepreduce.private.parties import processes
+from deepreduce.private.parties.link_tls import LinkTls
 from deepreduce.private.parties.processes import choose_ports
 from deepreduce.private.result import cost_of_run
 from deepreduce.store.names import private_run
+from tests.helpers.certificates import Authority
+from tests.helpers.fake_parties import FakeParty
 from tests.helpers.private_networks import needs_engine, parties_left, saved_network
-from tests.helpers.private_servers import scripted_server, server_info
+from tests.helpers.private_servers import HELLO, scripted_server, server_info
 from tests.helpers.processes import all_end
 from tests.helpers.runs import command, plain_environment
 
@@ -127,6 +133,13 @@ def test_a_mistake_in_calibrating_is_one_line(
         (["--link", "van"], "unknown link 'van'"),
         (["--port", "-1"], "127.0.0.1:-1 can't be used"),
         (["--port", "65536"], "127.0.0.1:65536 can't be used"),
+        (["--silent", "0"], "--silent is 0; give seconds"),
+        (["--host", ""], "--host is ''; give the address to listen on, as in 127.0.0.1"),
+        (["--host", "0"], "--host '0' would listen on every address; give 0.0.0.0 if you want that"),
+        (["--host", "\udcff"], "\\udcff:0 can't be used"),
+        (["--tls-cert", "x.pem"], "give both --tls-cert and --tls-key"),
+        (["--tls-ca", "x.pem"], "give both --tls-cert and --tls-key"),
+        (["--tls-cert", "no.pem", "--tls-key", "no.key"], "no.pem is no file; give a PEM file"),
     ],
 )
 def test_a_mistake_in_serving_is_one_line(
@@ -148,10 +161,53 @@ def test_a_mistake_in_serving_is_one_line(
         (["--image", "nowhere.png"], "--image is 'nowhere.png'; give a file that exists"),
         (["--image", ""], "--image is empty; leave it out, or give a value"),
         (["--image", "x" * 5000], "give a file that exists"),
+        (["--image", "/dev/zero"], "/dev/zero can't be read as a picture: it is no regular file"),
+        (["--image", "9" * 5000], "is asked for; digits has 359 test images: give numbers from 0 to 358"),
+        (["--tls-cert", "x.pem", "--tls-key", "x.key"], "give --tls-ca"),
+        (["--tls-ca", "no.pem"], "no.pem is no file; give a PEM file"),
     ],
 )
 def test_a_mistake_in_asking_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     is_one_line(["private", "query", "--connect", "127.0.0.1:9", "--image", "3", *words], said, capsys)
+
+
+@pytest.mark.parametrize("host", ["a..b", "\udcff", "no such host", "a\0b"])
+def test_a_host_that_is_none_has_no_server(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["private", "query", "--connect", f"{host}:1", "--image", "3"]) == FAILED
+    said = capsys.readouterr().err
+    assert "no server answers at" in said and len(said.splitlines()) == 1
+
+
+def test_images_are_read_before_the_server_waits_for_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(querying, "PartyProcess", None)  # none may start
+    (tmp_path / "empty.npy").touch()
+    np.save(tmp_path / "large.npy", np.zeros((1, 9, 9)))
+    info = server_info("semi2k")
+    with scripted_server(info.to_message()) as (port, received):
+        query = ["private", "query", "--connect", f"127.0.0.1:{port}", "--protocol", "semi2k", "--image"]
+        is_one_line([*query, str(tmp_path / "empty.npy")], "empty.npy can't be read as an array", capsys)
+        assert received == []  # it did not even connect
+        is_one_line([*query, str(tmp_path / "large.npy")], "the server's network takes (1, 8, 8) (C, H, W)", capsys)
+
+
+def test_what_a_server_says_is_shown_without_its_escapes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Party(FakeParty):
+        links: list[LinkTls | None] = []  # noqa: RUF012
+
+    monkeypatch.setattr(querying, "PartyProcess", Party)
+    program = dataclasses.replace(server_info("semi2k").program, network="net\x1b[2J\nfake line")
+    info = dataclasses.replace(server_info("semi2k"), program=program)
+    with scripted_server(info.to_message(), wait_message(2), port_message(9)) as (port, _):
+        query = ["private", "query", "--connect", f"127.0.0.1:{port}", "--protocol", "semi2k", "--image", "3"]
+        assert run_command(query) == 0
+    printed = capsys.readouterr()
+    shown, answer = printed.out.splitlines()
+    assert shown == r"net\x1b[2J\nfake line under semi2k (trusted dealer: a cost reference)"
+    assert answer.startswith("3: class 0") and printed.err == "waiting for the server's turn: 2 first\n"
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
@@ -159,16 +215,16 @@ def test_a_server_that_hides_nothing_is_refused(words: list[str], capsys: pytest
     with scripted_server(server_info("semi2k").to_message()) as (port, received):
         said = "under semi2k (trusted dealer: a cost reference), not cheetah; give --protocol semi2k if you only need"
         is_one_line(["private", "query", "--connect", f"127.0.0.1:{port}", "--image", "3", *words], said, capsys)
-    assert received == []
+    assert b"".join(received) == HELLO
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def server(folder: Path, *words: str | Path, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A standing server that listens already, and the port that it got."""
     with subprocess.Popen(
         [Path(sys.executable).with_name("deepreduce"), "private", "serve", folder, "--port", "0",
-         "--protocol", "semi2k", "--timeout", "60"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain_environment(),
+         "--protocol", "semi2k", "--timeout", "60", *words],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain_environment(),
     ) as process:  # fmt: skip
         try:
             assert process.stdout is not None
@@ -187,7 +243,7 @@ def client(port: int, *words: str | Path, cwd: Path) -> subprocess.CompletedProc
 
 
 @pytest.mark.slow
-def test_a_server_answers_one_client_after_another_until_ctrl_c(folder: Path, tmp_path: Path) -> None:
+def test_a_server_answers_one_client_after_another_under_tls_until_ctrl_c(folder: Path, tmp_path: Path) -> None:
     from deepreduce import load_reduced
     from deepreduce.data import load_source
     from tests.helpers.private_networks import DIGITS
@@ -196,11 +252,18 @@ def test_a_server_answers_one_client_after_another_until_ctrl_c(folder: Path, tm
     pixels = digits.images[3].numpy()  # (1, 8, 8)
     assert pixels.shape == DIGITS
     np.save(tmp_path / "image.npy", pixels)
-    with server(folder) as (process, port):
+    for name in ("spu", "jax", "numpy", "json"):  # code of the working directory
+        (tmp_path / f"{name}.py").write_text("open('it-ran', 'w'); raise SystemExit(name)")
+    authority = Authority(tmp_path, "authority")
+    both = [
+        ["--tls-cert", str(made.certificate), "--tls-key", str(made.key), "--tls-ca", str(authority.path)]
+        for made in (authority.sign("server"), authority.sign("client"))
+    ]
+    with server(folder, *both[0], cwd=tmp_path) as (process, port):
         # a client that is killed in the middle of a session does not hurt the next
         doomed = subprocess.Popen(
             [Path(sys.executable).with_name("deepreduce"), "private", "query", "--connect", f"127.0.0.1:{port}",
-             "--protocol", "semi2k", *(word for _ in range(500) for word in ("--image", "3"))],
+             "--protocol", "semi2k", *both[1], *(word for _ in range(500) for word in ("--image", "3"))],
             cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=plain_environment(),
         )  # fmt: skip
         assert doomed.stdout is not None
@@ -210,7 +273,7 @@ def test_a_server_answers_one_client_after_another_until_ctrl_c(folder: Path, tm
         doomed.kill()
         doomed.communicate()
         assert left and all_end(left, seconds=10)
-        later = client(port, "--image", "image.npy", "--image", "3", "--json", cwd=tmp_path)
+        later = client(port, *both[1], "--image", "image.npy", "--image", "3", "--json", cwd=tmp_path)
         assert (later.returncode, later.stderr) == (0, "")
         by_file, by_number = json.loads(later.stdout)["replies"]
         np.testing.assert_allclose(by_file["logits"], by_number["logits"], atol=0.01)
@@ -219,7 +282,7 @@ def test_a_server_answers_one_client_after_another_until_ctrl_c(folder: Path, tm
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130 and errors.splitlines()[-1] == "deepreduce: interrupted"
-    assert not parties_left(process.pid)
+    assert not parties_left(process.pid) and not (tmp_path / "it-ran").exists()
 
 
 def test_nobody_at_the_address_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:

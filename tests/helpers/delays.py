@@ -30,10 +30,11 @@ def answers_over_delays(
         parties = [stack.enter_context(PartyProcess(rank)) for rank in range(protocol.parties)]
         for party in parties:
             reached = [real[rank] if rank == party.rank else proxies[rank] for rank in range(protocol.parties)]
-            arrays = {**lowered.masks, **(lowered.weights if party.rank == SERVER else {})}
             addresses = [f"{HOST}:{port}" for port in reached]
-            party.join(lowered.program, protocol, addresses, arrays, timeout_s=_PATIENCE)
-        receive_answers(parties, timeout_s=_PATIENCE)
+            party.prepare(lowered.program, protocol, lowered.masks, timeout_s=_PATIENCE)
+            party.connect(addresses, lowered.weights if party.rank == SERVER else None, silent_s=_PATIENCE)
+        receive_answers(parties, timeout_s=_PATIENCE)  # prepared
+        receive_answers(parties, timeout_s=_PATIENCE)  # connected
         run_query(parties, image, timeout_s=_PATIENCE)
         answers = []
         for delay in one_way_s:

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from deepreduce.private.handshake import ServerInfo
+from deepreduce.private.handshake import ServerInfo, hello_message
 from deepreduce.private.parties.processes import HOST
 from deepreduce.private.parties.wire import Message, receive, send
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.serving import listen, serve
+from deepreduce.private.tls import Tls
 from tests.helpers.plain_engine import lowered
 from tests.helpers.private_networks import small_resnet
 
@@ -47,6 +48,10 @@ NO_MESSAGES = {
     "a web browser": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
 }
 """Bytes that a stranger may send, by what is wrong with them."""
+
+
+HELLO = with_header(json.dumps({"kind": "hello", "values": dict(hello_message().values), "arrays": []}))
+"""The first bytes of a client."""
 
 
 def server_info(protocol: str) -> ServerInfo:
@@ -105,13 +110,20 @@ class RunningServer:
 
     def connect(self) -> socket.socket:
         """Connect as a client that has received the server's information."""
-        connection = socket.create_connection((HOST, self.port), timeout=30)
+        connection = self.connect_silently()
+        send(connection, hello_message())
         assert receive(connection, within_s=30).kind == "server"
         return connection
 
+    def connect_silently(self) -> socket.socket:
+        """Connect, and say nothing."""
+        return socket.create_connection((HOST, self.port), timeout=30)
+
 
 @contextmanager
-def running_server(*, idle_s: float = 60.0) -> Iterator[RunningServer]:
+def running_server(
+    *, idle_s: float = 60.0, silent_s: float = 60.0, tls: Tls | None = None
+) -> Iterator[RunningServer]:
     """Serve `small_resnet` under Semi2k on a free port."""
     lines: queue.Queue[str] = queue.Queue()
     ended: list[BaseException] = []
@@ -121,18 +133,20 @@ def running_server(*, idle_s: float = 60.0) -> Iterator[RunningServer]:
             try:
                 serve(
                     small_resnet(), listener, protocol="semi2k", standardisation=None, timeout_s=60, report=lines.put,
-                    idle_s=idle_s,
+                    idle_s=idle_s, silent_s=silent_s, tls=tls,
                 )  # fmt: skip
-            except BaseException as error:
+            except OSError as error:
                 ended.append(error)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         server = RunningServer(port=listener.getsockname()[1], lines=lines)
         line = server.wait_for("serving", within_s=60)
+        assert ("over TLS" in line) == (tls is not None)
         # the port that it got, although any was asked for
         assert line.endswith(f"under semi2k (trusted dealer: a cost reference) at {HOST}:{server.port}")
         yield server
         assert ended == []
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(30)
+        assert not thread.is_alive() and len(ended) == 1  # the sessions' threads have ended with it

@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,16 +20,19 @@ import torch
 
 from deepreduce.cost.link import LINKS
 from deepreduce.errors import UserError
-from deepreduce.private import serving
-from deepreduce.private.handshake import port_message
+from deepreduce.private import querying, serving, serving_session
+from deepreduce.private.handshake import port_message, read_port, read_wait
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import lower
+from deepreduce.private.parties.link_tls import LinkTls
 from deepreduce.private.parties.processes import HOST
 from deepreduce.private.parties.wire import Message, receive, send
 from deepreduce.private.querying import open_session
+from deepreduce.private.serving import listen
 from deepreduce.store.checkpoint import SavedNetwork
 from deepreduce.transforms.collapse.costs import collapse_cost
 from tests.helpers import REPOSITORY
+from tests.helpers.fake_parties import FakeParty
 from tests.helpers.memory import Secrets, reads_memory
 from tests.helpers.private_networks import images, needs_engine, parties_left, saved_network, small_resnet
 from tests.helpers.private_servers import NO_MESSAGES, RunningServer, running_server
@@ -70,7 +74,7 @@ def misbehave(server: RunningServer, name: str) -> None:
         return message
 
     with pytest.MonkeyPatch.context() as changed:
-        changed.setattr(serving, "receive", receive_late)
+        changed.setattr(serving_session, "receive", receive_late)
         with server.connect() as connection:
             act(connection)
         server.wait_for("connected", within_s=20)
@@ -102,7 +106,7 @@ def test_a_port_that_the_server_can_not_get_ends_one_session(
         raise UserError("port 0 can't be used")
 
     with monkeypatch.context() as changed:
-        changed.setattr(serving, "choose_ports", refuse)
+        changed.setattr(serving_session, "choose_ports", refuse)
         with server.connect() as connection:
             send(connection, port_message(9))
             server.wait_for("port 0 can't be used", within_s=20)
@@ -126,7 +130,7 @@ def test_a_client_that_dies_with_a_message_waiting_ends_its_session_in_seconds(s
 def test_a_client_that_never_completes_the_handshake_makes_room_for_the_next(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(serving_session, "HANDSHAKE_S", 0.5)
     with server.connect() as connection:
         begin = time.monotonic()
         with contextlib.suppress(OSError):
@@ -137,6 +141,111 @@ def test_a_client_that_never_completes_the_handshake_makes_room_for_the_next(
     server.wait_for("nothing was received for too long", within_s=5)
 
 
+# -- addresses ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0", "0.0", "0x0", "00000000"])
+def test_every_address_is_listened_on_only_where_that_is_said(host: str) -> None:
+    with (
+        pytest.raises(UserError, match=f"--host '{host}' would listen on every address; give 0.0.0.0"),
+        listen(host, 0),
+    ):
+        raise AssertionError
+    with listen("0.0.0.0", 0) as listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
+
+
+@pytest.mark.parametrize("host", ["", "a..b", "\udcff", "a\0b", "x" * 70, "no such host", " "])
+def test_a_host_that_is_none_is_the_users_mistake(host: str) -> None:
+    with pytest.raises(UserError, match="--host"), listen(host, 0):
+        raise AssertionError
+
+
+# -- clients and their turns, without an engine -----------------------------------------------------------------
+
+
+@pytest.fixture
+def parties(monkeypatch: pytest.MonkeyPatch) -> type[FakeParty]:
+    """Parties that answer at once, on both sides."""
+
+    class Party(FakeParty):
+        links: list[LinkTls | None] = []  # noqa: RUF012
+
+    monkeypatch.setattr(serving_session, "PartyProcess", Party)
+    monkeypatch.setattr(querying, "PartyProcess", Party)
+    for module in (serving, querying):
+        monkeypatch.setattr(module, "check_installed", lambda: None)
+    return Party
+
+
+def ask_for_turn(server: RunningServer) -> socket.socket:
+    connection = server.connect()
+    send(connection, port_message(9))
+    return connection
+
+
+def test_clients_that_only_connect_hold_up_nobody(parties: type[FakeParty], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_MOST_CONNECTIONS", 3)
+    with running_server() as server, contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(server.connect_silently()) for _ in range(3)]
+        idle.append(stack.enter_context(server.connect()))  # for which the oldest makes room
+        assert idle[0].recv(1) == b""
+        image = images(1, small_resnet())[0]
+        with open_session(HOST, server.port, timeout_s=20, protocol="semi2k") as session:
+            assert session.query(image).logits == (7.0,) * 10
+        server.wait_for("left after 1 queries", within_s=5)
+
+
+def test_a_client_that_never_starts_its_engine_loses_its_turn(parties: type[FakeParty]) -> None:
+    parties.connects = False
+    with running_server(silent_s=0.2) as server:
+        with ask_for_turn(server) as first, ask_for_turn(server) as second:
+            assert read_port(receive(first, within_s=5))
+            assert read_wait(receive(second, within_s=5)) == 1
+            server.wait_for("the client's engine did not connect within 0.2 s", within_s=5)
+            assert read_port(receive(second, within_s=5))
+            server.wait_for("the client's engine did not connect within 0.2 s", within_s=5)
+
+
+def test_a_client_in_session_lets_the_next_wait_and_those_that_leave_are_forgotten(
+    parties: type[FakeParty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_MOST_WAITING_PER_HOST", 2)
+    lines: list[str] = []
+    with running_server() as server:
+        with ask_for_turn(server) as first:
+            assert read_port(receive(first, within_s=5))
+            with ask_for_turn(server) as gone:
+                assert read_wait(receive(gone, within_s=5)) == 1
+                with ask_for_turn(server) as another:
+                    assert read_wait(receive(another, within_s=5)) == 2
+                    with ask_for_turn(server):
+                        server.wait_for("2 clients of this address are waiting already", within_s=5)
+            server.wait_for("the client left before its turn", within_s=5)
+            threading.Timer(0.2, first.shutdown, [socket.SHUT_RDWR]).start()
+            with open_session(HOST, server.port, timeout_s=20, protocol="semi2k", report=lines.append):
+                pass  # when the first has left
+    assert lines[0].startswith("waiting for the server's turn: ")
+
+
+def test_a_server_full_of_waiting_clients_refuses_more(
+    parties: type[FakeParty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_MOST_CONNECTIONS", 1)
+    with running_server() as server, ask_for_turn(server) as first:
+        assert read_port(receive(first, within_s=5))
+        with server.connect_silently() as refused:
+            assert refused.recv(1) == b""
+        server.wait_for("refused: 1 clients are waiting", within_s=5)
+
+
+def test_what_a_client_sends_is_reported_without_its_escapes(parties: type[FakeParty]) -> None:
+    with running_server() as server, ask_for_turn(server) as connection:
+        assert read_port(receive(connection, within_s=5))
+        send(connection, Message(kind="\x1b[2J\n"))
+        assert "the client sent '\\x1b[2J\\n'" in server.wait_for("sent", within_s=5)
+
+
 # -- who holds what -----------------------------------------------------------------------------------------
 
 
@@ -144,6 +253,7 @@ CLIENT = """
 import sys, numpy, torch
 torch.set_num_threads(1)
 from deepreduce.private.querying import open_session
+from deepreduce.private.serving import listen
 image = torch.from_numpy(numpy.load(sys.argv[3]))
 with open_session("127.0.0.1", int(sys.argv[1]), timeout_s=120, protocol=sys.argv[2]) as session:
     print(*session.query(image).logits, flush=True)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,13 +65,57 @@ def test_a_child_imports_what_its_parent_can_and_nothing_of_its_working_director
     (modules / "only_there.py").write_text(program + "connect_to_parent().sendall(b'!')")
     (here / "fractions.py").write_text("raise SystemExit('of the working directory')")
     monkeypatch.syspath_prepend(modules)
-    if sys.version_info >= (3, 11):
-        monkeypatch.chdir(here)
+    monkeypatch.chdir(here)
     child = ChildProcess("only_there")
     try:
         assert child.channel.recv(1) == b"!"
     finally:
         child.end()
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_the_folder_of_the_starting_script_is_not_imported_from(
+    safe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not safe:  # as in Python 3.10, which has no -P
+        monkeypatch.setattr(sys, "version_info", (3, 10))
+    program = "import html\nfrom deepreduce.utils.child_process import connect_to_parent\n"
+    (tmp_path / "reads_html.py").write_text(program + "connect_to_parent().sendall(html.escape('<')[1:2].encode())")
+    monkeypatch.syspath_prepend(tmp_path)
+    child = ChildProcess("reads_html")  # deepreduce/utils has an html.py too
+    try:
+        assert child.channel.recv(1) == b"l"
+    finally:
+        child.end()
+
+
+def test_the_environment_of_a_child_keeps_the_users_import_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import os\nfrom deepreduce.utils.child_process import connect_to_parent\n"
+    (tmp_path / "reads_path.py").write_text(program + "connect_to_parent().sendall(os.environb[b'PYTHONPATH'])")
+    monkeypatch.setenv("PYTHONPATH", "/of/the/user")
+    monkeypatch.syspath_prepend(tmp_path)  # which a program that the child starts must not inherit
+    child = ChildProcess("reads_path")
+    try:
+        assert child.channel.recv(99) == b"/of/the/user"
+    finally:
+        child.end()
+
+
+def test_a_child_outlives_the_thread_that_started_it() -> None:
+    children: list[ChildProcess] = []
+
+    def start() -> None:
+        children.append(ChildProcess(CHILD))
+        assert ask(children[0], b"e") == b"e"
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    time.sleep(0.05)
+    assert ask(children[0], b"e") == b"e"
+    children[0].end()
 
 
 def test_output_and_environment_are_the_childs_own(tmp_path: Path) -> None:
@@ -125,3 +170,16 @@ def test_no_child_outlives_its_parent_however_that_ends(end: signal.Signals) -> 
         begin = time.monotonic()
         parent.send_signal(end)
     assert all_end(pids, seconds=10) and time.monotonic() - begin < 10
+
+
+def test_a_child_that_is_still_importing_dies_with_its_parent() -> None:
+    start = (
+        "from deepreduce.utils.child_process import ChildProcess as C; c = C('tests.helpers.slow_import'); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+        assert all_end([pid], seconds=2)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepreduce.private.lowering.program import Program
+from deepreduce.private.parties.link_tls import LinkTls
 from deepreduce.private.parties.wire import Message, receive, send
 from deepreduce.private.protocol import SERVER, protocol_named
 from deepreduce.utils.child_process import connect_to_parent
@@ -27,8 +27,12 @@ def main() -> None:
     while True:
         order = receive(channel)
         try:
-            if order.kind == "join":
-                engine = _connect_engine(order)
+            if order.kind == "prepare":
+                engine = _make_engine(order)
+                answer = Message(kind="prepared")
+            elif order.kind == "connect":
+                assert engine is not None
+                _connect(engine, order)
                 answer = Message(kind="ready")
             elif order.kind == "query":
                 assert engine is not None
@@ -46,18 +50,27 @@ def main() -> None:
         send(channel, answer)
 
 
-def _connect_engine(order: Message) -> Engine:
-    """Build the engine of a "join" order and connect it to the other parties'."""
-    from deepreduce.private.spu.engine import Engine, PartyAddress
+def _make_engine(order: Message) -> Engine:
+    """Return the engine of a "prepare" order, with all layers compiled."""
+    from deepreduce.private.spu.engine import Engine
 
     values = order.values
-    address = PartyAddress(rank=values["rank"], addresses=tuple(values["addresses"]), timeout_s=values["timeout_s"])
-    program = Program.from_json(values["program"])
-    arrays = dict(order.arrays)
-    weights = {name: arrays.pop(name) for name in program.weights} if address.rank == SERVER else None
-    engine = Engine(program, arrays, protocol_named(values["protocol"]), address, Path(values["log"]))
-    engine.connect(weights)
-    return engine
+    program, protocol = Program.from_json(values["program"]), protocol_named(values["protocol"])
+    return Engine(program, order.arrays, protocol, rank=values["rank"])
+
+
+def _connect(engine: Engine, order: Message) -> None:
+    """Connect the engine to the other parties', as a "connect" order says."""
+    from deepreduce.private.spu.engine import EngineLink
+
+    values = order.values
+    tls = values["tls"]
+    link = EngineLink(
+        addresses=tuple(values["addresses"]),
+        silent_s=values["silent_s"],
+        tls=None if tls is None else LinkTls(**tls),
+    )
+    engine.connect(link, order.arrays if values["rank"] == SERVER else None)
 
 
 _PREFIX = re.compile(r"(what:)?\s*(\[[^\]]*:\d+\])?")

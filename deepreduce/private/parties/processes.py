@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import tempfile
@@ -9,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deepreduce.errors import RunError, UserError
 from deepreduce.private.lowering.program import Program
+from deepreduce.private.parties.link_tls import LinkTls
 from deepreduce.private.parties.wire import ClosedError, Message, receive, send
 from deepreduce.private.protocol import SERVER, MpcProtocol
 from deepreduce.utils.child_process import ChildProcess, hang_up_events
@@ -25,6 +26,9 @@ ROLES = ("server", "client", "helper")
 """Name of each rank: the server holds the weights, the client the image, the helper nothing."""
 
 HOST = "127.0.0.1"
+
+_LAST_BYTES = 4096
+"""Bytes of a process's output that are searched for its last line."""
 
 Array = NDArray[Any]
 
@@ -39,14 +43,17 @@ class PartyProcess:
         self.rank, self.role, self._launcher = rank, ROLES[rank], launcher
 
     def __enter__(self) -> PartyProcess:
-        self._folder = tempfile.TemporaryDirectory(prefix="deepreduce-party-")
-        with open(self.output, "wb") as output:
+        self._output = tempfile.TemporaryFile()  # without a name, so that nothing stays however this process ends
+        try:
             self._process = ChildProcess(
                 "deepreduce.private.parties.party",
                 launcher=self._launcher,
                 environment={"JAX_PLATFORMS": "cpu"},
-                output=output,
+                output=self._output,
             )
+        except BaseException:
+            self._output.close()
+            raise
         self.channel = self._process.channel
         return self
 
@@ -54,33 +61,41 @@ class PartyProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.end()
-        self._folder.cleanup()
+        self._output.close()
 
     @property
     def pid(self) -> int:
         """Return the process's id."""
         return self._process.pid
 
-    @property
-    def output(self) -> Path:
-        """Return the file of the process's output, for debugging."""
-        return Path(self._folder.name) / "output.txt"
+    def prepare(
+        self, program: Program, protocol: MpcProtocol, masks: Mapping[str, Array], *, timeout_s: float
+    ) -> None:
+        """Send the program, for the process to compile; it answers when that is done."""
+        values = {"rank": self.rank, "protocol": protocol.name, "program": program.to_json()}
+        self.channel.settimeout(timeout_s)  # a process that hangs does not read
+        self.send(Message(kind="prepare", values=values, arrays=masks))
 
-    def join(
-        self, program: Program, protocol: MpcProtocol, addresses: Sequence[str], arrays: Mapping[str, Array], *,
-        timeout_s: float,
-    ) -> None:  # fmt: skip
-        """Send the program and the parties' addresses. `arrays` are the masks and, for the server, the weights."""
+    def connect(
+        self,
+        addresses: Sequence[str],
+        weights: Mapping[str, Array] | None = None,
+        *,
+        silent_s: float,
+        tls: LinkTls | None = None,
+    ) -> None:
+        """Send the parties' addresses and, to the server's process, the weights; it answers when it is connected.
+
+        The answer of `prepare` comes first if it was not received yet. `silent_s` is how many seconds another party
+        may be silent, now and later.
+        """
         values = {
             "rank": self.rank,
             "addresses": list(addresses),
-            "timeout_s": timeout_s,
-            "protocol": protocol.name,
-            "program": program.to_json(),
-            "log": str(Path(self._folder.name) / "engine.log"),
+            "silent_s": silent_s,
+            "tls": None if tls is None else tls.to_json(),
         }
-        self.channel.settimeout(timeout_s)  # a process that hangs does not read
-        self.send(Message(kind="join", values=values, arrays=arrays))
+        self.send(Message(kind="connect", values=values, arrays=weights or {}))
 
     def send(self, message: Message) -> None:
         """Send a message to the process. Raises `RunError` if the process is gone."""
@@ -104,17 +119,24 @@ class PartyProcess:
         what = f"the {self.role}'s process {self._process.describe_end()}"
         if self._process.was_killed:
             return RunError(f"{what}; if nobody did that, memory ran out (cheetah takes about 3 GB per party)")
-        lines = self.output.read_text(errors="replace").strip().splitlines()
+        end = os.fstat(self._output.fileno()).st_size
+        text = os.pread(self._output.fileno(), _LAST_BYTES, max(end - _LAST_BYTES, 0)).decode(errors="replace")
+        lines = text.strip().splitlines()
         return RunError(what + (f": {lines[-1][:200]}" if lines else ""))
 
 
 def receive_answers(
-    parties: Sequence[PartyProcess], *, timeout_s: float, other: socket.socket | None = None
+    parties: Sequence[PartyProcess],
+    *,
+    timeout_s: float,
+    other: socket.socket | None = None,
+    late: str | None = None,
 ) -> list[Message]:
     """Return one message from each party, in their order. Raises `RunError` if a party fails, dies or takes longer.
 
     `other` is a connection to a process that starts parties on another machine: when it closes, those parties are
-    gone too. Unread bytes in it, such as the next query, stay there and do not hide that it closed.
+    gone too. Unread bytes in it, such as the next query, stay there and do not hide that it closed. `late` is the
+    error's text if the time is over.
     """
     waiting, found = {party.channel.fileno(): party for party in parties}, {}
     poll = select.poll()
@@ -127,7 +149,7 @@ def receive_answers(
         ready = [descriptor for descriptor, _ in poll.poll(1000 * max(deadline - time.monotonic(), 0))]
         if not ready:
             roles = " and ".join(f"the {party.role}'s" for party in waiting.values())
-            raise RunError(f"no answer from {roles} process within {timeout_s:g} s; give a longer timeout")
+            raise RunError(late or f"no answer from {roles} process within {timeout_s:g} s; give a longer timeout")
         for descriptor in waiting.keys() & set(
             ready
         ):  # first: a party's answer counts even if the other side has hung up
@@ -189,8 +211,10 @@ def running_parties(
         ]
         addresses = transport.connect([party.pid for party in parties])
         for party in parties:
-            arrays = {**masks, **(weights if party.rank == SERVER else {})}
-            party.join(program, protocol, addresses, arrays, timeout_s=timeout_s)
+            party.prepare(program, protocol, masks, timeout_s=timeout_s)
+        receive_answers(parties, timeout_s=timeout_s)
+        for party in parties:
+            party.connect(addresses, weights if party.rank == SERVER else None, silent_s=timeout_s)
         receive_answers(parties, timeout_s=timeout_s)
         yield parties
 

@@ -22,6 +22,9 @@ _MAX_DIMS, _MAX_SIZE = 8, 2**32
 _CHUNK_BYTES = 2**20
 """Bytes received at a time, so that memory grows with what arrives, not with what a header claims."""
 
+_TLS_RECORDS = (b"\x16\x03", b"\x15\x03")
+"""First bytes of a TLS handshake and of an alert."""
+
 _DTYPES = {
     dtype.str: dtype
     for dtype in map(np.dtype, ("?", "u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8"))
@@ -80,6 +83,7 @@ def receive(channel: socket.socket, *, max_bytes: int | None = None, within_s: f
     try:
         (length,) = _LENGTH.unpack(incoming.take(_LENGTH.size, counted=False))
         if length > _MAX_HEADER_BYTES:
+            _refuse_tls(_LENGTH.pack(length))
             raise MessageError("the bytes received are no message of deepreduce")
         kind, values, descriptions = _parse_header(incoming.take(length))
         arrays = {}
@@ -117,9 +121,19 @@ class _Incoming:
                 self.channel.settimeout(remaining)
             chunk = self.channel.recv(min(size - len(content), _CHUNK_BYTES))
             if not chunk:
+                _refuse_tls(content)
                 raise ClosedError("the other end closed the channel")
             content += chunk
         return content
+
+
+def _refuse_tls(content: bytes | bytearray) -> None:
+    """Raise `MessageError` if the bytes are those with which TLS begins or refuses a connection."""
+    if content.startswith(_TLS_RECORDS):
+        raise MessageError(
+            "the bytes received are TLS, not a message of deepreduce: give the --tls options on both sides, or on"
+            " neither"
+        )
 
 
 def _parse_header(content: bytearray) -> tuple[str, dict[str, Any], list[Any]]:

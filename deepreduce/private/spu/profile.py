@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _RUN = re.compile(r"\[Profiling\] SPU execution (?P<name>\S+) completed, .*total time (?P<seconds>[0-9.e+-]+)s")
 _LINK = re.compile(r"Link details: total send bytes (?P<bytes>\d+), recv bytes \d+, send actions (?P<messages>\d+)")
@@ -44,15 +43,14 @@ def parse_profile(text: str) -> list[LayerProfile]:
 
 
 class ProfileLog:
-    """Reads the profiles that the engine appends to its log from now on."""
+    """Takes the profiles from the engine's log, a file that is open for reading and writing."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._read = path, path.stat().st_size if path.exists() else 0
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
 
-    def read_new(self) -> list[LayerProfile]:
-        """Return the profiles written since the last call."""
-        with open(self._path, "rb") as file:
-            file.seek(self._read)
-            text = file.read()
-        self._read += len(text)
+    def take(self) -> list[LayerProfile]:
+        """Return the profiles in the log, and empty it: a long session would fill the disk. The engine appends."""
+        self._file.seek(0)
+        text = self._file.read()
+        self._file.truncate(0)
         return parse_profile(text.decode(errors="replace"))

@@ -26,5 +26,5 @@ from deepreduce.private.parties.wire import Message
     ],
 )
 def test_the_engines_error_is_reported_without_its_decoration(raised: str, reported: str) -> None:
-    order = Message(kind="join", values={"rank": 1, "addresses": [f"{HOST}:9001", f"{HOST}:9002"]})
+    order = Message(kind="connect", values={"rank": 1, "addresses": [f"{HOST}:9001", f"{HOST}:9002"]})
     assert explain_error(RuntimeError(raised), order) == reported

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -84,15 +85,17 @@ with running_parties(
 
 @pytest.mark.slow
 @needs_engine
-def test_parties_end_when_their_starter_is_killed() -> None:
+def test_parties_end_when_their_starter_is_killed_and_leave_no_files(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
-    ) as driver:
+        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as driver:  # fmt: skip
         assert driver.stdout is not None
         pids = [int(word) for word in driver.stdout.readline().split()]
         assert len(pids) == 2
         driver.kill()
-    assert all_end(pids, seconds=10)
+    assert all_end(pids, seconds=2)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

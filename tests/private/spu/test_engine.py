@@ -52,9 +52,10 @@ def test_every_toy_agrees_on_the_engine(name: str, parties: list[PartyProcess]) 
     found, image = lowered(network), images(1, network)[0]
     addresses = [f"{HOST}:{port}" for port in choose_ports(2, None)]
     for party in parties:
-        arrays = {**found.masks, **(found.weights if party.rank == SERVER else {})}
-        party.join(found.program, PROTOCOLS["semi2k"], addresses, arrays, timeout_s=60)
-    receive_answers(parties, timeout_s=60)
+        party.prepare(found.program, PROTOCOLS["semi2k"], found.masks, timeout_s=60)
+        party.connect(addresses, found.weights if party.rank == SERVER else None, silent_s=60)
+    for _ in ("prepared", "connected"):
+        receive_answers(parties, timeout_s=60)
     logits = run_query(parties, image, timeout_s=60).logits
     with torch.no_grad():
         expected = network.module.eval()(image[None])

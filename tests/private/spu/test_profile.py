@@ -28,18 +28,13 @@ def test_a_layer_without_a_line_of_the_link_sent_nothing() -> None:
     assert [(profile.bytes_sent, profile.messages_sent) for profile in found] == [(0, 0), (16, 1)]
 
 
-def test_each_profile_is_read_once_as_the_log_grows(tmp_path: Path) -> None:
+def test_each_profile_is_taken_once_as_the_log_grows(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
-    log = ProfileLog(path)
-    path.write_text(lines("layer0", "0.1", 1, 1))
-    assert [profile.name for profile in log.read_new()] == ["layer0"]
-    assert log.read_new() == []
-    with open(path, "a") as file:
-        file.write(lines("layer1", "0.1", 1, 1) + lines("layer0", "0.1", 1, 1))
-    assert [profile.name for profile in log.read_new()] == ["layer1", "layer0"]
-
-
-def test_what_an_earlier_engine_wrote_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "engine.log"
-    path.write_text(lines("layer0", "0.1", 1, 1))
-    assert ProfileLog(path).read_new() == []
+    path.touch()
+    with open(path, "a") as writer, open(path, "r+b", buffering=0) as reader:
+        log = ProfileLog(reader)
+        for names in (["layer0"], [], ["layer1", "layer0"]):
+            writer.write("".join(lines(name, "0.1", 1, 1) for name in names))
+            writer.flush()
+            assert [profile.name for profile in log.take()] == names
+            assert path.stat().st_size == 0
