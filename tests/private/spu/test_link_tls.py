@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -32,12 +34,15 @@ def proxy(target: int) -> Iterator[tuple[int, bytearray]]:
     """Forward connections to the port `target`; yield the port to connect to, and what passes."""
     passed = bytearray()
 
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        while content := _received(source):
-            passed.extend(content)
-            sink.sendall(content)
-        for each in (source, sink):
-            each.close()
+    def forward(one: socket.socket, other: socket.socket) -> None:
+        with one, other, contextlib.suppress(OSError):
+            while True:
+                for source in select.select([one, other], [], [])[0]:
+                    content = source.recv(2**16)
+                    if not content:
+                        return
+                    passed.extend(content)
+                    (other if source is one else one).sendall(content)
 
     def run() -> None:
         while True:
@@ -46,25 +51,16 @@ def proxy(target: int) -> Iterator[tuple[int, bytearray]]:
             except OSError:
                 return
             try:
-                other = socket.create_connection((HOST, target), timeout=5)
+                other = socket.create_connection((HOST, target))
             except OSError:  # the engine does not listen yet; the other one tries again
                 connection.close()
                 continue
-            for ends in ((connection, other), (other, connection)):
-                threading.Thread(target=pump, args=ends, daemon=True).start()
+            threading.Thread(target=forward, args=(connection, other), daemon=True).start()
 
     with socket.create_server((HOST, 0)) as listener:
         threading.Thread(target=run, daemon=True).start()
         yield listener.getsockname()[1], passed
         listener.shutdown(socket.SHUT_RDWR)
-
-
-def _received(source: socket.socket) -> bytes:
-    try:
-        source.settimeout(None)
-        return source.recv(2**16)
-    except OSError:
-        return b""
 
 
 def query_through_proxies(tls: Sequence[LinkTls | None], *, connect_s: float = 60) -> bytes:
