@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
 from deepreduce.config.yaml_text import describe_yaml_error, dump_yaml, parse_yaml, read_yaml
 from deepreduce.errors import ConfigError, UserError, nearest_name
+from deepreduce.store.checkpoint import check_network_folder
 from deepreduce.store.config_file import read_config_text
 from deepreduce.store.names import CANDIDATES_RECORD, CONFIG, ENVIRONMENT, LOCK, run_of
 from deepreduce.utils.text import one_line, shown
@@ -130,6 +131,7 @@ def config_for_network(
     found = config if config is not None else config_of_network(folder)
     named = is_given or data is not None or any(text.lstrip().startswith("data") for text in settings)
     if found is None and not named:
+        check_network_folder(folder)
         raise UserError(
             f"{folder} lies in no run, so that its data set is not known; give --data, or --config with the run's"
             f" {CONFIG}"

@@ -11,6 +11,7 @@ from deepreduce.cost.link import LINKS, Link
 from deepreduce.cost.model import CostModel
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.utils.cache_folder import cache_folder
+from deepreduce.utils.file_names import checked_name
 from deepreduce.utils.files import read_json, write_json
 
 CALIBRATED = "mine-"
@@ -71,8 +72,8 @@ def save_calibration(name: str, value: object, *, folder: Path | None = None) ->
 
 
 def calibration_file(name: str, *, folder: Path | None = None) -> Path:
-    """Return the file of the model of that name."""
-    return (folder or calibration_folder()) / f"{name}.json"
+    """Return the file of the model of that name. Raises `UserError` for a name that leads out of the folder."""
+    return (folder or calibration_folder()) / f"{checked_name(name)}.json"
 
 
 def calibration_folder() -> Path:

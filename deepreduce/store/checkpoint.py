@@ -78,12 +78,7 @@ class SavedNetwork:
         Raises `UserError` where the folder holds no saved network, `CheckpointError` for a corrupt plan.json.
         """
         path = Path(folder)
-        _check_trained(path)
-        if not (path / PLAN).is_file() or not (path / WEIGHTS).is_file():
-            raise UserError(
-                f"{path} holds no saved network (plan.json and model.safetensors); give a folder such as"
-                " RUN/candidates/HASH or RUN/teacher"
-            )
+        check_network_folder(path)
         saved = read_description(path)
         return cls(
             path=path,
@@ -165,6 +160,16 @@ def _with_masks(path: Path, plan: ReductionPlan) -> ReductionPlan:
         return ReductionPlan.from_json(plan.to_json(), tensors=tensors)
     except PlanError as error:
         raise CheckpointError(f"{path / MASKS} does not hold the masks of {PLAN}: {error}") from error
+
+
+def check_network_folder(path: Path) -> None:
+    """Raise `UserError` for a folder that holds no saved network."""
+    _check_trained(path)
+    if not (path / PLAN).is_file() or not (path / WEIGHTS).is_file():
+        raise UserError(
+            f"{path} holds no saved network (plan.json and model.safetensors); give a folder such as"
+            " RUN/candidates/HASH or RUN/teacher"
+        )
 
 
 def _refuse_untrusted(path: Path, spec: ModelSpec, *, trust_code: bool) -> None:

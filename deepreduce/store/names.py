@@ -16,10 +16,9 @@ metrics.json those of history.csv and model.safetensors. The other .csv and the 
 `teacher-answers.bin` exists until the run is finished.
 """
 
-import re
 from pathlib import Path
 
-from deepreduce.errors import UserError
+from deepreduce.utils.file_names import checked_name
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "log.txt", ".lock"
 CRITICALITY, COSTS = "criticality.json", "costs.json"
@@ -50,15 +49,6 @@ def costs_plot(preset: str) -> str:
 def private_run(protocol: str) -> str:
     """Return the name of the file, in a network's folder, that holds what 'deepreduce private run' measured."""
     return f"private-{checked_name(protocol)}.json"
-
-
-def checked_name(name: str) -> str:
-    """Return the name, which becomes part of a path. Raises `UserError` for one that could lead out of its folder."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", name):
-        raise UserError(
-            f"the name {name[:100]!r} can't be part of a file's name; use at most 100 letters, digits and _ . + -"
-        )
-    return name
 
 
 def run_of(network: Path) -> Path | None:

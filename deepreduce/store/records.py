@@ -13,9 +13,10 @@ from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.model import CostModel
 from deepreduce.errors import CheckpointError, UserError
 from deepreduce.methods.proposal import StageCriticality
-from deepreduce.store.names import COSTS, CRITICALITY, ENVIRONMENT, checked_name
+from deepreduce.store.names import COSTS, CRITICALITY, ENVIRONMENT
 from deepreduce.store.sealed import RecordModel, checked, read_run_record
 from deepreduce.training.autotune import ExecutionPlan
+from deepreduce.utils.file_names import checked_name
 from deepreduce.utils.records import write_record
 
 

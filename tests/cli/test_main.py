@@ -14,6 +14,13 @@ import pytest
 
 from deepreduce.cli.main import run_command
 from deepreduce.methods.registry import method_named
+from deepreduce.models import build_model, resolve_spec
+from deepreduce.network import trace_network
+from deepreduce.plan import ReductionPlan
+from deepreduce.store.checkpoint import describe_network
+from deepreduce.store.network_folder import NetworkFolder
+from tests.helpers.private_networks import needs_engine
+from tests.helpers.records import begin_run
 from tests.helpers.runs import (
     NUM_CANDIDATES,
     NUM_FAMILIES,
@@ -235,3 +242,60 @@ def test_output_into_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     os.close(writer)
     _, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr and "Exception" not in stderr
+
+
+# -- code in a candidate's folder -----------------------------------------------------------------------------
+
+FACTORY = """
+from pathlib import Path
+from torch import nn
+
+Path(__file__).with_name("ran").touch()
+
+def make(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, num_classes),
+    )
+"""
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> Path:
+    """The folder of a network of a file, in a run on the digits; the file leaves a mark where it is run."""
+    (tmp_path / "mine.py").write_text(FACTORY)
+    spec = resolve_spec(f"{tmp_path}/mine.py:make", num_classes=10, in_channels=1)
+    whole = trace_network(build_model(spec), (1, 8, 8), spec=spec)
+    begin_run(tmp_path / "run")
+    folder = tmp_path / "run" / "candidates" / "mine"
+    folder.mkdir(parents=True)
+    described = describe_network(whole, whole, ReductionPlan(), label="\x1b[2Jmine")
+    NetworkFolder(path=folder).finish(
+        weights=whole.module.state_dict(), description=described, metrics={}, history=()
+    )
+    (tmp_path / "ran").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate"],
+        ["export", "--to", "torch-export", "--out", "x.pt2"],
+        pytest.param(["private", "run"], marks=needs_engine),
+        pytest.param(["private", "serve", "--port", "0"], marks=needs_engine),
+    ],
+    ids=lambda words: words[-1] if words[0] == "private" else words[0],
+)
+def test_a_file_that_a_folder_names_is_not_run_unless_it_is_trusted(
+    candidate: Path, capsys: pytest.CaptureFixture[str], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(candidate)
+    assert run_command([*words, str(candidate)]) == 2
+    message = one_line(capsys.readouterr().err)
+    assert "mine.py; if you trust that file, give --trust-code" in message
+    assert not list(candidate.parents[2].glob("ran"))
+    if words == ["evaluate"]:
+        assert run_command([*words, str(candidate), "--trust-code"]) == 0
+        assert list(candidate.parents[2].glob("ran"))
+        assert ": \\x1b[2Jmine, " in capsys.readouterr().out  # and no label commands the terminal

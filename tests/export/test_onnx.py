@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +13,13 @@ import torch
 from torch import nn
 
 from deepreduce.errors import RunError, UserError
+from deepreduce.export import onnx as subject
 from deepreduce.export.onnx import FORMATS, export_network, relus_in_onnx, relus_in_pt2
 from deepreduce.models import build_model, resolve_spec
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.transforms import apply_plan, cull_plan, reshape_plan, thin_plan
+from tests.helpers.faults import failing_disk
 
 pytest.importorskip("onnxruntime", reason="needs the extra deepreduce[export]")
 
@@ -174,3 +180,71 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'deepreduce\[export\]'"):
         export_network(reduced("resnet20", 4, "cull"), tmp_path / "out", to="onnx", images=IMAGES)
+
+
+# -- where the file can't be written --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Network:
+    """A network whose conversion takes no time."""
+    small = network("resnet20", width=2)
+    with torch.no_grad():
+        expected = small.module.eval()(IMAGES)
+    form = replace(
+        subject._FORMS["torch-export"],
+        convert=lambda module, images, fold: bytes(1000),
+        run=lambda file, images: expected,
+        count_relus=lambda file: small.relu_count,
+    )
+    monkeypatch.setitem(subject._FORMS, "torch-export", form)
+    return small
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_whichever_call_fails_the_old_file_stays_and_nothing_is_left(
+    quick: Network, tmp_path: Path, error: int
+) -> None:
+    path = tmp_path / "out"
+    with failing_disk(tmp_path) as watched:
+        export_network(quick, path, to="torch-export", images=IMAGES)
+    path.write_bytes(b"old")
+    for number in range(watched.calls.index("replace") + 1):
+        with (
+            failing_disk(tmp_path, number=number, error=error),
+            pytest.raises((RunError, UserError), match=f"out can't be written: {os.strerror(error)}; "),
+        ):
+            export_network(quick, path, to="torch-export", images=IMAGES)
+        assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("out", b"old")]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("n" * 300, "File name too long"), ("folder", "Is a directory"), ("no/out", "No such file")]
+)
+def test_a_place_that_can_not_be_written_to_is_one_line(
+    quick: Network, tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=f"can't be written: {reason}"):
+        export_network(quick, tmp_path / name, to="torch-export", images=IMAGES)
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_users_file_or_folder_of_another_name_is_left_alone(quick: Network, tmp_path: Path) -> None:
+    (tmp_path / "out.part").mkdir()
+    export_network(quick, tmp_path / "out", to="torch-export", images=IMAGES)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.part"]
+
+
+def test_a_real_conversion_to_a_full_disk_is_one_line_and_no_abort(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        with pytest.raises(RunError, match=r"out\.pt2 can't be written: No space left on device; make room"):
+            export_network(network("resnet20", width=2), disk / "out.pt2", to="torch-export", images=IMAGES)
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -195,7 +195,8 @@ def test_a_resumed_run_measures_again_what_was_changed_and_ends_as_before(
     probe, candidate = (sorted((copy / kind).iterdir())[0] for kind in ("probes", "candidates"))
     for folder in (copy / "teacher", probe, candidate):
         change_digit(folder / "metrics.json", '"val_accuracy"')
-    change_digit(candidate / "plan.json", '"alpha"')
+    described = sorted((copy / "candidates").iterdir())[1] / "plan.json"
+    change_digit(described, '"alpha"')
     change_digit(copy / "criticality.json", '"S1": ')
     change_digit(copy / "candidates.json", '"test_accuracy"')
     with caplog.at_level(logging.WARNING):
@@ -205,7 +206,7 @@ def test_a_resumed_run_measures_again_what_was_changed_and_ends_as_before(
     for folder in (copy / "teacher", probe, candidate):
         line = f"{folder / 'metrics.json'} was changed or damaged after it was written"
         assert [m for m in named if m.startswith(line) and "measuring" in m], named
-    assert any(m.startswith(str(candidate / "plan.json")) and m.endswith("writing it again") for m in named)
+    assert any(m.startswith(str(described)) and m.endswith("writing it again") for m in named)
     read_run(copy)
 
 
