@@ -54,7 +54,9 @@ def main(words: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     if asked.only:
         part_name, _, number = asked.only.partition(":")
-        for verdict in judge_all(_prepared(part_name, scratch), [int(number)], seed=asked.seed, scratch=scratch, jobs=1):
+        for verdict in judge_all(
+            _prepared(part_name, scratch), [int(number)], seed=asked.seed, scratch=scratch, jobs=1
+        ):
             print(json.dumps(verdict.to_json(), indent=2))
         return 0
     verdicts = read_verdicts(asked.out / "verdicts.jsonl")
@@ -64,7 +66,9 @@ def main(words: Sequence[str] | None = None) -> int:
             verdicts[verdict.part, verdict.number] = verdict
             print(json.dumps(verdict.to_json()), file=file, flush=True)
             if verdict.verdict in WRONG:
-                print(f"{verdict.verdict}: {verdict.part}:{verdict.number} {ascii(verdict.text[:150])}", file=sys.stderr)
+                print(
+                    f"{verdict.verdict}: {verdict.part}:{verdict.number} {ascii(verdict.text[:150])}", file=sys.stderr
+                )
     shutil.rmtree(scratch, ignore_errors=True)
     rows = table(verdicts.values())
     print(as_text(rows))
@@ -139,7 +143,10 @@ def table(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
     rows = []
     for name, found in [*by_part.items(), ("all", everything)]:
         counts = {verdict: sum(v.verdict == verdict for v in found) for verdict in VERDICTS}
-        most = {"most MB": max((v.megabytes for v in found), default=0), "most s": max((v.seconds for v in found), default=0)}
+        most = {
+            "most MB": max((v.megabytes for v in found), default=0),
+            "most s": max((v.seconds for v in found), default=0),
+        }
         rows.append({"part": name, "inputs": len(found), **counts, **most})
     return rows
 

@@ -99,7 +99,11 @@ class RunFolders:
                 ([resume], lambda found: self._same_tables(run)),
             ]
         )
-        return Input(text=f"{'; '.join(done)}: {steps[0][0] if isinstance(steps[0], list) else 'load'}", steps=steps, silent=silent)
+        return Input(
+            text=f"{'; '.join(done)}: {steps[0][0] if isinstance(steps[0], list) else 'load'}",
+            steps=steps,
+            silent=silent,
+        )
 
     def _same_evaluation(self, found: list[Any]) -> str:
         told = json.loads(found[0])
@@ -120,7 +124,12 @@ def _said(run: Path) -> str:
     """Return what is known of a run's networks once it is loaded."""
     result = deepreduce.load_result(run)
     networks = [result.teacher, *result.candidates]
-    return repr([(n.candidate.label, n.candidate.plan.to_json(), n.candidate.measurement, n.candidate.status) for n in networks])
+    return repr(
+        [
+            (n.candidate.label, n.candidate.plan.to_json(), n.candidate.measurement, n.candidate.relu_count)
+            for n in networks
+        ]
+    )
 
 
 class Plans:
@@ -133,7 +142,9 @@ class Plans:
         self._images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255
 
     def make(self, dice: random.Random, folder: Path) -> Input:
-        networks = sorted(path.parent for path in self._run.rglob("plan.json") if (path.parent / "metrics.json").exists())
+        networks = sorted(
+            path.parent for path in self._run.rglob("plan.json") if (path.parent / "metrics.json").exists()
+        )
         original = dice.choice(networks)
         network = folder / "network"
         shutil.copytree(original, network)

@@ -54,7 +54,8 @@ class Input:
     text: str
     steps: list[Step]
     silent: Callable[[list[Any]], str] = lambda found: ""
-    refusal_needed: bool = False
+    warns: bool = False
+    """Whether it is a user's own code, whose warnings are printed besides."""
 
 
 class Part(Protocol):
@@ -177,10 +178,8 @@ def _try_steps(given: Input) -> dict[str, Any]:
         except BaseException:
             return {"traceback": traceback.format_exc(), "step": str(step)[:300]}
         if code:
-            return {"code": code, "errors": errors.getvalue(), "step": str(step)[:300]}
+            return {"code": code, "errors": errors.getvalue(), "warns": given.warns, "step": str(step)[:300]}
         found.append(printed.getvalue() if isinstance(step, list) else value)
-    if given.refusal_needed:
-        return {"silent": "it was taken, though it is wrong"}
     try:
         return {"code": 0, "silent": given.silent(found)}
     except BaseException:
@@ -210,6 +209,8 @@ def _verdict(child: _Child, status: int, usage: Any, *, ended: bool) -> Verdict:
     if result["code"] == 0:
         return verdict(RIGHT)
     lines = [line for line in errors.splitlines() if not _LOG_LINE.match(line)]
+    if result.get("warns"):
+        lines = [line for line in lines if not line.startswith("  ") and "Warning: " not in line]
     if len(lines) != 1 or not lines[0].startswith("deepreduce: ") or len(lines[0]) > _LONGEST_LINE:
         return verdict(NOISE, errors)
     return verdict(REFUSED, lines[0])

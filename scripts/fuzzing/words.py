@@ -87,7 +87,9 @@ class Configs:
             return self._bomb(dice)
         values: Any = TINY
         for _ in range(dice.choice([1, 1, 1, 3])):
-            values = changed_value(dice, values) if kind == 3 else _with(values, dice.choice(KEYS), dice.choice(VALUES))
+            values = (
+                changed_value(dice, values) if kind == 3 else _with(values, dice.choice(KEYS), dice.choice(VALUES))
+            )
         return yaml.safe_dump(values, allow_unicode=dice.random() < 0.5).encode("utf-8", "surrogatepass")
 
     def _bomb(self, dice: random.Random) -> bytes:
@@ -129,13 +131,15 @@ class Settings:
         path.write_text(yaml.safe_dump(TINY))
         given = [f"{self._key(dice)}={self._value(dice)}" for _ in range(dice.choice([1, 1, 1, 2, 3]))]
         words = [word for setting in given for word in ("--set", setting)]
-        return Input(
-            text=repr(given)[:400], steps=[["optimize", "--config", str(path), "--dry-run", *words]]
-        )
+        return Input(text=repr(given)[:400], steps=[["optimize", "--config", str(path), "--dry-run", *words]])
 
     def _key(self, dice: random.Random) -> str:
         key = dice.choice(KEYS)
-        return key if dice.random() < 0.85 else dice.choice(["", ".", f"{key}.", f"{key}.x", key[:-1], key.upper(), "x" * 300])
+        return (
+            key
+            if dice.random() < 0.85
+            else dice.choice(["", ".", f"{key}.", f"{key}.x", key[:-1], key.upper(), "x" * 300])
+        )
 
     def _value(self, dice: random.Random) -> str:
         if dice.random() < 0.5:
