@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from deepreduce.network.meta_run import execute, module_tensors, run_without_dat
 from deepreduce.network.network import LinearLayer
 from deepreduce.network.operations import Role, cap_of, classify, mac_count, operations_of, output_elements
 from deepreduce.network.site_layer import site_layer_of
-
 
 _BATCH = 127
 """Images that run. No layer has a size that is a multiple of it, so that the batch is found in any shape."""

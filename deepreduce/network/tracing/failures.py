@@ -33,7 +33,9 @@ class MisfitError(Exception):
     """An operation failed on an image of the given size."""
 
 
-_OUTSIDE = "move that code out of forward, or put it in a function marked with torch.fx.wrap (which counts as one layer)"
+_OUTSIDE = (
+    "move that code out of forward, or put it in a function marked with torch.fx.wrap (which counts as one layer)"
+)
 
 BY_VALUES = f"it needs the values of a tensor, which a graph does not have: {_OUTSIDE}"
 BY_BATCH = (

@@ -74,7 +74,9 @@ def _detach(module: fx.GraphModule, node: fx.Node, users: list[fx.Node], value: 
     if not isinstance(value, Tensor):
         for user in users:  # a tuple: each of its parts is detached where it is taken out
             if user.target is not operator.getitem:
-                raise Unfollowable("several tensors made under torch.no_grad are used outside of it", line=node.meta.get(LINE))
+                raise Unfollowable(
+                    "several tensors made under torch.no_grad are used outside of it", line=node.meta.get(LINE)
+                )
             _detach(module, user, list(user.users), Tensor())
         return
     with module.graph.inserting_after(node):
@@ -114,7 +116,9 @@ def keep_tensors(module: fx.GraphModule, root: nn.Module) -> None:
         holder, original = module.get_submodule(owner), root.get_submodule(owner)
         for kind in ("_parameters", "_buffers"):
             held = getattr(holder, kind)
-            held.update({k: v for k, v in getattr(original, kind).items() if k not in held and not hasattr(holder, k)})
+            held.update(
+                {k: v for k, v in getattr(original, kind).items() if k not in held and not hasattr(holder, k)}
+            )
         holder._non_persistent_buffers_set |= original._non_persistent_buffers_set
 
 
