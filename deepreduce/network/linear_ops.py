@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -132,7 +132,7 @@ def _layer_op(node: fx.Node, call: Call | None, module: fx.GraphModule, shape: t
         node=node.name, kind=IDENTITY, operands=(node.all_input_nodes[0].name,), groups=shape[0], layer=path
     )
     if torch_class_of(layer) is nn.ZeroPad2d:
-        left, _, top, _ = layer.padding
+        left, _, top, _ = cast(nn.ZeroPad2d, layer).padding
         return replace(op, kind=PAD, padding=(top, left))
     return op if is_identity(layer) else None
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.swa_utils import AveragedModel
 
 _TORCH = ("torch.nn.", "torch.ao.nn.")
 
 _HARMLESS = {
-    "__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__dict__", "__weakref__", "__parameters__",
-    "__static_attributes__", "__firstlineno__", "__constants__", "__repr__", "__orig_bases__", "extra_repr",
-    "reset_parameters", "reset_running_stats", "_load_from_state_dict", "_save_to_state_dict", "_version",
+    "__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__dict__", "__weakref__",
+    "__parameters__", "__static_attributes__", "__firstlineno__", "__constants__", "__repr__", "__orig_bases__",
+    "extra_repr", "reset_parameters", "reset_running_stats", "_load_from_state_dict",
+    "_save_to_state_dict", "_version",
 }  # fmt: skip
 """What a subclass may define of its own and still compute what its base does."""
 
@@ -32,7 +34,7 @@ def torch_class_of(layer: nn.Module) -> type[nn.Module] | None:
     """
     classes = type(layer).__mro__
     place = next((i for i, cls in enumerate(classes) if is_torch_class(cls) and cls is not nn.Module), None)
-    if place is None or "forward" in vars(layer) or "_conv_forward" in vars(layer):
+    if place is None or "forward" in vars(layer) or "_conv_forward" in vars(layer) or is_parametrized(layer):
         return None
     base = classes[place]
     if place and isinstance(layer, nn.Sequential):
@@ -41,13 +43,11 @@ def torch_class_of(layer: nn.Module) -> type[nn.Module] | None:
     for cls in classes[:place]:
         if (known & vars(cls).keys()) - _HARMLESS:
             return None
-    if is_torch_class(type(layer)) and type(layer).__name__.startswith("Parametrized"):
-        return None
     return base
 
 
 def is_layer_of_torch(layer: nn.Module) -> bool:
-    """Return True for a layer of torch.nn that a graph can call whole: neither a container nor changed by its user."""
+    """Return True for a layer of torch.nn that a graph can call whole: no container, and not changed by its user."""
     if isinstance(layer, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or wrapped_module(layer) is not None:
         return False
     if torch_class_of(layer) is not None:
@@ -61,7 +61,7 @@ def wrapped_module(module: nn.Module) -> nn.Module | None:
     Wrappers are DataParallel, DistributedDataParallel, AveragedModel and the module that torch.compile returns.
     """
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
-        return module.module  # type: ignore[no-any-return]
+        return module.module
     return getattr(module, "_orig_mod", None) if type(module).__module__.startswith("torch._dynamo") else None
 
 

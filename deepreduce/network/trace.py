@@ -35,11 +35,11 @@ def trace_network(
 
     The module is traced in evaluation mode on the meta device, without data or arithmetic; of `if self.training:`
     the network keeps the evaluation branch. Arguments of forward but the first keep their defaults, wrappers
-    (DataParallel, AveragedModel, torch.compile) are taken off, and hooks of the forward pass become part of the graph.
-    Of a dictionary, tuple or list that forward returns, the output is its only tensor, or the one under "logits" or
-    "out". `stages` maps stage names to patterns of site names. Raises `NetworkTraceError`, with the line, if the
-    forward pass depends on the values of tensors or holds a part that can't be followed, and `ModelError` if the
-    network can't take the input or the stages don't fit.
+    (DataParallel, AveragedModel, torch.compile) are taken off, and hooks of the forward pass become part of the
+    graph. Of a dictionary, tuple or list that forward returns, the output is its only tensor, or the one under
+    "logits" or "out". `stages` maps stage names to patterns of site names. Raises `NetworkTraceError`, with the line,
+    if the forward pass depends on the values of tensors or holds a part that can't be followed, and `ModelError` if
+    the network can't take the input or the stages don't fit.
     """
     name = name or (spec.name if spec else type(unwrapped(module)).__name__)
     module = unwrapped(module)
@@ -59,7 +59,7 @@ def trace_kept(
     stages: Mapping[str, Sequence[str]] | None = None,
 ) -> Network:
     """Return the network of a module as `trace_network` does, whatever its graph may not keep for training."""
-    was_training = {m: m.training for m in module.modules()}
+    modes = {path: m.training for path, m in module.named_modules()}
     try:
         graph_module = follow(module, input_shape)
     except DeepReduceError:
@@ -70,8 +70,8 @@ def trace_kept(
         raise trace_error(name, error) from error
     observed = observe(graph_module, input_shape, name=name)
     name_sites(graph_module, observed, module, declared=spec is not None and spec.is_zoo, patterns=stages)
-    for m in graph_module.modules():
-        m.training = was_training.get(m, module.training)  # the network's own modules keep their modes
+    for path, m in graph_module.named_modules():
+        m.training = modes.get(path, module.training)  # the network's own modules keep their modes
     network = describe(graph_module, observed, input_shape, name=name, spec=spec)
     return replace(network, stage_patterns=freeze_stages(stages))
 

@@ -81,7 +81,7 @@ class AnyArguments(Two):
 
 
 class Decorated(Two):
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def number(self) -> int:
         return 1
 
@@ -389,7 +389,11 @@ class Named(Two):
 
     def forward(self, x: Tensor) -> Any:
         x = self.b(F.relu(self.a(x)))
-        made = {"single": {"scores": self.h(x)}, "tuple": (self.h(x),), "logits": {"features": x, "logits": self.h(x)}}
+        made = {
+            "single": {"scores": self.h(x)},
+            "tuple": (self.h(x),),
+            "logits": {"features": x, "logits": self.h(x)},
+        }
         return made[self.form]
 
 
@@ -654,7 +658,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "number of images": (two(by_number), LINE + r" \(.*\): it depends on the number of images in the batch"),
     "each image": (two(by_each_image), LINE + r" \(.*\): it depends on the number of images in the batch"),
     "random numbers": (two(randomly), LINE + ": Made draws random numbers"),
-    "overwrites without gradient": (two(overwritten_without_gradient), LINE + ": it overwrites a tensor under torch.no_grad"),
+    "overwrites without gradient": (
+        two(overwritten_without_gradient),
+        LINE + ": it overwrites a tensor under torch.no_grad",
+    ),
     "precision": (two(in_another_precision), r"changes the precision \(torch\.autocast\)"),
     "TorchScript": (scripted, r"2 \(RecursiveScriptModule\) is TorchScript"),
     "backward hook": (with_backward_hook, r"1 \(ReLU\) has backward hooks.*remove"),

@@ -21,7 +21,7 @@ from tests.helpers.independent import executed_macs, executed_relus
 
 
 class Shaped(nn.Module):
-    """Its graph depends on the number of images, not on their values: no graph keeps that, torch.export follows one."""
+    """Depends on the number of images, not on their values: no graph keeps that, torch.export follows one image."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Functions whose work depends on the mode: let the graph call modules in their place, which follow train() and eval().
+"""Let a graph call modules, which follow train() and eval(), in the place of functions that depend on the mode.
 
 Tracing freezes the value of `training=self.training`. So a network that calls such functions is traced in training
 mode as well, and the two graphs are compared call by call.
@@ -123,7 +123,7 @@ def _keyed(graph: fx.Graph) -> dict[_KEY, fx.Node]:
     for node in graph.nodes:
         if node.op == "call_function":
             place = (path_of_call(node), node.target)
-            keyed[*place, count[place]] = node
+            keyed[(*place, count[place])] = node
             count[place] += 1
     return keyed
 
@@ -210,27 +210,22 @@ def _owner(node: fx.Node, given: dict[str, Any]) -> str:
     owners = {path for path, _, _ in paths.values()}
     if len(owners) != 1 or any(last != name for name, (_, _, last) in paths.items()) or "running_var" not in paths:
         raise Unfollowable(
-            "it calls batch_norm with statistics that can't be followed in training: hold them, and the weight and bias"
-            " if any, as running_mean, running_var, weight and bias of one module, or use nn.BatchNorm2d",
+            "it calls batch_norm with statistics that can't be followed in training: hold them, and the weight and"
+            " bias if any, as running_mean, running_var, weight and bias of one module, or use nn.BatchNorm2d",
             line=node.meta.get(LINE),
         )
     return owners.pop()
 
 
 def _batch_norm(cls: Any, original: nn.Module, *, momentum: float | None, eps: float, counts: bool) -> nn.Module:
-    tensors = {**original._parameters, **original._buffers}
-    if tensors.get("num_batches_tracked") is None and momentum is None:
-        raise Unfollowable("a batch-norm that averages over all batches has no num_batches_tracked")
-    counts = counts and tensors.get("num_batches_tracked") is not None
-    if not counts:
+    if not counts or original._buffers.get("num_batches_tracked") is None:
         cls = UncountedNorm
     features = len(original.running_mean)  # type: ignore[arg-type]
     layer: nn.Module = cls(features, eps=eps, momentum=momentum, affine=False, device="meta")
-    for name in ("weight", "bias"):
-        layer._parameters[name] = tensors.get(name)
+    layer._parameters.update({name: original._parameters.get(name) for name in ("weight", "bias")})
     for name in ("running_mean", "running_var", "num_batches_tracked"):
-        layer._buffers[name] = tensors.get(name)
-    layer.affine = tensors.get("weight") is not None  # type: ignore[assignment]
+        layer._buffers[name] = original._buffers.get(name)
+    layer.affine = original._parameters.get("weight") is not None  # type: ignore[assignment]
     return layer
 
 
@@ -242,8 +237,8 @@ def _put(module: fx.GraphModule, path: str, layer: nn.Module) -> None:
     assert before is not None
     for key, value in (*before._parameters.items(), *before._buffers.items()):
         if key not in layer._parameters and key not in layer._buffers:
-            kind = layer._parameters if isinstance(value, nn.Parameter) else layer._buffers
-            kind[key] = value  # type: ignore[assignment]
+            kind: dict[str, Any] = layer._parameters if isinstance(value, nn.Parameter) else layer._buffers
+            kind[key] = value
     for key, child in before._modules.items():
         layer.add_module(key, child)
     holder._modules[name] = layer

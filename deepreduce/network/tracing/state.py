@@ -70,8 +70,8 @@ def check_followable(root: nn.Module) -> None:
         what = f"{path} ({type(m).__name__})" if path else type(m).__name__
         if isinstance(m, torch.jit.ScriptModule):
             raise Unfollowable(
-                f"{what} is TorchScript, whose inside a graph does not see: build the network from the module that was"
-                " scripted",
+                f"{what} is TorchScript, whose inside a graph does not see: build the network from the module that"
+                " was scripted",
                 line="",
             )
         if m._backward_hooks or m._backward_pre_hooks:

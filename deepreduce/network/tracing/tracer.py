@@ -5,10 +5,8 @@ from __future__ import annotations
 import builtins
 import inspect
 import random
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,8 +22,8 @@ from deepreduce.network.module_kinds import (
     wrapped_module,
 )
 from deepreduce.network.site_layer import SiteLayer
-from deepreduce.network.tracing.autograd import autograd_functions
-from deepreduce.network.tracing.calls import FunctionCall
+from deepreduce.network.tracing.calls import FunctionCall, ModeCall, UncountedNorm
+from deepreduce.network.tracing.contexts import autograd_functions, compiled_functions, types_asked
 from deepreduce.network.tracing.failures import Unfollowable, calling_line, line_of
 from deepreduce.network.tracing.state import Kept, hooks_of
 from deepreduce.network.tracing.values import ReloadTracer, Runs, Value
@@ -34,6 +32,8 @@ LINE = "deepreduce_line"
 """Key in a node's `meta` of the line of the network's code that made the call."""
 WITHOUT_GRADIENT = "deepreduce_without_gradient"
 """Key in a node's `meta`: the call was made under `torch.no_grad`."""
+
+_OWN_LAYERS = (SiteLayer, FunctionCall, ModeCall, UncountedNorm)
 
 
 class NetworkTracer(ReloadTracer):
@@ -47,13 +47,10 @@ class NetworkTracer(ReloadTracer):
         self.input_name = image_argument(root)
         dtype = next((p.dtype for p in root.parameters() if p.is_floating_point()), torch.float32)
         self.runs = Runs(root, input_shape, dtype)
-        self._parameters: dict[int, tuple[str, nn.Parameter]] = {}
-        for name, parameter in root.named_parameters():
-            self._parameters.setdefault(id(parameter), (name, parameter))
+        self._parameters = {id(parameter): name for name, parameter in root.named_parameters()}
         self._whole: set[str] = set()
-        self._unhooked = self.runs.unhooked
+        self._layers = self.runs.layers
         self._keeps_hooks: set[str] = set()
-        self._open: list[nn.Module] = []
 
     def follow(self, root: nn.Module) -> fx.Graph:
         """Return the graph of `root(images)`; constants and calls of autograd functions become attributes of it."""
@@ -62,16 +59,15 @@ class NetworkTracer(ReloadTracer):
             warnings.catch_warnings(),
             torch.enable_grad(),
             autograd_functions(self.call_function),
-            _compiled_functions(),
-            _types_asked(self) as watch,
+            compiled_functions(),
+            types_asked(self.runs) as watch,
         ):
             warnings.simplefilter("ignore")  # of torch and of forward, about values that are proxies
             self._watch = watch
             graph = super().trace(root)
-        for path, layer in self._unhooked.items():
+        for path, layer in self._layers.items():
             parent, _, name = path.rpartition(".")
             root.get_submodule(parent)._modules[name] = layer
-        graph._tracer_cls = None
         return graph
 
     # -- the call of the network ----------------------------------------------------------------------------
@@ -89,7 +85,7 @@ class NetworkTracer(ReloadTracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if self.runs.is_running or m in self._open:
+        if self.runs.is_running:
             return forward(*args, **kwargs)
         inner = wrapped_module(m)
         if inner is not None:
@@ -117,7 +113,7 @@ class NetworkTracer(ReloadTracer):
     def _is_whole(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         if isinstance(layer, torch.jit.ScriptModule):
             return True
-        if isinstance(layer, (SiteLayer, FunctionCall)) or is_layer_of_torch(layer):
+        if isinstance(layer, _OWN_LAYERS) or is_layer_of_torch(layer):
             return True
         if len(args) != 1 or kwargs or not issubclass(type(args[0]), Value) or has_tensors(layer):
             return False
@@ -130,17 +126,17 @@ class NetworkTracer(ReloadTracer):
     def _pass_through(self, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a module with its hooks, to trace what it does."""
         before, hooks = _random_state(), Kept(hooks_of(m))
-        result = m._call_impl(*args, **kwargs)
+        result = m._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         if hooks.has_changed():
             raise Unfollowable(
-                f"a hook of {self._name(m)} changes state of its own, which a graph would not: remove the hook, or let"
-                " it compute from its input alone",
+                f"a hook of {self._name(m)} changes state of its own, which a graph would not: remove the hook, or"
+                " let it compute from its input alone",
                 line="",
             )
         if before != _random_state() and not m.training:
             raise Unfollowable(
-                f"{self._name(m)} draws random numbers that depend on no tensor of its input, and a graph would repeat"
-                " the same ones: draw them with torch.rand_like or torch.nn.functional.dropout",
+                f"{self._name(m)} draws random numbers that depend on no tensor of its input, and a graph would"
+                " repeat the same ones: draw them with torch.rand_like or torch.nn.functional.dropout",
                 line=line_of(type(m).forward),
             )
         return result
@@ -160,12 +156,12 @@ class NetworkTracer(ReloadTracer):
         last, hooks = next(reversed(self.graph.nodes)), Kept(hooks_of(m))
         vars(m)["forward"] = call
         try:
-            result = m._call_impl(*args, **kwargs)
+            result = m._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
             if not hooks.has_changed():
-                self._unhooked.setdefault(path, without_hooks(m))
+                self._layers.setdefault(path, without_hooks(m))
                 return result
         except Exception:  # what a hook of any user raises
-            if path in self._unhooked:
+            if path in self._layers:
                 raise
         finally:
             vars(m).pop("forward")
@@ -186,11 +182,7 @@ class NetworkTracer(ReloadTracer):
                 f"{self._where_held(m)} is not registered in the network, so that its weights are neither trained nor"
                 " saved: hold such modules in an nn.ModuleList or nn.ModuleDict"
             )
-        self._open.append(m)
-        try:
-            return self._pass_through(m, args, kwargs)
-        finally:
-            self._open.pop()
+        return self._pass_through(m, args, kwargs)
 
     def _where_held(self, m: nn.Module) -> str:
         """Name the attribute that holds a module which is not registered."""
@@ -209,9 +201,9 @@ class NetworkTracer(ReloadTracer):
         if function.__module__ == "torch.utils.checkpoint":  # (function, whether to keep the random state, arguments)
             return args[0](*args[2:])
         number = 0
-        while hasattr(self.root, path := f"_function{number}"):
+        while hasattr(self.root, path := f"_function{number}") or path in self._layers:
             number += 1
-        self.root.add_module(path, FunctionCall(function))
+        self._layers[path] = FunctionCall(function)
         return self.create_proxy("call_module", path, args, kwargs, name=function.__name__.lower())
 
     # -- values ---------------------------------------------------------------------------------------------
@@ -230,13 +222,14 @@ class NetworkTracer(ReloadTracer):
         length = self.runs.length(obj.node)
         if length is None:
             return builtins.iter(self.runs.answer(obj.node))
-        return builtins.iter([obj[i] for i in range(length)])
+        value: Any = obj
+        return builtins.iter([value[i] for i in range(length)])
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self.runs.is_running or not isinstance(attr_val, nn.Parameter):
             return attr_val
-        name, _ = self._parameters.get(id(attr_val), ("", None))
-        if not name:
+        name = self._parameters.get(id(attr_val))
+        if name is None:
             return attr_val
         if name not in parameter_proxy_cache:
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
@@ -247,8 +240,8 @@ class NetworkTracer(ReloadTracer):
             return a.node
         if isinstance(a, nn.Parameter) and id(a) not in self._parameters:
             raise Unfollowable(
-                f"a parameter of shape {tuple(a.shape)} is not registered in the network, so that it is neither trained"
-                " nor saved: hold it as an attribute of a module, or in an nn.ParameterList"
+                f"a parameter of shape {tuple(a.shape)} is not registered in the network, so that it is neither"
+                " trained nor saved: hold it as an attribute of a module, or in an nn.ParameterList"
             )
         return super().create_arg(a)
 
@@ -286,8 +279,8 @@ def image_argument(module: nn.Module) -> str:
     if len(required) > 1 or not named or (required and required[0] is not named[0]):
         names = ", ".join(p.name for p in required)
         raise ModelError(
-            f"{type(module).__name__} takes {len(required)} inputs ({names}); deepreduce reduces networks that take one"
-            " image: wrap it in a module that fixes the others"
+            f"{type(module).__name__} takes {len(required)} inputs ({names}); deepreduce reduces networks that take"
+            " one image: wrap it in a module that fixes the others"
         )
     return named[0].name
 
@@ -319,37 +312,3 @@ def _random_state() -> tuple[Any, ...]:
 
 def _autocast_state() -> tuple[bool, ...]:
     return tuple(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
-
-
-def _compiled_functions() -> Any:
-    """Follow functions that torch.compile has wrapped."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    return torch._dynamo.config.patch(error_on_nested_fx_trace=False)
-
-
-@contextmanager
-def _types_asked(tracer: NetworkTracer) -> Iterator[Callable[[nn.Module], None]]:
-    """Answer `isinstance(value, torch.Tensor)` by the value's type in the modules of the networks that are watched."""
-    patched: list[dict[str, Any]] = []
-
-    def is_instance(value: Any, classes: Any) -> bool:
-        if issubclass(type(value), Value) and not builtins.isinstance(value, classes):
-            try:
-                value = tracer.runs.of(value.node)
-            except Exception:  # a value that can't be computed without data keeps its own type
-                return False
-        return builtins.isinstance(value, classes)
-
-    def watch(m: nn.Module) -> None:
-        forward = getattr(m.forward, "__func__", m.forward)
-        names = getattr(inspect.unwrap(forward), "__globals__", None)
-        if names is not None and "isinstance" not in names and not str(names.get("__name__")).startswith("torch."):
-            names["isinstance"] = is_instance
-            patched.append(names)
-
-    try:
-        yield watch
-    finally:
-        for names in patched:
-            del names["isinstance"]

@@ -124,8 +124,9 @@ class Runs:
         self._device = next((p.device for p in root.parameters()), torch.device("cpu"))
         self._waiting: list[fx.Node] = []
         self._values: dict[fx.Node, tuple[Any, ...]] = {}
-        self._layers: dict[str, nn.Module] = {}
-        self.unhooked: dict[str, nn.Module] = {}  # layers whose hooks are traced, without these hooks
+        self._on_meta_layers: dict[str, nn.Module] = {}
+        self.layers: dict[str, nn.Module] = {}
+        """Layers that the graph calls and the module does not have: of functions, and layers without their hooks."""
         self._tensors: dict[int, Tensor] = {}
         self._stand_ins: dict[fx.Node, fx.Node] = {}
         self.is_running = False
@@ -140,7 +141,7 @@ class Runs:
         self._waiting = [each for each in self._waiting if each is not node]
 
     def of(self, node: fx.Node) -> Any:
-        """Return the node's value for two images, on the meta device. Raises what running it, or one before, raised."""
+        """Return the node's value for two images, without data. Raises what running the graph up to it raised."""
         value = self._all(node)[0]
         if isinstance(value, _Failed):
             raise value.error
@@ -161,7 +162,10 @@ class Runs:
         self._stand_ins[replacement] = self._stand_ins.get(node, node)
 
     def answer(self, node: fx.Node) -> Any:
-        """Return the node's value. Raises `Unfollowable` where it differs from image to image or from batch to batch."""
+        """Return the node's value.
+
+        Raises `Unfollowable` where it differs from image to image or from batch to batch.
+        """
         value = self.of(node)
         if tensors_in(value):
             raise Unfollowable(BY_VALUES)
@@ -187,7 +191,7 @@ class Runs:
         if isinstance(value, torch.device):
             return self._device
         if name in ("is_cuda", "is_cpu", "is_meta", "is_mps"):
-            return self._device.type == name.removeprefix("is_")
+            return str(name) == f"is_{self._device.type}"
         return self._device.type if name == "type" and value == "meta" else value
 
     def _run(self, node: fx.Node, batch: int) -> Any:
@@ -197,10 +201,10 @@ class Runs:
         args, kwargs = map_aggregate(
             (node.args, node.kwargs),
             lambda value: self._values[value][batch] if isinstance(value, fx.Node) else value,
-        )  # type: ignore[misc]
+        )
         try:
-            with torch.no_grad(), QuickExecution():
-                return self._execute(node, args, kwargs, batch)  # type: ignore[arg-type]
+            with torch.no_grad(), QuickExecution():  # type: ignore[no-untyped-call]
+                return self._execute(node, args, kwargs, batch)
         except Exception as error:
             if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
                 return _Failed(Unfollowable(BY_VALUES))
@@ -214,11 +218,11 @@ class Runs:
             value = attribute(self.root, target)
             return self._on_meta(value) if isinstance(value, Tensor) else value
         if node.op == "call_module":
-            if target not in self._layers:
-                self._layers[target] = copy_to_meta(
-                    self.unhooked.get(target) or self.root.get_submodule(target)
+            if target not in self._on_meta_layers:
+                self._on_meta_layers[target] = copy_to_meta(
+                    self.layers.get(target) or self.root.get_submodule(target)
                 ).eval()
-            return self._layers[target](*args, **kwargs)
+            return self._on_meta_layers[target](*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         if target in FACTORIES and "device" not in kwargs:

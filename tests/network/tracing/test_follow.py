@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deepreduce.errors import ModelError
 from deepreduce.network import trace_network
+from deepreduce.network.module_kinds import unwrapped
 from tests.helpers.brought import (
     BROUGHT,
     ONE,
@@ -25,7 +26,9 @@ from tests.helpers.brought import (
 )
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch, of a checkpoint without a gradient
+@pytest.mark.filterwarnings(
+    "ignore:None of the inputs have requires_grad"
+)  # torch, of a checkpoint without a gradient
 @pytest.mark.parametrize("name", BROUGHT)
 def test_a_network_that_people_bring_is_counted_and_computes_trains_and_keeps_the_same(name: str) -> None:
     network, module = traced(name)
@@ -53,7 +56,8 @@ def test_a_trace_leaves_the_module_as_it_was(name: str) -> None:
     before = state_of(module)
     network = trace_network(module, SHAPE)
     assert_untouched(module, before)
-    assert all(m.training for m in network.module.modules() if type(m).__name__ != "FrozenNorm")
+    modes = {path: m.training for path, m in unwrapped(module).named_modules()}
+    assert all(m.training == modes.get(path, True) for path, m in network.module.named_modules())
 
 
 def test_what_hooks_store_is_no_value_of_the_trace() -> None:

@@ -1,14 +1,18 @@
-"""Calls of `torch.autograd.Function`, which torch executes below Python: how a trace gets to see them."""
+"""Contexts that show a trace what torch.fx does not see: autograd functions, types, compiled functions."""
 
 from __future__ import annotations
 
+import builtins
+import inspect
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
-from deepreduce.network.tracing.values import proxies_in
+from deepreduce.network.tracing.values import Runs, Value, proxies_in
 
 Record = Callable[[type[torch.autograd.Function], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -74,3 +78,41 @@ def _record_forward(cls: Any, record: Record) -> Callable[[], None]:
                 delattr(cls, name)
 
     return restore
+
+
+@contextmanager
+def types_asked(runs: Runs) -> Iterator[Callable[[nn.Module], None]]:
+    """Answer `isinstance(value, torch.Tensor)` by the type that the value will have, within the context.
+
+    The context gives a function that takes a module whose forward asks.
+    """
+    patched: list[dict[str, Any]] = []
+
+    def is_instance(value: Any, classes: Any) -> bool:
+        if issubclass(type(value), Value) and not builtins.isinstance(value, classes):
+            try:
+                value = runs.of(value.node)
+            except Exception:  # a value that can't be computed without data keeps its own type
+                return False
+        return builtins.isinstance(value, classes)
+
+    def watch(m: nn.Module) -> None:
+        forward = getattr(m.forward, "__func__", m.forward)
+        names = getattr(inspect.unwrap(forward), "__globals__", None)
+        if names is not None and "isinstance" not in names and not str(names.get("__name__")).startswith("torch."):
+            names["isinstance"] = is_instance
+            patched.append(names)
+
+    try:
+        yield watch
+    finally:
+        for names in patched:
+            del names["isinstance"]
+
+
+def compiled_functions() -> AbstractContextManager[Any]:
+    """Follow functions that torch.compile has wrapped, within the context."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    context: AbstractContextManager[Any] = torch._dynamo.config.patch(error_on_nested_fx_trace=False)
+    return context
