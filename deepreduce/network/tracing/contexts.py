@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
 import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -84,28 +84,38 @@ def _record_forward(cls: Any, record: Record) -> Callable[[], None]:
 def types_asked(runs: Runs) -> Iterator[Callable[[nn.Module], None]]:
     """Answer `isinstance(value, torch.Tensor)` by the type that the value will have, within the context.
 
-    The context gives a function that takes a module whose forward asks.
+    That holds for all imported modules of users that use torch. The context gives a function for the modules of
+    classes that are not imported from a file.
     """
     patched: list[dict[str, Any]] = []
+    original = torch.is_tensor
 
     def is_instance(value: Any, classes: Any) -> bool:
-        if issubclass(type(value), Value) and not builtins.isinstance(value, classes):
+        if issubclass(type(value), Value) and not isinstance(value, classes):
             try:
                 value = runs.of(value.node)
             except Exception:  # a value that can't be computed without data keeps its own type
                 return False
-        return builtins.isinstance(value, classes)
+        return isinstance(value, classes)
 
-    def watch(m: nn.Module) -> None:
-        forward = getattr(m.forward, "__func__", m.forward)
-        names = getattr(inspect.unwrap(forward), "__globals__", None)
-        if names is not None and "isinstance" not in names and not str(names.get("__name__")).startswith("torch."):
+    def patch(names: Any) -> None:
+        theirs = str(names.get("__name__")).split(".")[0] not in ("torch", "deepreduce", "builtins")
+        if theirs and "isinstance" not in names and any(name in names for name in ("torch", "nn", "Tensor")):
             names["isinstance"] = is_instance
             patched.append(names)
 
+    def watch(m: nn.Module) -> None:
+        forward = getattr(m.forward, "__func__", m.forward)
+        patch(getattr(inspect.unwrap(forward), "__globals__", {}))
+
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType):
+            patch(vars(module))
+    torch.is_tensor = lambda value: is_instance(value, torch.Tensor)  # type: ignore[assignment, return-value]
     try:
         yield watch
     finally:
+        torch.is_tensor = original
         for names in patched:
             del names["isinstance"]
 

@@ -24,6 +24,16 @@ What is the same for all three is taken as the same for any number.
 """
 
 
+_META = torch.device("meta")
+_OF_DEVICE: Mapping[str, Callable[[torch.device], Any]] = {
+    "device": lambda device: device,
+    "is_cuda": lambda device: device.type == "cuda",
+    "is_cpu": lambda device: device.type == "cpu",
+    "is_meta": lambda device: device.type == "meta",
+}
+"""Attributes of a tensor that tell where it is."""
+
+
 class InplaceProxy(fx.Proxy):
     """A proxy that records what overwrites a tensor (`x += y`, `x[...] = y`) as such, which torch.fx does not."""
 
@@ -128,7 +138,6 @@ class Runs:
         self.layers: dict[str, nn.Module] = {}
         """Layers that the graph calls and the module does not have: of functions, and layers without their hooks."""
         self._tensors: dict[int, Tensor] = {}
-        self._stand_ins: dict[fx.Node, fx.Node] = {}
         self.is_running = False
 
     def add(self, node: fx.Node) -> None:
@@ -155,11 +164,11 @@ class Runs:
                 self._values[each] = tuple(self._run(each, batch) for batch in range(len(_BATCHES)))
         finally:
             self.is_running = False
-        return self._values[self._stand_ins.get(node, node)]
+        return self._values[node]
 
     def replace(self, node: fx.Node, replacement: fx.Node) -> None:
         """Take a node that was not traced to have the values of one that was."""
-        self._stand_ins[replacement] = self._stand_ins.get(node, node)
+        self._values[replacement] = self._all(node)
 
     def answer(self, node: fx.Node) -> Any:
         """Return the node's value.
@@ -171,7 +180,7 @@ class Runs:
             raise Unfollowable(BY_VALUES)
         if any(type(other) is not type(value) or other != value for other in self._all(node)[1:]):
             raise Unfollowable(BY_BATCH)
-        return self._on_device(node, value)
+        return value
 
     def length(self, node: fx.Node) -> int | None:
         """Return the number of parts of a tuple, list or tensor; None for other values.
@@ -184,15 +193,6 @@ class Runs:
         if any(type(other) is not type(value) or len(other) != len(value) for other in others):
             raise Unfollowable(BY_BATCH)
         return len(value)
-
-    def _on_device(self, node: fx.Node, value: Any) -> Any:
-        """Return what a question for the device is answered by the network where it is."""
-        name = node.args[1] if node.target is getattr else None
-        if isinstance(value, torch.device):
-            return self._device
-        if name in ("is_cuda", "is_cpu", "is_meta", "is_mps"):
-            return str(name) == f"is_{self._device.type}"
-        return self._device.type if name == "type" and value == "meta" else value
 
     def _run(self, node: fx.Node, batch: int) -> Any:
         failed = [self._values[n][batch] for n in node.all_input_nodes if isinstance(self._values[n][batch], _Failed)]
@@ -223,6 +223,13 @@ class Runs:
                     self.layers.get(target) or self.root.get_submodule(target)
                 ).eval()
             return self._on_meta_layers[target](*args, **kwargs)
+        if target is getattr and isinstance(args[0], Tensor) and args[1] in _OF_DEVICE:
+            return _OF_DEVICE[args[1]](self._device)  # the network's own device, not this run's
+        if target is not getattr and not getattr(target, "__module__", "") == "_operator":
+            args, kwargs = map_aggregate(
+                (args, kwargs),
+                lambda value: _META if value == self._device and type(value) is torch.device else value,
+            )
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         if target in FACTORIES and "device" not in kwargs:
