@@ -134,9 +134,11 @@ def _addmm(bias: Tensor, rows: Tensor, columns: Tensor) -> Tensor | None:
 
 
 def _batch_norm(image: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor] | None:
-    is_training = options[4]
     normalised = _empty_like(image)
-    return None if is_training or normalised is None else (normalised, image.new_empty(0), image.new_empty(0))
+    if normalised is None:
+        return None
+    saved = image.shape[1] if options[4] else 0  # in training, the statistics of the batch
+    return normalised, image.new_empty(saved), image.new_empty(saved)
 
 
 _SHORTCUTS: Mapping[Any, Callable[..., Any]] = {

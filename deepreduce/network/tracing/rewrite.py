@@ -54,12 +54,12 @@ def _is_sole(node: fx.Node, reader: fx.Node, module: fx.GraphModule) -> bool:
 def cut_gradients(module: fx.GraphModule, runs: Runs) -> None:
     """Detach what was computed under `torch.no_grad` where it is used outside of it.
 
-    Raises `Unfollowable` for a call that overwrites a tensor there.
+    Raises `Unfollowable` for a call that overwrites a tensor there that was made outside.
     """
     for node in list(module.graph.nodes):
         if not node.meta.get(WITHOUT_GRADIENT) or node.op in ("get_attr", "placeholder", "output"):
             continue
-        if is_inplace(node, module):
+        if is_inplace(node, module) and not all(_is_without_gradient(n, module) for n in node.all_input_nodes[:1]):
             raise Unfollowable(
                 "it overwrites a tensor under torch.no_grad, which a graph does not keep from the gradient: use an"
                 " operation that returns a new tensor",
@@ -67,20 +67,28 @@ def cut_gradients(module: fx.GraphModule, runs: Runs) -> None:
             )
         users = [user for user in node.users if not user.meta.get(WITHOUT_GRADIENT)]
         if users and tensors_in(runs.of(node)):
-            _detach(module, node, users, runs.of(node))
+            _detach(module, node, users, runs)
 
 
-def _detach(module: fx.GraphModule, node: fx.Node, users: list[fx.Node], value: Any) -> None:
-    if not isinstance(value, Tensor):
+def _is_without_gradient(node: fx.Node, module: fx.GraphModule) -> bool:
+    """Return True if the node's memory was written under `torch.no_grad` alone."""
+    if node.op in ("get_attr", "placeholder") or not node.meta.get(WITHOUT_GRADIENT):
+        return False
+    return is_fresh(node, module) or all(_is_without_gradient(source, module) for source in node.all_input_nodes)
+
+
+def _detach(module: fx.GraphModule, node: fx.Node, users: list[fx.Node], runs: Runs) -> None:
+    if not isinstance(runs.of(node), Tensor):
         for user in users:  # a tuple: each of its parts is detached where it is taken out
             if user.target is not operator.getitem:
                 raise Unfollowable(
                     "several tensors made under torch.no_grad are used outside of it", line=node.meta.get(LINE)
                 )
-            _detach(module, user, list(user.users), Tensor())
+            _detach(module, user, list(user.users), runs)
         return
     with module.graph.inserting_after(node):
         detached = module.graph.call_method("detach", (node,))
+    runs.replace(node, detached)
     detached.meta = {key: item for key, item in node.meta.items() if key != WITHOUT_GRADIENT}
     node.replace_all_uses_with(detached, delete_user_cb=lambda user: user in users)
 

@@ -49,6 +49,7 @@ class NetworkTracer(ReloadTracer):
         self.runs = Runs(root, input_shape, dtype)
         self._parameters = {id(parameter): name for name, parameter in root.named_parameters()}
         self._whole: set[str] = set()
+        self._buffers = {id(buffer): (buffer, name) for name, buffer in root.named_buffers()}
         self._layers = self.runs.layers
         self._keeps_hooks: set[str] = set()
 
@@ -115,7 +116,9 @@ class NetworkTracer(ReloadTracer):
             return True
         if isinstance(layer, _OWN_LAYERS) or is_layer_of_torch(layer):
             return True
-        if len(args) != 1 or kwargs or not issubclass(type(args[0]), Value) or has_tensors(layer):
+        if len(args) != 1 or kwargs or not issubclass(type(args[0]), Value):
+            return False
+        if has_tensors(layer) or any(True for _ in layer.children()):
             return False
         try:
             probe = self.runs.of(args[0].node)
@@ -238,7 +241,10 @@ class NetworkTracer(ReloadTracer):
     def create_arg(self, a: Any) -> Any:
         if issubclass(type(a), fx.Proxy):
             return a.node
-        if isinstance(a, nn.Parameter) and id(a) not in self._parameters:
+        name = self._parameters.get(id(a)) or self._buffers.get(id(a), (None, ""))[1]
+        if name:
+            return self.create_node("get_attr", name, (), {})
+        if isinstance(a, nn.Parameter):
             raise Unfollowable(
                 f"a parameter of shape {tuple(a.shape)} is not registered in the network, so that it is neither"
                 " trained nor saved: hold it as an attribute of a module, or in an nn.ParameterList"

@@ -128,7 +128,6 @@ class Runs:
         self.layers: dict[str, nn.Module] = {}
         """Layers that the graph calls and the module does not have: of functions, and layers without their hooks."""
         self._tensors: dict[int, Tensor] = {}
-        self._stand_ins: dict[fx.Node, fx.Node] = {}
         self.is_running = False
 
     def add(self, node: fx.Node) -> None:
@@ -155,11 +154,11 @@ class Runs:
                 self._values[each] = tuple(self._run(each, batch) for batch in range(len(_BATCHES)))
         finally:
             self.is_running = False
-        return self._values[self._stand_ins.get(node, node)]
+        return self._values[node]
 
     def replace(self, node: fx.Node, replacement: fx.Node) -> None:
         """Take a node that was not traced to have the values of one that was."""
-        self._stand_ins[replacement] = self._stand_ins.get(node, node)
+        self._values[replacement] = self._all(node)
 
     def answer(self, node: fx.Node) -> Any:
         """Return the node's value.

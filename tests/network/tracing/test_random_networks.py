@@ -104,7 +104,7 @@ def parts(draw: st.DrawFn, depth: int = 2) -> tuple[nn.Module, int]:
     return block, relus
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(drawn=st.lists(parts(), min_size=1, max_size=3), seed=st.integers(0, 9))
 def test_a_random_network_of_what_people_bring_is_counted_and_the_same_in_both_modes(
     drawn: list[tuple[nn.Module, int]], seed: int
