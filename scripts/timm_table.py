@@ -267,7 +267,7 @@ def page(models: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]], 
         "# timm's networks with ReLUs",
         "",
         f"Written by `python scripts/timm_table.py`; timm {timm.__version__}, torch {torch.__version__},"
-        f" {datetime.date.today()}, one thread of {os.cpu_count()} cores ({platform.machine()}), {limits}.",
+        f" {datetime.date.today()}, one thread of {os.cpu_count()} shared cores ({platform.machine()}), {limits}.",
         "",
         INTRODUCTION,
         "",

@@ -184,9 +184,13 @@ def _row(found: dict[str, Any]) -> str:
         others,
         *(_verdict(found, edit) for edit in EDITS),
         "/".join(map(str, sizes)) or "-",
-        "differs" if found["checked"]["failure"] else "equal",
+        _equality(found.get("checked")),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _equality(checked: dict[str, Any] | None) -> str:
+    return "not run" if checked is None else "differs" if checked["failure"] else "equal"
 
 
 def page(results: list[dict[str, Any]], missing: list[str]) -> str:
@@ -195,7 +199,9 @@ def page(results: list[dict[str, Any]], missing: list[str]) -> str:
     agree = sum(r["agrees"] and all(e.get("agrees", True) for e in r["edits"].values()) for r in results)
     refusals = [f"- **{r['name']}**, {edit}: {_short(r['edits'][edit].get('refused') or '')}"
                 for r in results for edit in EDITS if _verdict(r, edit) == "no"]  # fmt: skip
-    differing = [f"- **{r['name']}**: {r['checked']['failure']}" for r in results if r["checked"]["failure"]]
+    differing = [
+        f"- **{r['name']}**: {r['checked']['failure']}" for r in results if r.get("checked", {}).get("failure")
+    ]
     failures = [f"- **{r['name']}**, {edit}: {_failure(r['edits'][edit], r['steps'].get(edit, {}))}"
                 for r in results for edit in EDITS if _verdict(r, edit) == "fails"]  # fmt: skip
     unscaled = [f"- **{r['name']}**: {'; '.join(r['edits']['alpha']['notes'])}"
