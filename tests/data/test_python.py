@@ -124,7 +124,7 @@ def test_a_list_of_classes_that_is_none_is_not_used(targets: Any) -> None:
 @pytest.mark.parametrize("label", [10**400, float("nan"), "cat", None, 0.5, 1j, torch.ones(2)])
 def test_a_class_that_is_no_whole_number_is_one_line(label: Any) -> None:
     given = [(image, label) for image, _ in pairs()]
-    with pytest.raises(DataError, match="class is .*; it must be a whole number") as caught:
+    with pytest.raises(DataError, match=r"class is .*; it must be a whole number") as caught:
         raw_from_python((Items(given), Items(pairs())))
     assert "\n" not in str(caught.value)
 
