@@ -35,7 +35,7 @@ from fuzzing.words import CommandLines, Configs, Settings
 
 import deepreduce
 import deepreduce.report.figures.frontier
-import deepreduce.run.page  # noqa: F401
+import deepreduce.run.page
 
 PARTS: dict[str, type] = {
     part.name: part
@@ -66,9 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
             verdicts[verdict.part, verdict.number] = verdict
             print(json.dumps(verdict.to_json()), file=file, flush=True)
             if verdict.verdict in WRONG:
-                print(
-                    f"{verdict.verdict}: {verdict.part}:{verdict.number} {ascii(verdict.text[:150])}", file=sys.stderr
-                )
+                print(f"{verdict.verdict}: {verdict.part}:{verdict.number} {verdict.text[:150]!a}", file=sys.stderr)
     shutil.rmtree(scratch, ignore_errors=True)
     rows = table(verdicts.values())
     print(as_text(rows))

@@ -34,7 +34,11 @@ from deepreduce.training.autotune import choose_execution
 from deepreduce.training.callbacks import CallbackFactory, describe_callbacks
 from deepreduce.training.memory import check_batch_fits
 from deepreduce.transforms.collapse.costs import cost_estimator
+from deepreduce.utils.memory import check_memory
 from deepreduce.utils.seed import derived_seed
+
+_WORKER_BYTES = 150e6
+"""Least memory of a worker process, which imports torch; the data and its network come on top."""
 
 
 def build_run(
@@ -58,6 +62,12 @@ def build_run(
     check_outputs(config)
     search = build_search(config, network, images.facts, presets=presets_of(config, recorded=read_costs(out).models))
     search.preview()  # raises what a plan or a budget rules out
+    check_memory(
+        _WORKER_BYTES * (config.side_by_side or 1),
+        f"training {config.side_by_side} students in parallel",
+        repair="lower side_by_side",
+        error=ConfigError,
+    )
     execution = choose_execution(
         network,
         device=device,
@@ -225,7 +235,7 @@ def fitting_network(
     given: nn.Module | None,
     images: torch.Tensor | None = None,
 ) -> Network:
-    """Return the original network for data of these sizes; raise `UserError` where a batch of them can't be trained.
+    """Return the original network for data of these sizes. Raises `UserError` where no batch can be trained.
 
     `images` (batch, C, H, W) are some of the data, on which the traced network is compared with the module.
     """

@@ -130,7 +130,7 @@ def _check_fit(network: Network, facts: DataFacts) -> None:
 
 
 def check_parameters(module: nn.Module, name: str) -> None:
-    """Raise `ModelError` unless every parameter is there, finite, and of type float32, in which networks are trained."""
+    """Raise `ModelError` unless every parameter has finite values of float32, in which networks are trained."""
     for key, value in module.named_parameters():
         if isinstance(value, nn.parameter.UninitializedParameter):
             raise ModelError(f"{name}: {key} has no shape yet; run one batch through the lazy module first")

@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
         self._level = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise _mistake("anchors (&) and aliases (*) are not supported; write the value out, or quote it", event)
         if event.tag is not None:
@@ -126,7 +126,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _mistake(problem: str, where: yaml.Event | yaml.Node) -> yaml.constructor.ConstructorError:
-    return yaml.constructor.ConstructorError(None, None, problem, where.start_mark)
+    return yaml.constructor.ConstructorError(None, None, problem, where.start_mark)  # type: ignore[arg-type]
 
 
 _TEXT = "tag:yaml.org,2002:str"

@@ -108,7 +108,7 @@ class ImageArrays:
 
 
 def check_nhwc(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
-    """Raise `DataError` unless this is the shape and type of bytes (N, H, W, C) or (N, H, W), of 1, 3 or 4 channels."""
+    """Raise `DataError` unless these are bytes (N, H, W) or (N, H, W, C), with 1, 3 or 4 channels."""
     if dtype != np.uint8:
         raise DataError(f"{name} images are {dtype}; they must be uint8, 0 to 255")
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)) or 0 in shape[1:]:

@@ -62,11 +62,11 @@ class NpzFile:
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{key}.npy") as file:
                 _read_header(file)
                 values = np.empty(header.num_bytes, dtype=np.uint8)
-                _fill(file, memoryview(values))
+                _fill(file, values.data)
         except Exception as error:  # as above
             raise self._broken(error) from error
-        order = "F" if header.fortran_order else "C"
-        return values.view(header.dtype).reshape(header.shape, order=order)
+        found: NDArray[Any] = values.view(header.dtype)
+        return found.reshape(header.shape, order="F" if header.fortran_order else "C")
 
     def check_memory(self, keys: tuple[str, ...]) -> None:
         """Raise `DataError` if the arrays, and a copy of the largest, exceed the free memory."""

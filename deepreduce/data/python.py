@@ -80,6 +80,8 @@ def _tensor(value: Any, name: str) -> Tensor:
         if value.is_meta or value.layout != torch.strided:
             raise DataError(f"{name} is a tensor without values or not dense; give an ordinary tensor")
         return value.detach().cpu()
+    if isinstance(value, np.ma.MaskedArray):
+        raise DataError(f"{name} is a masked array, whose mask would be lost; fill it, as in x.filled(0)")
     if isinstance(value, (np.ndarray, list, tuple)):
         try:
             # copies only memory that torch can't use: read-only, or with negative strides

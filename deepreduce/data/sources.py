@@ -150,8 +150,8 @@ def _npz(path: Path) -> RawData:
         images_from_nhwc(file.load(f"x_{split}"), file.load(f"y_{split}"), f"{path}: {split}")
         for split in ("train", "test")
     ]
-    labels = parts[0].labels
-    num_classes = int(labels.max()) + 1 if len(labels) else 0
+    classes = parts[0].labels
+    num_classes = int(classes.max()) + 1 if len(classes) else 0
     if "classes" in file.headers:
         num_classes = math.prod(file.headers["classes"].shape)
     return RawData(

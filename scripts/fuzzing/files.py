@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from fuzzing.damage import VALUES, changed_bytes, damage_file
-from fuzzing.harness import Input, Step
-from fuzzing.words import TINY
 
 from deepreduce.config.inputs import load_data
 from deepreduce.config.schema import DataConfig
 from deepreduce.private.images import read_pixels
+from fuzzing.damage import VALUES, changed_bytes, damage_file
+from fuzzing.harness import Input, Step
+from fuzzing.words import TINY
 
 
 def _arrays(dice: random.Random) -> dict[str, Any]:

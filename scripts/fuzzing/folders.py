@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 import yaml
-from fuzzing.damage import changed_value, damage_file
-from fuzzing.harness import RIGHT, SILENT, TRACEBACK, Input, Step, Verdict
-from fuzzing.words import TINY
 
 import deepreduce
 from deepreduce.config.load import load_config
+from fuzzing.damage import changed_value, damage_file
+from fuzzing.harness import RIGHT, SILENT, TRACEBACK, Input, Step, Verdict
+from fuzzing.words import TINY
 
 RUN: dict[str, Any] = {
     **TINY,
@@ -174,7 +174,7 @@ def _difference(one: Any, other: Any, where: str = "") -> str:
 
 
 class Kills:
-    """Runs that are killed at random moments and started again, until they end; each must end like an undisturbed one.
+    """Runs that are killed at random moments and started again until they end, as an undisturbed one must end.
 
     Not a `Part`: one run takes many kills.
     """

@@ -47,8 +47,8 @@ Step = list[str] | Callable[[], Any]
 class Input:
     """What is given to deepreduce, in the folder in which it runs.
 
-    `silent` is called after steps that all succeeded, with what they printed or returned; it says what changed without
-    a word, "" if nothing did.
+    `silent` is called after steps that all succeeded, with what they printed or returned; it says what changed in
+    silence, "" if nothing did.
     """
 
     text: str

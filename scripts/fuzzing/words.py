@@ -10,14 +10,14 @@ from typing import Any
 import click
 import typer.main
 import yaml
-from fuzzing.damage import TEXTS, VALUES, changed_bytes, changed_value
-from fuzzing.harness import Input
 from pydantic import BaseModel
 
 from deepreduce.cli.main import app
 from deepreduce.config.load import differing_keys, dump_config, load_config
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.methods.registry import method_named, method_names
+from fuzzing.damage import TEXTS, VALUES, changed_bytes, changed_value
+from fuzzing.harness import Input
 
 TINY: dict[str, Any] = {
     "model": {"name": "resnet20", "width": 4, "blocks": [1, 1, 1]},

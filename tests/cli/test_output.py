@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from torch import Tensor, nn
 
-from deepreduce.cli.main import MISTAKE, _progress_shown, run_command
+from deepreduce.cli.main import _progress_shown, run_command
+from deepreduce.cli.outcome import MISTAKE
 from deepreduce.cli.output import say
 from deepreduce.network import analyze_network, trace_network
 from deepreduce.observers.progress import ProgressLog

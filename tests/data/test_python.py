@@ -77,6 +77,15 @@ def test_floats_of_any_width_become_float32_and_grey_images_get_a_channel() -> N
         ((X * torch.nan, Y, X, Y), "NaN"),
         ((X.double() * 1e300, Y, X, Y), "infinite"),
         ((X, Y, X[:, :, :4], Y), "one size"),
+        ((X.float().to_sparse(), Y, X, Y), "x_train is a tensor without values or not dense"),
+        ((X.to("meta"), Y, X, Y), "x_train is a tensor without values or not dense"),
+        ((X, Y.to_sparse(), X, Y), "y_train is a tensor without values or not dense"),
+        ((X.bool(), Y, X, Y), "x_train is torch.bool"),
+        ((X, Y.bool(), X, Y), "labels are bool"),
+        ((X, Y.double() * -1e300, X, Y), "run from .*number the classes from 0"),
+        ((X, [10**400] * 12, X, Y), "y_train can't be read as numbers"),
+        ((X, np.array([None] * 12), X, Y), "y_train can't be read as numbers"),
+        ((np.ma.masked_array(X.numpy(), mask=True), Y, X, Y), "x_train is a masked array"),
         ((X.permute(0, 2, 3, 1), Y, X.permute(0, 2, 3, 1), Y), r"looks like .*channels.*permute\(0, 3, 1, 2\)"),
     ],
 )
@@ -101,6 +110,23 @@ class Items(Dataset[Any]):
 
 def pairs() -> list[Any]:
     return list(zip(X.float() / 255, Y.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "targets", [None, 5, {}, {0: 1}, "text", [None] * 12, [[1]] * 12, object(), iter([1]), [1e400] * 12]
+)
+def test_a_list_of_classes_that_is_none_is_not_used(targets: Any) -> None:
+    items = Items(pairs())
+    items.targets = targets  # type: ignore[attr-defined]
+    assert raw_from_python((items, Items(pairs()))).train.labels.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize("label", [10**400, float("nan"), "cat", None, 0.5, 1j, torch.ones(2)])
+def test_a_class_that_is_no_whole_number_is_one_line(label: Any) -> None:
+    given = [(image, label) for image, _ in pairs()]
+    with pytest.raises(DataError, match=r"class is .*; it must be a whole number") as caught:
+        raw_from_python((Items(given), Items(pairs())))
+    assert "\n" not in str(caught.value)
 
 
 def test_torch_data_sets_keep_their_own_values() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepreduce.utils.format import BYTES, COUNT, SECONDS, duration, printable
+from deepreduce.utils.format import BYTES, COUNT, SECONDS, duration
 
 UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
@@ -61,8 +61,3 @@ def test_bytes_have_a_decimal_unit(count: float, text: str) -> None:
 )
 def test_a_duration_has_its_two_largest_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
-
-
-def test_a_text_from_elsewhere_can_not_command_the_terminal() -> None:
-    assert printable("cull S1 \u00e9, 3 %") == "cull S1 \u00e9, 3 %"
-    assert printable("\x1b]0;title\x07\n\u202e") == "\\x1b]0;title\\x07\\n\\u202e"
