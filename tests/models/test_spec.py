@@ -19,9 +19,9 @@ def test_a_spec_survives_json() -> None:
         ([], "a model's spec is a JSON object, not list"),
         ({"name": "resnet18"}, "lacks 'num_classes'"),
         ({"name": "resnet18", "num_classes": 2, "blocks": 5}, "blocks 5; it needs a list"),
-        ({"name": "resnet18", "num_classes": "2"}, "positive whole numbers"),
+        ({"name": "resnet18", "num_classes": "2"}, "whole numbers, 1 to 1,048,576"),
         ({"name": 18, "num_classes": 2}, "a name in text"),
-        ({"name": "resnet18", "num_classes": 2, "blocks": [2, -1]}, "positive whole numbers"),
+        ({"name": "resnet18", "num_classes": 2, "blocks": [2, -1]}, "whole numbers, 1 to 1,048,576"),
         ({"name": "resnet18", "num_classes": 2, "witdh": 3}, "unknown key of a model's spec 'witdh'; .*'width'"),
     ],
 )
