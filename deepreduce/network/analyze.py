@@ -157,8 +157,8 @@ class AnalysisReport:
         height, width = self.input_shape[1:]
         hidden = f" and {self.uncounted_relus:,} more in no site" if self.uncounted_relus else ""
         return (
-            f"{printable(self.model)} at {height}x{width}: {self.relu_count:,} ReLUs in {len(self.sites)} sites{hidden},"
-            f" {_short_number(self.macs)} MACs"
+            f"{printable(self.model)} at {height}x{width}: {self.relu_count:,} ReLUs in {len(self.sites)} sites"
+            f"{hidden}, {_short_number(self.macs)} MACs"
         )
 
     def _stage_counts(self) -> list[tuple[str, _Counts]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deepreduce.utils.text import escaped, one_line, shown
+from deepreduce.utils.text import one_line, shown
 
 
 @pytest.mark.parametrize("value", ["a", 5, -1.5, None, [1, 2], {"a": 1}, (1,), b"x", True, "it's"])
@@ -35,8 +35,3 @@ def test_a_long_line_says_how_long_it_was() -> None:
     line = one_line("a\n b\t" + "c" * 10_000 + "end")
     assert line.startswith("a b ccc") and line.endswith("cend") and "(10,007 characters in all)" in line
     assert len(line) < 2_100
-
-
-def test_control_characters_are_escaped() -> None:
-    assert escaped("a\x1b[31m\udcff\u202e é日") == r"a\x1b[31m\udcff\u202e é日"
-    assert escaped("é日") == "é日"
