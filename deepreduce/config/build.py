@@ -241,9 +241,14 @@ def fitting_network(
     """
     batch_size = config.training.batch_size
     facts.check_batch_size(batch_size, name=config.data.name)
-    network = original_network(config.model, facts, seed=model_seed(config), given=given, images=images)
-    check_batch_fits(network, batch_size=batch_size, device=device)
-    return network
+    return original_network(
+        config.model,
+        facts,
+        seed=model_seed(config),
+        given=given,
+        images=images,
+        check=lambda network: check_batch_fits(network, batch_size=batch_size, device=device),
+    )
 
 
 def check_outputs(config: OptimizeConfig) -> None:

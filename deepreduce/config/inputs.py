@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,14 @@ def original_network(
     seed: int,
     given: nn.Module | None = None,
     images: Tensor | None = None,
+    check: Callable[[Network], None] | None = None,
 ) -> Network:
     """Return the full network for data of these sizes, with its initial, pretrained or loaded weights.
 
     The network is built as the config says from `seed`, or is `given` from Python, which is not changed. Its
     traced graph is checked against the network itself on `images` (N, C, H, W), or on random ones. Raises
-    `ModelError` where it does not fit the data or has no ReLUs, `NetworkGuardError` where the check fails.
+    `ModelError` where it does not fit the data or has no ReLUs, `NetworkGuardError` where the check fails. `check`
+    raises what else is wrong with the network, before it is run.
     """
     spec: ModelSpec | None = None
     if given is None:
@@ -99,9 +102,15 @@ def original_network(
         _load_foreign_weights(given, Path(config.weights).expanduser())
     name = config.name.removeprefix(FROM_PYTHON)
     check_parameters(given, name)
-    network = trace_guarded(given, facts.image_shape, name=name, spec=spec, stages=config.stages, images=images)
-    _check_fit(network, facts)
-    return network
+
+    def check_all(network: Network) -> None:
+        _check_fit(network, facts)
+        if check is not None:
+            check(network)
+
+    return trace_guarded(
+        given, facts.image_shape, name=name, spec=spec, stages=config.stages, images=images, check=check_all
+    )
 
 
 def _check_fit(network: Network, facts: DataFacts) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -94,13 +94,16 @@ def trace_guarded(
     images: Tensor | None = None,
     training: bool = True,
     must_train: bool = True,
+    check: Callable[[Network], None] | None = None,
 ) -> Network:
     """Return the network of a module, as `trace_network` does, checked against the module by `guard_network`.
 
-    Raises `NetworkGuardError` if the network does not compute what the module does, and `ModelError` if the
+    `check` raises what is wrong with the traced network before it is run. Raises `NetworkGuardError` if the network does not compute what the module does, and `ModelError` if the
     module itself can't be trained but `must_train`.
     """
     network = trace_network(module, input_shape, name=name, spec=spec, stages=stages)
+    if check is not None:
+        check(network)
     report = guard_network(network, module, images=images, training=training)
     if report.failure is not None:
         raise NetworkGuardError(report.failure)

@@ -46,7 +46,7 @@ def test_the_label_of_a_saved_network_is_one_line_without_escapes(
     found = SimpleNamespace(
         path="run", label=HOSTILE, relu_count=5, val_accuracy=0.5, test_accuracy=0.5, test_images=1
     )
-    monkeypatch.setattr("deepreduce.api.evaluate", lambda *args: found)
+    monkeypatch.setattr("deepreduce.api.evaluate", lambda *args, **options: found)
     monkeypatch.setattr("deepreduce.config.load.config_for_network", lambda *args, **options: None)
     assert run_command(["evaluate", "run"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"run: {SHOWN}, 5 ReLUs"

@@ -206,7 +206,7 @@ def test_a_plan_that_describes_no_network_is_named(tmp_path: Path, change: Calla
     ("change", "problem"),
     [
         (changed(plan={"alpha": 0.5}), "holds another plan than it says"),
-        (changed(model={**RESNET18, "width": 2**19}), "far larger than its weights"),
+        (changed(model={**RESNET18, "width": 2**19}), "does not describe a network"),
         (changed(model={**RESNET18, "width": 80}), "far larger than its weights"),
         (changed(model={**RESNET18, "width": 9}), "the weights are of another network"),
         (changed(model={**RESNET18, "num_classes": 6}), "the weights are of another network"),
