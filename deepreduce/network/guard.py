@@ -98,8 +98,9 @@ def trace_guarded(
 ) -> Network:
     """Return the network of a module, as `trace_network` does, checked against the module by `guard_network`.
 
-    `check` raises what is wrong with the traced network before it is run. Raises `NetworkGuardError` if the network does not compute what the module does, and `ModelError` if the
-    module itself can't be trained but `must_train`.
+    `check` raises what is wrong with the traced network before it is run. Raises `NetworkGuardError` if the
+    network does not compute what the module does, and `ModelError` if the module itself can't be trained but
+    `must_train`.
     """
     network = trace_network(module, input_shape, name=name, spec=spec, stages=stages)
     if check is not None:
