@@ -355,6 +355,23 @@ def pruned() -> nn.Module:
     return network
 
 
+class EveryOther(prune.BasePruningMethod):
+    """A user's own way to prune."""
+
+    PRUNING_TYPE = "unstructured"
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+        mask = default_mask.clone()
+        mask.view(-1)[::2] = 0
+        return mask
+
+
+def pruned_otherwise() -> nn.Module:
+    network = chain(conv(3), nn.ReLU())
+    EveryOther.apply(network[0], "weight")
+    return network
+
+
 def parametrised() -> nn.Module:
     return chain(parametrizations.weight_norm(conv(3)), nn.ReLU())
 
@@ -439,6 +456,7 @@ BROUGHT: dict[str, Brought] = {
     "own StochasticDepth": Brought(lambda: chain(conv(3), StochasticDepth()), ONE),
     "hooks": Brought(hooked, TWICE),
     "pruning": Brought(pruned, ONE),
+    "pruning of one's own": Brought(pruned_otherwise, ONE),
     "parametrised weights": Brought(parametrised, ONE),
     "weight norm of old": Brought(old_weight_norm, ONE),
     "spectral norm": Brought(spectral, ONE),

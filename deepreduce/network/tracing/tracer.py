@@ -26,7 +26,7 @@ from deepreduce.network.tracing.calls import FunctionCall, ModeCall, UncountedNo
 from deepreduce.network.tracing.contexts import autograd_functions, compiled_functions, types_asked
 from deepreduce.network.tracing.failures import Unfollowable, calling_line, line_of
 from deepreduce.network.tracing.state import Kept, hooks_of
-from deepreduce.network.tracing.values import ReloadTracer, Runs, Value
+from deepreduce.network.tracing.values import ReloadTracer, Runs, Value, proxies_in
 
 LINE = "deepreduce_line"
 """Key in a node's `meta` of the line of the network's code that made the call."""
@@ -147,7 +147,7 @@ class NetworkTracer(ReloadTracer):
     def _call_hooked(self, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Trace the hooks of a layer that stays whole; the graph then calls a layer without them.
 
-        Hooks that can't be traced, or that change state of their own, stay with the layer.
+        Hooks that can't be traced, or that change state of their own or of the layer (as its weight), stay with it.
         """
         path = self.path_of_module(m)
 
@@ -156,11 +156,11 @@ class NetworkTracer(ReloadTracer):
 
         if path in self._keeps_hooks:
             return call(*args, **kwargs)
-        last, hooks = next(reversed(self.graph.nodes)), Kept(hooks_of(m))
+        last, state = next(reversed(self.graph.nodes)), Kept([m])
         vars(m)["forward"] = call
         try:
             result = m._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
-            if not hooks.has_changed():
+            if not state.has_changed() and not any(True for _ in proxies_in(vars(m))):
                 self._layers.setdefault(path, without_hooks(m))
                 return result
         except Exception:  # what a hook of any user raises
@@ -168,7 +168,7 @@ class NetworkTracer(ReloadTracer):
                 raise
         finally:
             vars(m).pop("forward")
-        hooks.put_back()
+        state.put_back()
         for node in reversed(list(self.graph.nodes)):
             if node is last:
                 break

@@ -226,15 +226,16 @@ class Runs:
         if target is getattr and isinstance(args[0], Tensor) and args[1] in _OF_DEVICE:
             return _OF_DEVICE[args[1]](self._device)  # the network's own device, not this run's
         if target is not getattr and not getattr(target, "__module__", "") == "_operator":
-            args, kwargs = map_aggregate(
-                (args, kwargs),
-                lambda value: _META if value == self._device and type(value) is torch.device else value,
-            )
+            args, kwargs = map_aggregate((args, kwargs), self._here)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         if target in FACTORIES and "device" not in kwargs:
             return target(*args, **kwargs, device="meta")
         return target(*args, **kwargs)
+
+    def _here(self, value: Any) -> Any:
+        """Return the device of this run where the network's own is named."""
+        return _META if type(value) is torch.device and value == self._device else value
 
     def _on_meta(self, tensor: Tensor) -> Tensor:
         if id(tensor) not in self._tensors:
