@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from deepreduce.cli.main import app
 from deepreduce.config.load import differing_keys, dump_config, load_config
 from deepreduce.config.schema import OptimizeConfig
+from deepreduce.config.yaml_text import parse_yaml
 from deepreduce.errors import ConfigError
 from deepreduce.methods.registry import method_named, method_names
 from fuzzing.damage import PLAUSIBLE, TEXTS, VALUES, changed_bytes, changed_value
@@ -89,9 +90,11 @@ class Configs:
             return self._bomb(dice)
         values: Any = TINY
         for _ in range(dice.choice([1, 1, 1, 3])):
-            values = (
-                changed_value(dice, values) if kind == 3 else _with(values, dice.choice(KEYS), dice.choice(VALUES))
-            )
+            if kind == 3:
+                values = changed_value(dice, values)
+            else:
+                value = dice.choice(VALUES) if dice.random() < 0.5 else parse_yaml(dice.choice(PLAUSIBLE))
+                values = _with(values, dice.choice(KEYS), value)
         return yaml.safe_dump(values, allow_unicode=dice.random() < 0.5).encode("utf-8", "surrogatepass")
 
     def _bomb(self, dice: random.Random) -> bytes:

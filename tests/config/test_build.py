@@ -138,5 +138,7 @@ def test_what_a_config_rules_out_is_said_before_anything_is_written(
 def test_more_workers_than_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda: 10**9)
     check_machine(load_config(values={"side_by_side": 6, "threads": 64}))
-    with pytest.raises(ConfigError, match="training 7 students in parallel needs about 1.05 GB of memory, and 1 GB"):
+    with pytest.raises(
+        ConfigError, match=r"training 7 students in parallel needs about 1\.05 GB of memory, and 1 GB"
+    ):
         check_machine(load_config(values={"side_by_side": 7}))
