@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from deepreduce.config.build import (
     build_run,
     build_search,
+    check_machine,
     check_outputs,
     fitting_network,
     objective_of,
@@ -146,6 +147,7 @@ def dry_run(config: OptimizeConfig, *, model: nn.Module | None = None, data: Any
 
     Data sets whose sizes are well known need not be present.
     """
+    check_machine(config)
     device = choose_device(config.device)
     check_outputs(config)
     facts = facts_without_data(config.data) if data is None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from deepreduce.utils.seed import derived_seed
 
 _WORKER_BYTES = 150e6
 """Least memory of a worker process, which imports torch; the data and its network come on top."""
+_MOST_THREADS = 64
+"""Threads that any machine bears, however few its cores."""
 
 
 def build_run(
@@ -55,6 +58,7 @@ def build_run(
     `model` and `data` are those given from Python. What a run in `out` has recorded (cost models, threads, workers)
     is taken from there. Raises `UserError` for everything that the config, a file or a budget rules out.
     """
+    check_machine(config)
     following = make_observers(config.log, own=observers)
     device = choose_device(config.device)
     images = load_data(config.data, seed=config.seed, given=data)
@@ -62,12 +66,6 @@ def build_run(
     check_outputs(config)
     search = build_search(config, network, images.facts, presets=presets_of(config, recorded=read_costs(out).models))
     search.preview()  # raises what a plan or a budget rules out
-    check_memory(
-        _WORKER_BYTES * (config.side_by_side or 1),
-        f"training {config.side_by_side} students in parallel",
-        repair="lower side_by_side",
-        error=ConfigError,
-    )
     execution = choose_execution(
         network,
         device=device,
@@ -248,6 +246,21 @@ def fitting_network(
         given=given,
         images=images,
         check=lambda network: check_batch_fits(network, batch_size=batch_size, device=device),
+    )
+
+
+def check_machine(config: OptimizeConfig) -> None:
+    """Raise `ConfigError` for more threads or worker processes than this machine bears."""
+    # beyond what the system allows, OpenMP ends the process
+    cores = os.cpu_count() or 1
+    most = max(4 * cores, _MOST_THREADS)
+    if config.threads is not None and config.threads > most:
+        raise ConfigError(f"threads is {config.threads:,}; this machine has {cores} cores, so give at most {most:,}")
+    check_memory(
+        _WORKER_BYTES * (config.side_by_side or 1),
+        f"training {config.side_by_side} students in parallel",
+        repair="lower side_by_side",
+        error=ConfigError,
     )
 
 

@@ -24,6 +24,16 @@ TEXTS = (
 )  # fmt: skip
 
 
+PLAUSIBLE = (
+    "0", "1", "2", "3", "5", "8", "16", "100", "150", "0.5", "0.25", "0.1", "0.01", "1e-3", "1e3", "1e6", "1e-9", "1,0.5",
+    "1,1", "2,2,2", "[1,1,1]", "[[1,1,1]]", "true", "false", "null", "S1", "S1,S2", "S2,S3", "both", "last", "difference", "levers",
+    "deepreduce", "relus", "latency", "bytes", "cheetah", "delphi", "lan", "wan", "delphi-lan", "cheetah-wan,delphi-lan", "paper",
+    "fast", "fp32", "bf16", "cpu", "cpu:1", "cuda", "digits", "cifar10", "resnet18", "resnet20", "vgg16_bn", "mobilenet_v2",
+    "wrn22_8", "tensorboard", "{S1: relu, S2: 'stage*'}", "{A: '*'}", "a title $x^2", "$\\frac{", "config.yaml",
+)  # fmt: skip
+"""Values that some key takes, so that other code than the schema's meets what is odd together."""
+
+
 def changed_bytes(dice: random.Random, content: bytes) -> bytes:
     """Return the bytes with a bit flipped, a run overwritten, cut out or repeated, or with an end cut off."""
     if not content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ from pydantic import BaseModel
 from deepreduce.cli.main import app
 from deepreduce.config.load import differing_keys, dump_config, load_config
 from deepreduce.config.schema import OptimizeConfig
+from deepreduce.config.yaml_text import parse_yaml
+from deepreduce.errors import ConfigError
 from deepreduce.methods.registry import method_named, method_names
-from fuzzing.damage import TEXTS, VALUES, changed_bytes, changed_value
+from fuzzing.damage import PLAUSIBLE, TEXTS, VALUES, changed_bytes, changed_value
 from fuzzing.harness import Input
 
 TINY: dict[str, Any] = {
@@ -87,9 +90,11 @@ class Configs:
             return self._bomb(dice)
         values: Any = TINY
         for _ in range(dice.choice([1, 1, 1, 3])):
-            values = (
-                changed_value(dice, values) if kind == 3 else _with(values, dice.choice(KEYS), dice.choice(VALUES))
-            )
+            if kind == 3:
+                values = changed_value(dice, values)
+            else:
+                value = dice.choice(VALUES) if dice.random() < 0.5 else parse_yaml(dice.choice(PLAUSIBLE))
+                values = _with(values, dice.choice(KEYS), value)
         return yaml.safe_dump(values, allow_unicode=dice.random() < 0.5).encode("utf-8", "surrogatepass")
 
     def _bomb(self, dice: random.Random) -> bytes:
@@ -129,9 +134,23 @@ class Settings:
     def make(self, dice: random.Random, folder: Path) -> Input:
         path = folder / "config.yaml"
         path.write_text(yaml.safe_dump(TINY))
-        given = [f"{self._key(dice)}={self._value(dice)}" for _ in range(dice.choice([1, 1, 1, 2, 3]))]
+        draw = self._taken if dice.random() < 0.5 else self._any
+        given = [draw(dice) for _ in range(dice.choice([1, 1, 1, 2, 3]))]
         words = [word for setting in given for word in ("--set", setting)]
         return Input(text=repr(given)[:400], steps=[["optimize", "--config", str(path), "--dry-run", *words]])
+
+    def _any(self, dice: random.Random) -> str:
+        return f"{self._key(dice)}={self._value(dice)}"
+
+    def _taken(self, dice: random.Random) -> str:
+        """Return a setting that the schema takes, most of the time, so that what comes after it is reached."""
+        key = dice.choice(KEYS)
+        for _ in range(40):
+            setting = f"{key}={dice.choice(PLAUSIBLE)}"
+            with contextlib.suppress(ConfigError):
+                load_config(settings=[setting])
+                break
+        return setting
 
     def _key(self, dice: random.Random) -> str:
         key = dice.choice(KEYS)
@@ -142,6 +161,8 @@ class Settings:
         )
 
     def _value(self, dice: random.Random) -> str:
+        if dice.random() < 0.6:
+            return dice.choice(PLAUSIBLE)
         if dice.random() < 0.5:
             return dice.choice(TEXTS)
         value = dice.choice(VALUES)

@@ -9,6 +9,7 @@ import pytest
 
 from deepreduce.config.build import (
     build_run,
+    check_machine,
     method_of,
     model_seed,
     objective_of,
@@ -20,11 +21,12 @@ from deepreduce.config.build import (
 )
 from deepreduce.config.load import load_config
 from deepreduce.cost.objective import COUNT_OF_RELUS
-from deepreduce.errors import ConfigError, PlanError, UserError
+from deepreduce.errors import ConfigError, DataError, PlanError, UserError
 from deepreduce.methods.deepreduce import DeepReduceOptions
 from deepreduce.methods.levers import LeversOptions
 from deepreduce.run.spec import RunSpec, scaled_recipe
 from deepreduce.search.budget import FullBudget, SharedBudget
+from deepreduce.utils import memory
 from tests.helpers.runs import TINY
 
 
@@ -121,6 +123,8 @@ def test_seeds_of_runs_give_seeds_of_networks() -> None:
         ({"plot": {"published": "nowhere.csv"}}, UserError, "can't read the published points"),
         ({"log": ["wandb"]}, UserError, "unknown observer 'wandb'"),
         ({"device": "tpu"}, ConfigError, "unknown device 'tpu'"),
+        ({"threads": 1_024}, ConfigError, "threads is 1,024; this machine has .* cores, so give at most"),
+        ({"training": {"batch_size": 5_000}}, DataError, "fewer than a batch of 5,000"),
     ],
 )
 def test_what_a_config_rules_out_is_said_before_anything_is_written(
@@ -129,3 +133,12 @@ def test_what_a_config_rules_out_is_said_before_anything_is_written(
     with pytest.raises(error, match=message):
         built(tmp_path / "run", **values)
     assert not any(tmp_path.iterdir())
+
+
+def test_more_workers_than_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**9)
+    check_machine(load_config(values={"side_by_side": 6, "threads": 64}))
+    with pytest.raises(
+        ConfigError, match=r"training 7 students in parallel needs about 1\.05 GB of memory, and 1 GB"
+    ):
+        check_machine(load_config(values={"side_by_side": 7}))
