@@ -33,7 +33,7 @@ from fuzzing.folders import Kills, Plans, RunFolders
 from fuzzing.harness import HANG, NOISE, OVER, REFUSED, RIGHT, SILENT, TRACEBACK, VERDICTS, Part, Verdict, judge_all
 from fuzzing.words import CommandLines, Configs, Settings
 
-import deepreduce.report.figures.frontier  # noqa: F401
+import deepreduce.report.figures.frontier
 import deepreduce.run.page  # noqa: F401
 
 PARTS: dict[str, type] = {
