@@ -33,9 +33,8 @@ from fuzzing.folders import Kills, Plans, RunFolders
 from fuzzing.harness import HANG, NOISE, OVER, REFUSED, RIGHT, SILENT, TRACEBACK, VERDICTS, Part, Verdict, judge_all
 from fuzzing.words import CommandLines, Configs, Settings
 
-import deepreduce
 import deepreduce.report.figures.frontier
-import deepreduce.run.page
+import deepreduce.run.page  # noqa: F401
 
 PARTS: dict[str, type] = {
     part.name: part
@@ -77,7 +76,6 @@ def main(words: Sequence[str] | None = None) -> int:
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "date": time.strftime("%Y-%m-%d"),
-        "deepreduce": deepreduce.__name__,
         "rows": rows,
     }
     (asked.out / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
