@@ -103,7 +103,8 @@ def returns_its_input(module: nn.Module, probe: Tensor | None = None) -> bool:
     mode, module.training = module.training, False
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return module.forward(probe) is probe
+            version = probe._version
+            return module.forward(probe) is probe and probe._version == version  # neither replaced nor overwritten
     except Exception:  # a module of any user; one that can't take the probe is not known to return it
         return False
     finally:

@@ -316,6 +316,13 @@ class DropBranch(nn.Module):
         return x * torch.empty(len(x), 1, 1, 1).bernoulli_(0.5) if self.training else x
 
 
+class Overwriting(nn.Module):
+    """A module without state that returns its input, but not as it was."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu_()
+
+
 class StochasticDepth(nn.Module):
     """Shares its name with torchvision's layer and, unlike that, holds the branch."""
 
@@ -453,6 +460,7 @@ BROUGHT: dict[str, Brought] = {
     "dropout and rrelu": Brought(two(dropped), TWICE),
     "functional instance-norm": Brought(InstanceNormed, TWICE),
     "stochastic layer": Brought(lambda: chain(conv(3), DropBranch(), nn.ReLU()), ONE),
+    "layer that overwrites": Brought(lambda: chain(conv(3), Overwriting()), ONE),
     "own StochasticDepth": Brought(lambda: chain(conv(3), StochasticDepth()), ONE),
     "hooks": Brought(hooked, TWICE),
     "pruning": Brought(pruned, ONE),

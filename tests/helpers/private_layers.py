@@ -128,7 +128,7 @@ BETWEEN: list[Callable[[Tensor, Any], Tensor]] = [
     lambda x, net: torch.addmm(net.bias, x.flatten(1), net.matrix, beta=0.5, alpha=2),
     lambda x, net: torch.addmm(net.bias[None], x.flatten(1), net.matrix),
     lambda x, net: x.double().float(),
-    lambda x, net: x.mean((2, 3), keepdim=True).squeeze()[None],
+    lambda x, net: x.mean((2, 3), keepdim=True).squeeze(3).squeeze(-1),
     lambda x, net: x.mean((2, 3), keepdim=True).squeeze((2, 3)),
     lambda x, net: x[:, net.mask],
     lambda x, net: x[:, net.places],

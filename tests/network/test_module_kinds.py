@@ -18,7 +18,15 @@ from deepreduce.network.module_kinds import (
     unwrapped,
     wrapped_module,
 )
-from tests.helpers.brought import CalledNorm, DropBranch, FrozenNorm, PlainConv, PlainNorm, StochasticDepth
+from tests.helpers.brought import (
+    CalledNorm,
+    DropBranch,
+    FrozenNorm,
+    Overwriting,
+    PlainConv,
+    PlainNorm,
+    StochasticDepth,
+)
 
 
 class OwnPadding(nn.Conv2d):
@@ -64,7 +72,7 @@ class Scaled(nn.Module):
 def test_a_stochastic_layer_is_one_by_what_it_does() -> None:
     for layer in (DropBranch(), torchvision.ops.StochasticDepth(0.5, "row"), torchvision.ops.DropBlock2d(0.1, 3)):
         assert returns_its_input(layer.train()) and layer.training
-    for layer in (StochasticDepth(), Scaled(), nn.ReLU(), nn.BatchNorm2d(8)):
+    for layer in (StochasticDepth(), Scaled(), Overwriting(), nn.ReLU(), nn.ReLU(inplace=True), nn.BatchNorm2d(8)):
         assert not returns_its_input(layer)
 
 
