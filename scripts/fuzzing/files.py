@@ -15,7 +15,7 @@ import yaml
 
 from deepreduce.config.inputs import load_data
 from deepreduce.config.schema import DataConfig
-from deepreduce.private.images import read_pixels
+from deepreduce.private.images import read_image
 from fuzzing.damage import VALUES, changed_bytes, damage_file
 from fuzzing.harness import Input, Step
 from fuzzing.words import TINY
@@ -220,7 +220,7 @@ class QueryImages:
         if dice.random() < 0.15:
             text = f"{path.name} {damage_file(dice, path, others=[path])}"
         shape = dice.choice([(1, 8, 8), (3, 12, 10), (3, 8, 8)])
-        return Input(text=text, steps=[lambda: read_pixels(path, shape)])
+        return Input(text=text, steps=[lambda: read_image(path).with_shape(shape)])
 
     def _write_array(self, dice: random.Random, path: Path) -> None:
         buffer = io.BytesIO()
