@@ -20,6 +20,7 @@ import yaml
 
 import deepreduce
 from deepreduce.config.load import load_config
+from deepreduce.utils.records import CHECKSUM, checksum_of
 from fuzzing.damage import changed_value, damage_file
 from fuzzing.harness import RIGHT, SILENT, TRACEBACK, Input, Step, Verdict
 from fuzzing.words import TINY
@@ -133,7 +134,11 @@ def _said(run: Path) -> str:
 
 
 class Plans:
-    """Networks whose plan.json holds another value; a network that loads must compute what it did."""
+    """Networks whose plan.json holds another value; a network that loads must compute what it did.
+
+    Half of the files get the checksum of their new values, as a file that was made by hand: these may be another
+    network, but must be read or refused in one line like any.
+    """
 
     name = "plans"
 
@@ -152,6 +157,10 @@ class Plans:
         changed = plan
         while changed == plan:
             changed = changed_value(dice, plan)
+        is_sealed = dice.random() < 0.5 and isinstance(changed, dict)
+        if is_sealed:
+            values = {key: value for key, value in changed.items() if key != CHECKSUM}
+            changed = {**values, CHECKSUM: checksum_of(values)}
         (network / "plan.json").write_text(json.dumps(changed, indent=2))
         if dice.random() < 0.1:
             damage_file(dice, network / "plan.json", others=[network / "metrics.json"])
@@ -159,7 +168,7 @@ class Plans:
         return Input(
             text=_difference(plan, changed),
             steps=[lambda: self._logits(network)],
-            silent=lambda found: "" if torch.equal(found[0], right) else "it computes other logits",
+            silent=lambda found: "" if is_sealed or torch.equal(found[0], right) else "it computes other logits",
         )
 
     def _logits(self, network: Path) -> torch.Tensor:
