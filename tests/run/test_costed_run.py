@@ -12,7 +12,8 @@ import pytest
 
 import deepreduce
 from deepreduce.api import redraw
-from deepreduce.cli.main import MISTAKE, run_command
+from deepreduce.cli.main import run_command
+from deepreduce.cli.outcome import MISTAKE
 from deepreduce.cost.layers import KINDS
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.model import CostModel, Phase
