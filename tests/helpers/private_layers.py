@@ -80,7 +80,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "softshrink": lambda x, net: F.softshrink(x, 0.3),
     "abs": lambda x, net: x.abs(),
     "maximum": lambda x, net: torch.maximum(x, 0.5 - x) + torch.minimum(x, net.alpha),
-    "amax": lambda x, net: x.amax((2, 3)) + x.amax(1).amax((1, 2), True),
+    "amax": lambda x, net: x.amax((2, 3)) + x.amax(1).flatten(1).amax(1, True),
     "adaptive max": lambda x, net: F.adaptive_max_pool2d(x, (4, 1)),
     "sigmoid": lambda x, net: torch.sigmoid(x),
     "silu": lambda x, net: F.silu(x),

@@ -40,6 +40,7 @@ from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.training import AugmentationSchedule, Distillation, LogitsCache, Teacher, train
 from deepreduce.transforms import apply_plan
 from deepreduce.utils.seed import derived_seed
+from tests.helpers.records import change_record
 from tests.helpers.runs import (
     NUM_CANDIDATES,
     NUM_FAMILIES,
@@ -213,9 +214,12 @@ def test_a_run_goes_on_with_its_threads_and_refuses_others(finished: deepreduce.
 def test_a_run_that_was_begun_with_other_stages_is_refused(finished: deepreduce.Result, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished.folder, copy)
-    described = json.loads((copy / "teacher" / "plan.json").read_text())
-    described["sites"][0]["stage"] = "S9"
-    (copy / "teacher" / "plan.json").write_text(json.dumps(described))
+
+    def of_another_stage(described: dict[str, Any]) -> dict[str, Any]:
+        described["sites"][0]["stage"] = "S9"
+        return described
+
+    change_record(copy / "teacher" / "plan.json", of_another_stage)
     with pytest.raises(
         RunFolderError, match=r"other stages: stem.relu was in S9 and is in S1 now; give another folder"
     ):
