@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -86,12 +87,12 @@ class TrainingCallback:
             raise ValueError(f"{type(self).__qualname__} has no load_state_dict to restore {', '.join(state)}")
 
 
-class PlanLearner(TrainingCallback):
+class PlanLearner(TrainingCallback, ABC):
     """A callback that decides, while a network is trained, what is done at its ReLU sites."""
 
+    @abstractmethod
     def learned_plan(self) -> ReductionPlan:
         """Return the plan of the network that has been trained; asked after `on_end`."""
-        raise NotImplementedError
 
 
 @dataclass(kw_only=True, eq=False)

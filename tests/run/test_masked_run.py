@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,20 @@ def test_a_masked_network_is_exported_and_a_half_done_run_goes_on(finished: Path
             assert torch.equal(deepreduce.load_reduced(network.folder)(images), before(images))
 
 
+def complete_with_stops(folder: Path, run: Callable[..., Result], labels: set[str]) -> None:
+    """Run until the end, stopped twice after a single step of each network."""
+    stops: Counter[str] = Counter()
+    starts = 0
+    while starts < 20:
+        starts += 1
+        try:
+            run(folder, observers=[StopsOften(labels, stops)])
+            break
+        except RunInterrupted:
+            continue
+    assert stops == dict.fromkeys(labels, 2) and starts == 1 + 2 * len(labels)
+
+
 class StopsOften(RunObserver):
     """Ask the process to stop after the next step of a network, until each of `labels` was stopped twice."""
 
@@ -148,17 +162,7 @@ class StopsOften(RunObserver):
 def test_a_run_stopped_after_single_steps_of_masked_networks_ends_as_if_undisturbed(
     finished: Path, tmp_path: Path
 ) -> None:
-    labels = {f"{kind}, alpha 1.0" for kind in KINDS}
-    stops: Counter[str] = Counter()
-    starts = 0
-    while starts < 20:
-        starts += 1
-        try:
-            run(tmp_path / "run", observers=[StopsOften(labels, stops)])
-            break
-        except RunInterrupted:
-            continue
-    assert stops == dict.fromkeys(labels, 2) and starts == 1 + 2 * len(labels)
+    complete_with_stops(tmp_path / "run", run, {f"{kind}, alpha 1.0" for kind in KINDS})
     for name in ("candidates.csv", "frontier.csv"):
         expected, found = ((folder / name).read_text() for folder in (finished, tmp_path / "run"))
         assert without_seconds(found) == without_seconds(expected)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ import pytest
 import torch
 
 import deepreduce
-from deepreduce.errors import RunInterrupted
 from deepreduce.run.result import Result
 from deepreduce.transforms import apply_plan
 from tests.helpers.independent import executed_relus
 from tests.helpers.runs import TINY, without_seconds
-from tests.run.test_masked_run import StopsOften
+from tests.run.test_masked_run import complete_with_stops
 
 SHAPE = (1, 8, 8)
 BUDGETS = (400, 200, 50)
@@ -88,16 +86,7 @@ def test_a_run_stopped_after_single_steps_of_each_network_ends_as_if_undisturbed
 ) -> None:
     rows = csv.DictReader((finished / "candidates.csv").read_text().splitlines())
     labels = {row["label"] for row in rows} - {"full network"}
-    stops: Counter[str] = Counter()
-    starts = 0
-    while starts < 10:
-        starts += 1
-        try:
-            run(tmp_path / "run", observers=[StopsOften(labels, stops)])
-            break
-        except RunInterrupted:
-            continue
-    assert stops == dict.fromkeys(labels, 2) and starts == 1 + 2 * len(labels)
+    complete_with_stops(tmp_path / "run", run, labels)
     assert table_of(tmp_path / "run") == table_of(finished)
 
 
