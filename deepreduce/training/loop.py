@@ -104,6 +104,7 @@ def train(
     multiple of the schedule's.
     """
     data.check_batch_size(recipe.batch_size)
+    precision = precision.sound_for(module, device)
     session = _Session(
         module=module, data=data, recipe=recipe, seed=seed, precision=precision, device=device, teacher=teacher,
         distillation=distillation or Distillation(), turns=tuple(turns) or (module,), callbacks=Callbacks(callbacks),

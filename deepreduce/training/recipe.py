@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from deepreduce.network.network import Network
 
@@ -14,6 +15,9 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 _BF16_MACS_PER_PARAMETER = 2
 """With fewer, converting the weights costs more than bfloat16 arithmetic gains (docs/training.md)."""
+
+_SOUND_CHANNELS = 16
+"""Input channels from which torch trains strided 1x1 convolutions on channels-last maps without damage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,22 @@ class Precision:
     def memory_format(self) -> torch.memory_format:
         """Memory layout of images and convolution weights."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def sound_for(self, module: nn.Module, device: torch.device) -> Precision:
+        """Return the arithmetic for training `module`, without channels-last where torch would write out of bounds.
+
+        On a CPU, the backward pass of a 1x1 convolution with a stride and fewer than 16 input channels corrupts
+        memory on large channels-last maps (torch 2.14.1: it crashes at 56x56, also in bfloat16).
+        """
+        if device.type == "cpu" and self.channels_last and any(map(_corrupts_memory, module.modules())):
+            return replace(self, channels_last=False)
+        return self
+
+
+def _corrupts_memory(layer: nn.Module) -> bool:
+    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1) or layer.groups != 1:
+        return False
+    return max(layer.stride) > 1 and layer.in_channels < _SOUND_CHANNELS
 
 
 def choose_precision(name: str, network: Network, *, device: torch.device) -> Precision:

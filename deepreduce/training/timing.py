@@ -58,7 +58,7 @@ class TimedStep:
     """A copy of a network; each call takes a training step on `batch` images of noise and returns its seconds."""
 
     def __init__(self, network: Network, *, batch_size: int, precision: Precision, device: torch.device) -> None:
-        form = precision.memory_format
+        form = precision.sound_for(network.module, device).memory_format
         self._module = copy_module(network.module).to(device, memory_format=form).train()  # type: ignore[call-overload]
         self._optimizer = torch.optim.SGD(self._module.parameters(), lr=1e-6, momentum=0.9, fused=True)
         self._device, self._bf16 = device, precision.bf16

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from deepreduce.network import ComputeCost, trace_network
 from deepreduce.network.compute_cost import OPERATION_MACS
+from deepreduce.training.recipe import Precision
 from deepreduce.training.timing import FORWARD_SHARE, Work, seconds_per_mac
 from tests.helpers.images import CPU
 from tests.helpers.training import FP32, tiny
+from tests.helpers.zoo import conv
 
 
 def work(**changes: Any) -> Work:
@@ -52,3 +55,17 @@ def test_timing_a_network_changes_neither_it_nor_the_random_state() -> None:
 def test_a_batch_of_one_is_timed_with_two_images_which_batch_norm_needs() -> None:
     network = trace_network(tiny(), (3, 1, 1))
     assert seconds_per_mac(network, batch_size=1, precision=FP32, device=CPU) > 0
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_narrow_strided_convolutions_are_trained_in_a_layout_that_torch_bears(bf16: bool) -> None:
+    def shortcut(channels: int) -> nn.Module:
+        layers = (conv(3, channels), nn.ReLU(), nn.Conv2d(channels, 2 * channels, 1, stride=2))
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * channels, 3))
+
+    last = Precision(bf16=bf16, channels_last=True)
+    assert last.sound_for(shortcut(16), CPU) == last
+    assert last.sound_for(shortcut(8), torch.device("cuda")) == last
+    assert last.sound_for(shortcut(8), CPU) == Precision(bf16=bf16, channels_last=False)
+    network = trace_network(shortcut(8), (3, 112, 112))
+    assert seconds_per_mac(network, batch_size=32, precision=last, device=CPU) > 0  # it crashed
