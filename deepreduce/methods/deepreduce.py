@@ -52,7 +52,7 @@ _LEAST_SHARE = 1e-3
 """Smallest share of the whole cost that a stage's ReLUs are taken to have, since criticality divides by it."""
 
 
-_MOST_SCALES = 16
+MOST_SCALES = 16
 """Longest list of scales or depths: networks are tried for all pairs of scales, in every order of culling."""
 
 
@@ -63,14 +63,14 @@ class DeepReduceOptions(MethodOptions):
     """Stages, least critical first, as in S1,S4,S2; None measures the order."""
     thin_keep: Literal["first", "last", "both"] = "first"
     """ReLU that a thinned block keeps; `both` tries either."""
-    alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1, max_length=_MOST_SCALES)] = (1.0, 0.5)
+    alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1, max_length=MOST_SCALES)] = (1.0, 0.5)
     """Channel scales, each combined with each of `rhos`."""
-    rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1, max_length=_MOST_SCALES)] = (1.0, 0.5)
+    rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1, max_length=MOST_SCALES)] = (1.0, 0.5)
     """Feature-map resolution scales: 1, 1/2, 1/3, ..."""
     depths: (
         Annotated[
             tuple[Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)], ...],
-            Field(max_length=_MOST_SCALES),
+            Field(max_length=MOST_SCALES),
         ]
         | None
     ) = None

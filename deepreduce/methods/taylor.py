@@ -26,7 +26,7 @@ from torch import Tensor
 
 from deepreduce.errors import PlanError
 from deepreduce.methods.base import Answers, Search, SearchContext, TrainingRequest
-from deepreduce.methods.deepreduce import reshape_label
+from deepreduce.methods.deepreduce import MOST_SCALES, reshape_label
 from deepreduce.methods.mask_learning import LearnableNetwork, LearnedRelu, Unit, expected_plan, keep_best, learnable
 from deepreduce.methods.options import MethodOptions
 from deepreduce.methods.proposal import Collector, Proposal
@@ -36,6 +36,9 @@ from deepreduce.training import PlanLearner, PreparedStudent, TrainingState
 from deepreduce.transforms import reshape_plan
 from deepreduce.utils.fields import Count, Fraction, Listed, Resolution, Scale
 
+MOST_POINTS = 64
+"""Networks of one path: more would have no time each."""
+
 _DECAY = 0.9
 """Share of the older batches in the moving average of the scores."""
 
@@ -43,9 +46,9 @@ _DECAY = 0.9
 class TaylorOptions(MethodOptions):
     """Options of the shrinking masks: the budgets, the unit, and how the masks shrink."""
 
-    budgets: Annotated[tuple[Count, ...], Listed] | None = None
+    budgets: Annotated[tuple[Count, ...], Listed, Field(min_length=1, max_length=MOST_POINTS)] | None = None
     """ReLU counts of the networks, as in 57344,28672; None: `points` counts from `most` to `least`."""
-    points: Count = 8
+    points: Annotated[Count, Field(le=MOST_POINTS)] = 8
     """Number of networks, at each alpha and rho."""
     most: Annotated[Fraction, Field(gt=0, lt=1)] = 0.4
     """ReLUs of the largest network, as a share of the full network's."""
@@ -53,9 +56,9 @@ class TaylorOptions(MethodOptions):
     """ReLUs of the smallest network, as a share of the full network's."""
     unit: Unit = "channel"
     """What keeps or loses its ReLU as a whole: `channel`, or `pixel` for every element of a feature map."""
-    alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1)] = (1.0,)
+    alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1, max_length=MOST_SCALES)] = (1.0,)
     """Channel scales; each of them, combined with each of `rhos`, goes down through the budgets of its own."""
-    rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1)] = (1.0,)
+    rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1, max_length=MOST_SCALES)] = (1.0,)
     """Feature-map resolution scales: 1, 1/2, 1/3, ..."""
     shrink: Annotated[Fraction, Field(gt=0)] = 0.5
     """Share of a network's training in which its masks shrink; in the rest they stay."""
