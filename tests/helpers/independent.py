@@ -43,13 +43,15 @@ class ReluWatch(TorchDispatchMode):
 
 
 def executed_relus(module: nn.Module, input_shape: tuple[int, int, int], *, device: str = "cpu") -> list[int]:
-    """Elements of each ReLU that runs for one image, in evaluation mode."""
-    was_training, watch = module.training, ReluWatch()
+    """Elements of each ReLU that runs for one image, in evaluation mode: what a second image adds."""
+    was_training, counts = module.training, []
     module.eval()
-    with torch.no_grad(), watch:
-        module(torch.zeros((1, *input_shape), device=device))
+    for images in (1, 2):
+        with torch.no_grad(), ReluWatch() as watch:
+            module(torch.zeros((images, *input_shape), device=device))
+        counts.append(watch.elements)
     module.train(was_training)
-    return watch.elements
+    return [two - one for one, two in zip(*counts, strict=True) if two != one]
 
 
 def executed_macs(module: nn.Module, input_shape: tuple[int, int, int], *, device: str = "cpu") -> int:
