@@ -14,7 +14,7 @@ from tests.helpers.runs import plain_environment, tiny_config, without_seconds
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("side_by_side", "kills"), [(1, 20), (2, 8)])
+@pytest.mark.parametrize(("side_by_side", "kills"), [(1, 12), (2, 6)])
 def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(
     tmp_path: Path, side_by_side: int, kills: int
 ) -> None:
