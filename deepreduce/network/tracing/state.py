@@ -80,6 +80,10 @@ def check_followable(root: nn.Module) -> None:
                 line="",
             )
         for name, parameter in m._parameters.items():
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise Unfollowable(
+                    f"the {name} of {what} has no shape yet: run one batch through the lazy module first", line=""
+                )
             if parameter is not None and (
                 parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
             ):

@@ -79,3 +79,9 @@ def test_what_hooks_store_is_no_value_of_the_trace() -> None:
 def test_an_image_that_does_not_fit_is_told_as_such_where_sizes_are_asked() -> None:
     with pytest.raises(ModelError, match=r"can't take an image of 5x8x8"):
         trace_network(BROUGHT["decides by a size"].build(), (5, 8, 8))
+
+
+def test_a_layer_without_a_shape_is_refused_with_the_repair() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
+    with pytest.raises(ModelError, match=r"weight of 3 \(LazyLinear\) has no shape yet: run one batch through"):
+        trace_network(module, SHAPE)
