@@ -11,7 +11,7 @@ from typing import Any
 
 from deepreduce.candidate import Measurement
 from deepreduce.plan import ReductionPlan
-from deepreduce.training import CallbackFactory, LearnerFactory, Recipe
+from deepreduce.training import CallbackFactory, Distillation, LearnerFactory, Recipe
 
 _MOST = 2**63
 """More than any count or time."""
@@ -54,6 +54,7 @@ class TrainTask:
     epoch of the augmentation schedule that is shown first: students that are trained at the same time begin apart, so
     that they need not ask the teacher the same. `callbacks` take part in the training. A `learner` decides what is
     done at the ReLU sites of a student alone, whose plan is then what it begins with; the result tells the plan.
+    `distillation` is the loss of this training; None: the run's.
     """
 
     name: str
@@ -65,22 +66,14 @@ class TrainTask:
     first_epoch: int = 0
     callbacks: tuple[CallbackFactory, ...] = ()
     learner: LearnerFactory | None = None
+    distillation: Distillation | None = None
 
     @classmethod
-    def alone(
-        cls,
-        student: Student,
-        recipe: Recipe,
-        *,
-        first_epoch: int = 0,
-        callbacks: tuple[CallbackFactory, ...] = (),
-        learner: LearnerFactory | None = None,
-    ) -> TrainTask:
-        """Return the task of training one student, in its own folder."""
+    def alone(cls, student: Student, recipe: Recipe, **others: Any) -> TrainTask:
+        """Return the task of training one student, in its own folder; `others` are further fields."""
         return cls(
-            name=student.name, students=(student,), folder=student.folder, recipe=recipe, seed=student.seed,
-            first_epoch=first_epoch, callbacks=callbacks, learner=learner,
-        )  # fmt: skip
+            name=student.name, students=(student,), folder=student.folder, recipe=recipe, seed=student.seed, **others
+        )
 
     @property
     def shares_weights(self) -> bool:

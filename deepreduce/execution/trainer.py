@@ -201,7 +201,8 @@ class CandidateTrainer:
         try:
             summary = train(
                 module, context.data, task.recipe, seed=task.seed, precision=context.precision, device=context.device,
-                teacher=context.teacher, distillation=context.distillation, schedule=self._schedule(task),
+                teacher=context.teacher, distillation=task.distillation or context.distillation,
+                schedule=self._schedule(task),
                 turns=[modules[i] for i in task.turns], callbacks=callbacks, resume=snapshot, on_event=on_event,
                 save=folder.save_snapshot, save_every=context.checkpoint_seconds, stop=self._stop,
             )  # fmt: skip

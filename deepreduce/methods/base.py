@@ -26,6 +26,7 @@ from deepreduce.transforms.collapse.costs import CostEstimator, no_estimates
 
 if TYPE_CHECKING:
     from deepreduce.training.callbacks import CallbackFactory, LearnerFactory
+    from deepreduce.training.recipe import RecipeChanges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ class TrainingRequest:
 
     A `learner` decides in the training what is done at the ReLU sites: the network begins with all ReLUs of the
     proposal's shape, which is what is expected of the learner, and the answer tells what came of it. The network is
-    a candidate. With `after`, a request that has been answered, it begins as the network that came of that.
+    a candidate. With `after`, a request that has been answered, it begins as the network that came of that. `changes`
+    are what its training has otherwise than the run's recipe.
     """
 
     proposal: Proposal
@@ -45,6 +47,12 @@ class TrainingRequest:
     callbacks: tuple[CallbackFactory, ...] = ()
     learner: LearnerFactory | None = None
     after: TrainingRequest | None = None
+    changes: RecipeChanges | None = None
+
+    @property
+    def makes_network(self) -> bool:
+        """Return whether it is part of what makes a network, and not a trial of one that is trained later."""
+        return self.learner is not None or self.after is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from deepreduce.run.spec import RunSpec
 from deepreduce.search.headroom import FrontierState, Incumbent
 from deepreduce.store.checkpoint import read_plan
 from deepreduce.store.names import CANDIDATES, DRAFTS, PROBES, TEACHER
-from deepreduce.training.callbacks import CallbackFactory
+from deepreduce.training import CallbackFactory, RecipeChanges
 from deepreduce.utils.seed import derived_seed
 
 log = logging.getLogger(__name__)
@@ -105,17 +105,16 @@ class Session:
 
     def task_requested(self, request: TrainingRequest, number: int, *, test: bool) -> TrainTask:
         """Return the task of the `number`-th training that the method asks for."""
-        if request.learner is None:
+        if request.learner is None and request.after is None:
             return self.task_alone(
                 request.proposal, PROBES, epochs=request.epochs, number=number, test=test, callbacks=request.callbacks
             )
-        budget = self.spec.search.budget
+        budget, changes = self.spec.search.budget, request.changes or RecipeChanges()
         folder = folder_of_learner(request)
-        whole = replace(request.proposal.plan, sites=())
         start = TEACHER_START if request.after is None else self._outcome(request.after)
         student = Student(
             name=request.proposal.label,
-            plan=whole if request.after is None else start.plan,
+            plan=replace(request.proposal.plan, sites=()) if request.after is None else start.plan,
             folder=folder,
             seed=derived_seed(self.spec.seed, folder),
             start=start,
@@ -124,14 +123,17 @@ class Session:
         )
         return TrainTask.alone(
             student,
-            self.spec.student_recipe(request.epochs),
+            changes.of(self.spec.student_recipe(request.epochs)),
             first_epoch=budget.first_epoch(number),
             callbacks=request.callbacks,
             learner=request.learner,
+            distillation=changes.distillation,
         )
 
     def _outcome(self, request: TrainingRequest) -> WarmStart:
         """Return what came of a request that has been trained."""
+        if request.learner is None and request.after is None:
+            return WarmStart(folder=folder_of(PROBES, request.proposal), plan=request.proposal.plan)
         folder = folder_of_learner(request)
         return WarmStart(folder=folder, plan=read_plan(self.folder / folder))
 
@@ -139,11 +141,14 @@ class Session:
         """Return the network that came of a request; None where its training failed."""
         if result.failure is not None:
             return None
-        if result.plan is None:
+        plan = result.plan
+        if plan is None and request.after is not None:
+            plan = self._outcome(request.after).plan
+        if plan is None:
             return request.proposal
         search = self.spec.search
         network = without_weights(search.network)
-        return Proposal.of(network, result.plan, request.proposal.label, search.context.estimator)
+        return Proposal.of(network, plan, request.proposal.label, search.context.estimator)
 
     def anneal(self) -> tuple[CallbackFactory, ...]:
         """Return the callback that removes ReLUs gradually, where the budget asks for it."""
@@ -160,7 +165,14 @@ class Session:
         return Incumbent(label=proposal.label, cost=cost, accuracy=result.val_accuracy)
 
     def keep_trained(self, state: RunState, proposal: Proposal, folder: str, result: TrainResult) -> RunState:
-        """Return the state with a trained network among the candidates, whose files lie in `folder`."""
+        """Return the state with a trained network among the candidates, whose files lie in `folder`.
+
+        Of two trainings of one plan, the one with the higher validation accuracy stays.
+        """
+        before = state.candidates.get(proposal.plan_id)
+        if before is not None and before.measurement is not None:
+            if result.val_accuracy is None or before.measurement.val_accuracy >= result.val_accuracy:
+                return state
         candidate = candidate_of(proposal, folder, measurement=result.measurement(), failure=result.failure)
         return state.with_candidate(candidate, self.incumbent(proposal, result))
 
@@ -179,6 +191,8 @@ def folder_of(kind: str, proposal: Proposal) -> str:
 def folder_of_learner(request: TrainingRequest) -> str:
     """Return the folder of a network whose plan is not known before it is trained: named after what it comes of."""
     made_of = [request.proposal.plan_id, repr(request.learner), f"{request.epochs:.9g}"]
+    if request.changes is not None:
+        made_of.append(repr(request.changes))
     if request.after is not None:
         made_of.append(folder_of_learner(request.after))
     return f"{CANDIDATES}/{hashlib.sha256(' '.join(made_of).encode()).hexdigest()[:10]}"

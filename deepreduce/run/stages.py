@@ -145,7 +145,9 @@ def _train_requests(
 ) -> tuple[RunState, Answers]:
     """Train what a method asks for; networks that are trained well enough become candidates. Values are numbers."""
     budget, limits = session.spec.search.budget, session.spec.search.context.limits
-    tested = {r for r in requests if (r.learner or budget.makes_candidate(r.epochs)) and limits.allow(r.proposal)}
+    tested = {
+        r for r in requests if (r.makes_network or budget.makes_candidate(r.epochs)) and limits.allow(r.proposal)
+    }
     tasks = {r: session.task_requested(r, number, test=r in tested) for r, number in requests.items()}
     works = {r: budget.work_alone(r.proposal, r.epochs, tested=False).total for r in requests}
     answers = {}
@@ -154,7 +156,7 @@ def _train_requests(
         answers[request] = TrainingAnswer(val_accuracy=result.val_accuracy, proposal=proposal)
         if request in tested and (proposal or request.learner is None):
             state = session.keep_trained(state, proposal or request.proposal, tasks[request].folder, result)
-            if request.learner is not None:
+            if request.makes_network:
                 stages = session.spec.search.network.stages
                 write_tables(session.folder, state.in_order(), stages=stages, complete=False)
     return state, answers

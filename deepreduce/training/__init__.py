@@ -24,7 +24,14 @@ from deepreduce.training.events import (
 )
 from deepreduce.training.logits_cache import LogitsCache, Teacher
 from deepreduce.training.loop import TrainingSummary, train
-from deepreduce.training.recipe import PRECISIONS, Precision, Recipe, choose_precision, learning_rate_at
+from deepreduce.training.recipe import (
+    PRECISIONS,
+    Precision,
+    Recipe,
+    RecipeChanges,
+    choose_precision,
+    learning_rate_at,
+)
 from deepreduce.training.weight_sharing import SharedWeights
 
 __all__ = [
@@ -42,6 +49,7 @@ __all__ = [
     "PreparedStudent",
     "Progress",
     "Recipe",
+    "RecipeChanges",
     "SharedWeights",
     "Snapshot",
     "Started",

@@ -34,6 +34,7 @@ from deepreduce.training.events import (
     TrainingEvent,
 )
 from deepreduce.training.logits_cache import Teacher
+from deepreduce.training.optimizer import make_optimizer
 from deepreduce.training.recipe import Precision, Recipe, learning_rate_at
 from deepreduce.training.state import RestorableState, with_prefix
 from deepreduce.utils.seed import derived_generator, derived_seed
@@ -153,7 +154,7 @@ class _Session:
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         self.active = self.module
         shares_weights = len(self.turns) > 1
-        self.optimizer = _optimizer(self.module, self.recipe, shares_weights=shares_weights)
+        self.optimizer = make_optimizer(self.module, self.recipe, shares_weights=shares_weights)
         self.state = RestorableState(self.module, self.optimizer, self.callbacks, shares_weights=shares_weights)
         self.clock = self.last_save = time.monotonic()
 
@@ -341,19 +342,3 @@ class _Session:
             self.start = state("start") if self.step else self.state.copy()
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"the snapshot is not of this training: {error}") from error
-
-
-def _optimizer(module: nn.Module, recipe: Recipe, *, shares_weights: bool) -> torch.optim.SGD:
-    """Return Nesterov SGD whose weight decay spares norms and biases."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
-    )
-    if shares_weights:  # a fused step takes no mixture of parameters that have stepped and that have not
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer

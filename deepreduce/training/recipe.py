@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 
 from deepreduce.network.network import Network
+from deepreduce.training.distillation import Distillation
+
+Decay: TypeAlias = Literal["cosine", "linear"]
+"""How the learning rate falls to zero after the warm-up."""
+OptimizerName: TypeAlias = Literal["sgd", "adam"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 """`auto` is bfloat16 autocast if it is expected to be faster, else float32."""
@@ -22,7 +28,7 @@ _SOUND_CHANNELS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """SGD with Nesterov momentum, linear warm-up and cosine decay to zero.
+    """SGD with Nesterov momentum, or Adam, with linear warm-up and decay to zero.
 
     `epochs` and `warmup_epochs` may be fractions. `weight_decay` is not applied to norms and biases. `clip_norm`
     bounds the norm of the whole gradient (None: no bound). Every `validate_every`-th epoch is validated.
@@ -37,10 +43,36 @@ class Recipe:
     label_smoothing: float = 0.0
     clip_norm: float | None = 5.0
     validate_every: int = 1
+    decay: Decay = "cosine"
+    optimizer: OptimizerName = "sgd"
 
     def num_steps(self, steps_per_epoch: int) -> int:
         """Return the steps of the whole training: at least one, unless `epochs` is 0."""
         return max(round(self.epochs * steps_per_epoch), 1) if self.epochs else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeChanges:
+    """Say what a training that a method asks for has otherwise than the run's recipe; None: as the recipe.
+
+    `rate` multiplies the learning rate of the recipe, `learning_rate` takes its place, whatever the batch size.
+    `distillation` takes the place of the run's.
+    """
+
+    rate: float = 1.0
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: float | None = None
+    decay: Decay | None = None
+    optimizer: OptimizerName | None = None
+    distillation: Distillation | None = None
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with the changes; the loss is not part of it."""
+        names = ("learning_rate", "weight_decay", "warmup_epochs", "decay", "optimizer")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        changed = replace(recipe, **{name: value for name, value in given.items() if value is not None})
+        return replace(changed, learning_rate=changed.learning_rate * self.rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,4 +132,6 @@ def learning_rate_at(step: int, *, recipe: Recipe, steps_per_epoch: int) -> floa
     warmup = min(round(recipe.warmup_epochs * steps_per_epoch), total - 1)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / (warmup + 1)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+    done = (step - warmup) / (total - warmup)
+    left = 1 - done if recipe.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return recipe.learning_rate * left

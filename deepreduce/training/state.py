@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from deepreduce.training.callbacks import TrainingCallback
 from deepreduce.training.events import Snapshot
 
+_OPTIMIZER = {"momentum_buffer": "momentum", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "step"}
+"""What an optimizer keeps for each parameter -> its prefix in a snapshot: of SGD, and of Adam."""
+
 
 class RestorableState:
     """The weights, batch-norm statistics and momenta of a training, and the state of its callbacks.
@@ -34,9 +37,9 @@ class RestorableState:
         """Return the present state; its tensors are the live ones, not copies."""
         tensors = {f"model.{name}": tensor for name, tensor in self._weights().items()}
         for name, parameter in self._module.named_parameters():
-            momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
+            for kept, value in self._optimizer.state.get(parameter, {}).items():
+                if value is not None:
+                    tensors[f"{_OPTIMIZER[kept]}.{name}"] = value
         values: dict[str, Any] = {}
         for name, value in self._callbacks.state_dict().items():
             if isinstance(value, Tensor):
@@ -57,13 +60,11 @@ class RestorableState:
         if weights.keys() != self._weights().keys():
             raise ValueError("it holds weights of other names")
         self._module.load_state_dict(weights, strict=False)  # one of the names of a shared weight is enough
-        momenta = with_prefix(state.tensors, "momentum.")
         self._optimizer.state.clear()
         for name, parameter in self._module.named_parameters():
-            if name in momenta:
-                # in the memory layout of the weight, so that the arithmetic is that of an uninterrupted training
-                momentum = torch.empty_like(parameter, requires_grad=False).copy_(momenta[name])
-                self._optimizer.state[parameter]["momentum_buffer"] = momentum
+            for kept, prefix in _OPTIMIZER.items():
+                if (value := state.tensors.get(f"{prefix}.{name}")) is not None:
+                    self._optimizer.state[parameter][kept] = _laid_out_as(parameter, value)
         self._callbacks.load_state_dict({**state.values, **with_prefix(state.tensors, "callbacks.")})
 
     def _weights(self) -> dict[str, Tensor]:
@@ -73,6 +74,13 @@ class RestorableState:
         # a shared weight has a name in each network; the last one stands for all
         names = {t.data_ptr() if t.numel() else name: name for name, t in state.items()}.values()
         return {name: state[name] for name in names}
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return a copy in the memory layout of the parameter, so that arithmetic stays that of one whole training."""
+    if value.shape != parameter.shape:  # the number of steps
+        return value.clone().to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

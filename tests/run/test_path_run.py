@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,16 @@ import pytest
 import torch
 
 import deepreduce
+from deepreduce.methods import registry
+from deepreduce.methods.base import Search, SearchContext, TrainingRequest
+from deepreduce.methods.mask_learning import expected_plan
+from deepreduce.methods.options import MethodOptions
+from deepreduce.methods.proposal import Collector
+from deepreduce.methods.taylor import ShrinkMasks
+from deepreduce.network import Network
+from deepreduce.plan import ReductionPlan
 from deepreduce.run.result import Result
+from deepreduce.training import Distillation, RecipeChanges
 from deepreduce.transforms import apply_plan
 from tests.helpers.independent import executed_relus
 from tests.helpers.runs import TINY, without_seconds
@@ -78,6 +89,44 @@ def test_what_a_finished_run_has_lost_is_trained_again_to_the_same_end(
 
 def table_of(folder: Path) -> list[list[str]]:
     return without_seconds((folder / "candidates.csv").read_text())
+
+
+class TwoPhases:
+    """Learn masks, and train the network that came of it once more by another recipe and loss."""
+
+    name = "two_phases"
+    summary = "masks, then training"
+    Options = MethodOptions
+
+    def search(self, network: Network, options: MethodOptions, context: SearchContext) -> Search:
+        collected = Collector(network, context.estimator)
+        plan = expected_plan(network, ReductionPlan(), unit="channel", budget=200)
+        expected = collected.propose(plan, "two phases")
+        assert expected is not None
+        learn = TrainingRequest(proposal=expected, epochs=1, learner=ShrinkMasks(budget=200, every=1, score_every=1))
+        yield [learn]
+        changes = RecipeChanges(optimizer="adam", learning_rate=1e-4, distillation=Distillation(weight=0.5))
+        again = TrainingRequest(proposal=expected, epochs=1, after=learn, changes=changes)
+        trained = (yield [again])[again].proposal
+        assert trained is not None
+        collected.add(trained)
+        return replace(collected.proposals(), trained=frozenset([trained.plan_id]))
+
+
+def test_a_network_whose_masks_were_learned_is_trained_further_by_another_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._BUILT_IN, "two_phases", f"{__name__}:TwoPhases")
+    result = deepreduce.optimize(out=tmp_path / "run", **{**TINY, "method": "two_phases"})
+    (network,) = result.candidates
+    folders = sorted((tmp_path / "run" / "candidates").iterdir())
+    plans = [json.loads((folder / "plan.json").read_text())["plan"]["sites"] for folder in folders]
+    rates = {folder.name: (folder / "history.csv").read_text().splitlines()[1].split(",")[1] for folder in folders}
+    measured = {folder.name: json.loads((folder / "metrics.json").read_text()) for folder in folders}
+    assert len(folders) == 2 and plans[0] == plans[1]
+    assert sum(float(rate) < 1e-4 for rate in rates.values()) == 1
+    best = max(measured.values(), key=lambda m: m["val_accuracy"])["val_accuracy"]
+    assert network.measurement.val_accuracy == best == measured[network.folder.name]["val_accuracy"]
 
 
 @pytest.mark.slow

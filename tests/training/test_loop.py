@@ -33,6 +33,7 @@ from deepreduce.training import (
     train,
 )
 from deepreduce.training.loop import ROLLBACK_RATE
+from deepreduce.training.recipe import OptimizerName
 from tests.helpers.images import CPU, cyclic_labels, random_images, striped
 from tests.helpers.training import FP32, RECIPE, StopAfter, curve, fit, same_weights, tiny
 
@@ -114,15 +115,17 @@ def test_a_training_on_a_torch_data_set_goes_on_as_if_it_had_not_been_stopped() 
     assert same_weights(resumed, undisturbed)
 
 
-def test_a_training_may_be_stopped_again_and_again(data: ImageData) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_training_may_be_stopped_again_and_again(data: ImageData, optimizer: OptimizerName) -> None:
+    recipe = replace(RECIPE, optimizer=optimizer, learning_rate=0.01)
     undisturbed = tiny()
-    expected = fit(undisturbed, data)
+    expected = fit(undisturbed, data, recipe)
     snapshot, stops = None, 0
     while True:
         stop = StopAfter(1)
         module = tiny()
         try:
-            result = fit(module, data, resume=snapshot, **stop.options())
+            result = fit(module, data, recipe, resume=snapshot, **stop.options())
             break
         except Stopped:
             snapshot, stops = stop.snapshot, stops + 1

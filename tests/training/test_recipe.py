@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepreduce.network import trace_network
-from deepreduce.training import Precision, Recipe, choose_precision, learning_rate_at
+from deepreduce.training import Precision, Recipe, RecipeChanges, choose_precision, learning_rate_at
 from tests.helpers import zoo
 
 
@@ -87,3 +88,19 @@ def test_older_torch_that_can_not_tell_of_bf16_gets_fp32(monkeypatch: pytest.Mon
 def test_the_memory_format_is_what_the_precision_says() -> None:
     assert Precision(bf16=False, channels_last=True).memory_format == torch.channels_last
     assert Precision(bf16=True, channels_last=False).memory_format == torch.contiguous_format
+
+
+@given(epochs=st.integers(1, 6), steps=st.integers(1, 9))
+def test_a_linear_decay_falls_by_the_same_at_every_step_and_would_end_at_zero(epochs: int, steps: int) -> None:
+    recipe = Recipe(epochs=epochs, batch_size=1, learning_rate=0.4, warmup_epochs=0.0, decay="linear")
+    total = epochs * steps
+    found = [learning_rate_at(step, recipe=recipe, steps_per_epoch=steps) for step in range(total)]
+    assert found == pytest.approx([0.4 * (total - step) / total for step in range(total)])
+
+
+def test_changes_replace_what_they_name_and_multiply_the_rate() -> None:
+    recipe = Recipe(epochs=2, batch_size=8, learning_rate=0.4)
+    assert RecipeChanges().of(recipe) == recipe
+    assert RecipeChanges(rate=0.5).of(recipe) == replace(recipe, learning_rate=0.2)
+    changes = RecipeChanges(learning_rate=1e-3, rate=2, weight_decay=0, decay="linear", optimizer="adam")
+    assert changes.of(recipe) == replace(recipe, learning_rate=2e-3, weight_decay=0, decay="linear", optimizer="adam")
