@@ -99,7 +99,10 @@ def optimize(
     settings: Settings = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="fast: all students for the price of the teacher (default). paper: each from scratch."),
+        typer.Option(
+            help="fast: all students for the price of the teacher (default). full: each by the full recipe, from the"
+            " teacher's weights. paper: each from scratch."
+        ),
     ] = None,
     objective: Annotated[
         str | None,

@@ -27,7 +27,8 @@ from deepreduce.observers.registry import make_observers
 from deepreduce.report.published import Overlay
 from deepreduce.run.environment import describe_environment
 from deepreduce.run.spec import RunSpec, SearchSpec
-from deepreduce.search.budget import Budget, FullBudget, SharedBudget
+from deepreduce.search.budget import Budget, FullBudget, SharedBudget, WarmFullBudget
+from deepreduce.store.plans import read_plans
 from deepreduce.store.records import read_costs, read_execution_plan
 from deepreduce.store.run_folder import RunIdentity
 from deepreduce.training import Distillation, Recipe
@@ -120,6 +121,7 @@ def build_search(
         limits=Limits(max_relus=config.max_relus, max_cost=config.max_cost, objective=objective),
         estimator=cost_estimator(presets),
         objective_estimator=cost_estimator([preset for preset in presets if preset.name == objective.preset]),
+        read_plans=read_plans,
     )
     return SearchSpec(
         network=network,
@@ -157,8 +159,8 @@ def method_of(config: OptimizeConfig) -> tuple[Method[Any], MethodOptions]:
 def budget_of(config: OptimizeConfig, network: Network, facts: DataFacts) -> Budget:
     """Return how long students are trained, and from which weights."""
     epochs, batch_size, fast = config.training.epochs, config.training.batch_size, config.fast
-    if config.recipe == "paper":
-        return FullBudget(
+    if config.recipe != "fast":
+        return (FullBudget if config.recipe == "paper" else WarmFullBudget)(
             compute=network.compute_cost,
             facts=facts,
             epochs=epochs,

@@ -106,7 +106,7 @@ class TrainingConfig(_Section):
     """The recipe of teacher and students: SGD with Nesterov momentum, warm-up, cosine decay to zero."""
 
     epochs: Count = 8
-    """Epochs of the full recipe: of the teacher, and with recipe `paper` of every network."""
+    """Epochs of the full recipe: of the teacher, and with recipes `full` and `paper` of every network."""
     teacher_epochs: WholeNotNegative | None = None
     """Epochs of the teacher; None: `epochs`; 0: the network is trained already and used as it is."""
     batch_size: Count = 64
@@ -244,9 +244,9 @@ class OptimizeConfig(_Section):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     distill: DistillConfig = DistillConfig()
-    recipe: Literal["fast", "paper"] = "fast"
-    """`fast`: students start from trained weights and together cost as much as the teacher. `paper`: each is trained
-    from scratch by the full recipe."""
+    recipe: Literal["fast", "full", "paper"] = "fast"
+    """`fast`: students start from trained weights and together cost as much as the teacher. `full`: each is trained
+    by the full recipe from the teacher's weights. `paper`: each is trained by the full recipe from scratch."""
     fast: FastConfig = FastConfig()
     method: MethodSection = Field(default=None, validate_default=True)
     """The method that proposes networks: its name, and its options (`deepreduce methods` lists both)."""

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from deepreduce.cost.objective import COUNT_OF_RELUS, UNLIMITED, Limits, Objective
+from deepreduce.errors import UserError
 from deepreduce.methods.options import MethodOptions
 from deepreduce.methods.proposal import Proposal, Proposals
 from deepreduce.network import Network
+from deepreduce.plan import ReductionPlan
 from deepreduce.transforms.collapse.costs import CostEstimator, no_estimates
 
 if TYPE_CHECKING:
@@ -83,8 +85,26 @@ class TrialBudget(Protocol):
     def pays_in_full(self, networks: Sequence[Proposal]) -> bool:
         """Return whether each of the networks can be trained by the full recipe."""
 
-    def path_epochs(self, networks: Sequence[Proposal]) -> list[float]:
-        """Return for how many epochs each network can be trained where these are all that the run trains."""
+    def path_epochs(self, networks: Sequence[Proposal], worth: Sequence[float] | None = None) -> list[float]:
+        """Return for how many epochs each network can be trained where these are all that the run trains.
+
+        `worth` says how many epochs each has in proportion to the others (None: all the same, at the same cost).
+        """
+
+
+class PlanReader(Protocol):
+    """Reads plans that are saved in a folder."""
+
+    def __call__(self, folder: str) -> Mapping[str, ReductionPlan]:
+        """Return the plans of a run's candidates, or of one saved network, by their labels.
+
+        Raises `UserError` where the folder holds neither.
+        """
+
+
+def no_plans(folder: str) -> Mapping[str, ReductionPlan]:
+    """Raise `UserError`: nothing can be read."""
+    raise UserError(f"{folder} can't be read here")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +113,8 @@ class SearchContext:
 
     `objective` is the cost of the frontier, `limits` what no network may exceed. `estimator` estimates the costs of
     a network under each preset of the run, `objective_estimator` under that of the objective alone, which takes less
-    time. `budget` says what trainings cost, `val_images` how many images a validation accuracy is measured on (its
-    standard error follows).
+    time. `read_plans` reads plans that were saved. `budget` says what trainings cost, `val_images` how many images a
+    validation accuracy is measured on (its standard error follows).
     """
 
     budget: TrialBudget
@@ -103,6 +123,7 @@ class SearchContext:
     limits: Limits = UNLIMITED
     estimator: CostEstimator = no_estimates
     objective_estimator: CostEstimator = no_estimates
+    read_plans: PlanReader = no_plans
 
 
 O_contra = TypeVar("O_contra", bound=MethodOptions, contravariant=True)

@@ -13,6 +13,7 @@ GROUP = "deepreduce.methods"
 
 _BUILT_IN = {
     "deepreduce": "deepreduce.methods.deepreduce:DeepReduce",
+    "given": "deepreduce.methods.given:Given",
     "levers": "deepreduce.methods.levers:Levers",
     "taylor": "deepreduce.methods.taylor:Taylor",
 }

@@ -116,7 +116,7 @@ class Budget(ABC):
         """Return whether each of these networks can be trained by the full recipe before a method proposes."""
 
     @abstractmethod
-    def path_epochs(self, networks: Sequence[Proposal]) -> list[float]:
+    def path_epochs(self, networks: Sequence[Proposal], worth: Sequence[float] | None = None) -> list[float]:
         """Return for how many epochs each network is trained where these are all that the run trains."""
 
     @abstractmethod
@@ -221,7 +221,7 @@ class Budget(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FullBudget(Budget):
-    """Every network is trained from scratch, for as many epochs as the teacher: the paper's way."""
+    """Every network is trained for as many epochs as the teacher: from scratch, which is the paper's way."""
 
     def first_epoch(self, number: int) -> int:
         """Return 0: all students see the same images in the same order."""
@@ -239,7 +239,7 @@ class FullBudget(Budget):
         """Return True: nothing limits what trainings cost."""
         return True
 
-    def path_epochs(self, networks: Sequence[Proposal]) -> list[float]:
+    def path_epochs(self, networks: Sequence[Proposal], worth: Sequence[float] | None = None) -> list[float]:
         """Return the epochs of the full recipe for each network."""
         return [self.epochs] * len(networks)
 
@@ -260,6 +260,15 @@ class FullBudget(Budget):
     def drafts_to_drop(self, drafts: Mapping[str, Incumbent], others: Sequence[Incumbent]) -> dict[str, Incumbent]:
         """Return no drafts to drop."""
         return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmFullBudget(FullBudget):
+    """Every network is trained for as many epochs as the teacher, from the teacher's weights."""
+
+    statistics_batches: int = 20
+
+    warm_starts = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,10 +315,15 @@ class SharedBudget(Budget):
         """Return whether the share for probes trains each of the networks by the full recipe."""
         return sum(self.epoch_costs(networks)) * self.epochs <= self._trial_price
 
-    def path_epochs(self, networks: Sequence[Proposal]) -> list[float]:
-        """Return epochs that together cost the price, less what evaluating the networks costs."""
+    def path_epochs(self, networks: Sequence[Proposal], worth: Sequence[float] | None = None) -> list[float]:
+        """Return epochs that together cost the price, less what evaluating the networks costs.
+
+        `worth` says how many epochs each has in proportion (None: the same).
+        """
         each = self._epoch_costs(networks, batch_size=self.student_batch_size)
-        return share_epochs(each, budget=self._left_to_train_with(networks, spent=0.0), limit=self.epochs)
+        left = self._left_beside(self.price_of_evaluating(networks, trained=True), spent=0.0)
+        squares = None if worth is None else [w * w * cost for w, cost in zip(worth, each, strict=True)]
+        return share_epochs(each, budget=left, limit=self.epochs, priorities=squares)
 
     def makes_candidate(self, epochs: float) -> bool:
         """Return whether the epochs are at least half of the full recipe's."""
@@ -329,8 +343,12 @@ class SharedBudget(Budget):
 
     def _left_to_train_with(self, networks: Iterable[Proposal], *, spent: float) -> float:
         """Return what `spent`, the teacher's logits, and two evaluations of every network leave of the price."""
-        whole = self.price * self.epochs
         evaluating = sum(self.price_of_evaluating(networks, trained=trained) for trained in (False, True))
+        return self._left_beside(evaluating, spent=spent)
+
+    def _left_beside(self, evaluating: float, *, spent: float) -> float:
+        """Return what trainings have of the price beside the teacher's logits, `evaluating` networks, and `spent`."""
+        whole = self.price * self.epochs
         # where there are few training images, evaluating must not use up everything
         return max(whole - spent - self.schedule_epochs * FORWARD_SHARE - evaluating, 0.5 * max(whole - spent, 0.0))
 

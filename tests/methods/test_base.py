@@ -29,7 +29,7 @@ class EveryEpoch:
     def pays_in_full(self, networks: Sequence[Proposal]) -> bool:
         return True
 
-    def path_epochs(self, networks: Sequence[Proposal]) -> list[float]:
+    def path_epochs(self, networks: Sequence[Proposal], worth: Sequence[float] | None = None) -> list[float]:
         return [1.0] * len(networks)
 
 
