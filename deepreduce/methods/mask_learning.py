@@ -7,7 +7,7 @@ units in ways of their own; what they have in common is here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -24,6 +24,9 @@ from deepreduce.sites.layers import MaskedRectifier, rectify
 from deepreduce.transforms import apply_plan
 
 Unit: TypeAlias = Literal["channel", "pixel"]
+_MOST_SLOTS = 4096
+"""Steps of a sum of costs up to which an exact exchange is looked for."""
+
 Listener: TypeAlias = Callable[[Tensor, Tensor], None]
 
 
@@ -189,7 +192,10 @@ def keep_best(network: LearnableNetwork, scores: Mapping[str, Tensor], budget: i
 def choose(
     worth: NDArray[np.float64], costs: NDArray[np.int64], alive: NDArray[np.bool_], budget: int
 ) -> NDArray[np.bool_]:
-    """Return which of the units that are alive are kept: the best by `worth` that fit into the budget."""
+    """Return which of the units that are alive are kept: the best by `worth` per ReLU that fit into the budget.
+
+    The budget is met exactly wherever one unit that did not fit can be kept instead of smaller ones.
+    """
     kept = np.zeros(len(worth), dtype=np.bool_)
     order = np.flatnonzero(alive)
     order = order[np.argsort(-worth[order], kind="stable")]
@@ -204,4 +210,66 @@ def choose(
         if costs[unit] <= left:
             kept[unit] = True
             left -= int(costs[unit])
+    if left and not kept[order].all():
+        _spend_exactly(kept, worth, costs, order, left)
     return kept
+
+
+def _spend_exactly(
+    kept: NDArray[np.bool_],
+    worth: NDArray[np.float64],
+    costs: NDArray[np.int64],
+    order: NDArray[np.intp],
+    left: int,
+) -> None:
+    """Keep one more unit, and give up smaller ones, so that the `left` ReLUs are spent, at the best worth.
+
+    `order` are the units that are alive, the best first. Changes nothing where no such exchange is exact.
+    """
+    best: tuple[float, int, list[int]] | None = None
+    for cost in np.unique(costs[order[~kept[order]]]):
+        unit = next(int(u) for u in order if not kept[u] and costs[u] == cost)
+        given_up = _cheapest_of_sum(kept, worth, costs, order, int(cost) - left)
+        if given_up is not None:
+            gain = worth[unit] * cost - float((worth[given_up] * costs[given_up]).sum())
+            if best is None or gain > best[0]:
+                best = (gain, unit, given_up)
+    if best is not None:
+        kept[best[1]] = True
+        kept[best[2]] = False
+
+
+def _cheapest_of_sum(
+    kept: NDArray[np.bool_],
+    worth: NDArray[np.float64],
+    costs: NDArray[np.int64],
+    order: NDArray[np.intp],
+    total: int,
+) -> list[int] | None:
+    """Return the kept units of least worth whose costs come to `total`; None where there are none."""
+    step = int(np.gcd.reduce(costs[order]))
+    if total % step or total // step > _MOST_SLOTS:
+        return None
+    slots = total // step
+    least: list[tuple[float, list[int]] | None] = [(0.0, []), *[None] * slots]
+    for unit in _worst_of_each_cost(kept, costs, order, total):
+        size, loss = int(costs[unit]) // step, float(worth[unit] * costs[unit])
+        for slot in range(slots, size - 1, -1):
+            before = least[slot - size]
+            now = least[slot]
+            if before is not None and (now is None or before[0] + loss < now[0]):
+                least[slot] = (before[0] + loss, [*before[1], unit])
+    found = least[slots]
+    return None if found is None else found[1]
+
+
+def _worst_of_each_cost(
+    kept: NDArray[np.bool_], costs: NDArray[np.int64], order: NDArray[np.intp], total: int
+) -> Iterator[int]:
+    """Yield the kept units of least worth, as many of each cost as a sum of `total` can have."""
+    counts: dict[int, int] = {}
+    for unit in order[::-1]:
+        cost = int(costs[unit])
+        if kept[unit] and cost <= total and counts.get(cost, 0) < total // cost:
+            counts[cost] = counts.get(cost, 0) + 1
+            yield int(unit)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepreduce.methods.mask_learning import Unit, choose, expected_plan, keep_best, learnable
@@ -125,11 +126,34 @@ def test_the_best_units_that_fit_are_kept(data: st.DataObject) -> None:
     kept = choose(worth, costs, alive, budget)
     assert not (kept & ~alive).any() and costs[kept].sum() <= budget
     left = budget - costs[kept].sum()
+    if not left:
+        return  # perhaps by an exchange
     for unit in np.flatnonzero(alive & ~kept):
         assert costs[unit] > left  # nothing more fits
+        # and no kept units could be given up for it so that the budget is met exactly
+        assert costs[unit] - left not in sums_of(costs[kept])
         # what was kept of less worth did not fit in its place when its turn came
         better = kept & (worth >= worth[unit])
         assert costs[better].sum() + costs[unit] > budget or worth[unit] in worth[kept]
+
+
+def sums_of(values: NDArray[np.int64]) -> set[int]:
+    sums = {0}
+    for value in values:
+        sums |= {before + int(value) for before in sums}
+    return sums
+
+
+def test_the_budget_is_met_exactly_by_the_exchange_that_costs_least() -> None:
+    worth, costs = np.array([5.0, 4.0, 3.0, 2.0, 9.0]), np.array([4, 2, 2, 1, 1])
+    alive = np.ones(5, np.bool_)
+    # 9 of 10 ReLUs: 1 + 4 + 2 + 2 without the unit of worth 2
+    assert choose(worth, costs, alive, 9).tolist() == [True, True, True, False, True]
+    # 5 of them: 1 + 4, and no exchange is needed
+    assert choose(worth, costs, alive, 5).tolist() == [True, False, False, False, True]
+    # with 16 beside them, 17 ReLUs can't hold both it and more than one; all others are given up for it
+    worth, costs = np.append(worth, 1.0), np.append(costs, 16)
+    assert choose(worth, costs, np.ones(6, np.bool_), 17).tolist() == [False, False, False, False, True, True]
 
 
 @pytest.mark.parametrize("unit", UNITS)
