@@ -169,19 +169,27 @@ def expected_plan(network: Network, base: ReductionPlan, *, unit: Unit, budget: 
     return replace(base, sites=tuple(actions.items()))
 
 
-def keep_best(network: LearnableNetwork, scores: Mapping[str, Tensor], budget: int) -> None:
+def keep_best(
+    network: LearnableNetwork,
+    scores: Mapping[str, Tensor],
+    budget: int,
+    *,
+    alive: Mapping[str, Tensor] | None = None,
+) -> None:
     """Remove the ReLUs of units until at most `budget` are left in the network.
 
     `scores` are of the masks' shapes, by site. Kept are the units of the highest score per ReLU; a unit that no
-    longer fits is left out, and smaller ones after it may be kept. Units that have lost their ReLU stay without.
+    longer fits is left out, and smaller ones after it may be kept. Units are chosen among those that are true in
+    `alive`, masks by site; None: among those that have their ReLU now, so that masks only shrink.
     """
-    layers = {name: layer for name, layer in network.layers.items() if bool(layer.mask.any())}
-    if network.relu_count <= budget or not layers:
+    before = {name: layer.mask for name, layer in network.layers.items()} if alive is None else alive
+    layers = {name: layer for name, layer in network.layers.items() if bool(before[name].any())}
+    if not layers or (alive is None and network.relu_count <= budget):
         return
     costs = np.concatenate([np.full(layer.mask.numel(), layer.cost) for layer in layers.values()])
     worth = np.concatenate([scores[name].float().cpu().numpy().ravel() for name in layers]) / costs
-    alive = np.concatenate([layer.mask.cpu().numpy().ravel() for layer in layers.values()])
-    kept = choose(worth, costs, alive, budget - network.fixed)
+    able = np.concatenate([before[name].cpu().numpy().ravel() for name in layers])
+    kept = choose(worth, costs, able, budget - network.fixed)
     begin = 0
     for layer in layers.values():
         end = begin + layer.mask.numel()

@@ -11,7 +11,8 @@ The loss L of one image changes, where unit u of a site loses its ReLU, z becomi
 
     q_u = sum over the elements of u of dL/dy * (z - relu(z))
 
-With q of every image, the score of u is |mean q| + mean(q^2) / 2 over a batch, a moving average over batches.
+With q of every image, the score of u is |mean q| + mean(q^2) / 2 over a batch, a moving average over batches. Those
+units go first whose score is smallest per ReLU^1.2: it understates what many small units are worth together.
 """
 
 from __future__ import annotations
@@ -32,15 +33,21 @@ from deepreduce.methods.options import MethodOptions
 from deepreduce.methods.proposal import Collector, Proposal
 from deepreduce.network import Network
 from deepreduce.plan import ReductionPlan
-from deepreduce.training import PlanLearner, PreparedStudent, TrainingState
+from deepreduce.training import PlanLearner, PreparedStudent, RecipeChanges, TrainingState
 from deepreduce.transforms import reshape_plan
 from deepreduce.utils.fields import Count, Fraction, Listed, Resolution, Scale
 
 MOST_POINTS = 64
 """Networks of one path: more would have no time each."""
 
-_DECAY = 0.9
+_DECAY = 0.95
 """Share of the older batches in the moving average of the scores."""
+
+_SIZE_POWER = 1.2
+"""Power of a unit's ReLUs by which its score is divided (docs/method.md has what was measured)."""
+
+_FIRST_STEPS = 16
+"""Steps that are all scored before the masks shrink for the first time; at most a third of those in which they do."""
 
 
 class TaylorOptions(MethodOptions):
@@ -64,8 +71,8 @@ class TaylorOptions(MethodOptions):
     """Share of a network's training in which its masks shrink; in the rest they stay."""
     every: Count = 8
     """Steps between one shrinking of the masks and the next."""
-    score_every: Count = 4
-    """Steps between one batch that is scored and the next."""
+    score_every: Count = 2
+    """Steps between one batch that is scored and the next; the first ones are all scored."""
 
 
 class Taylor:
@@ -155,7 +162,13 @@ def _go_down(
             every=options.every,
             score_every=options.score_every,
         )
-        request = TrainingRequest(proposal=expected, epochs=epochs[expected], learner=learner, after=before)
+        request = TrainingRequest(
+            proposal=expected,
+            epochs=epochs[expected],
+            learner=learner,
+            after=before,
+            changes=RecipeChanges(decay="linear"),
+        )
         trained = (yield [request])[request].proposal
         if trained is None:
             for smaller in (p for p in path.values() if p.relu_count <= expected.relu_count):
@@ -176,7 +189,7 @@ class ShrinkMasks:
     unit: Unit = "channel"
     share: float = 0.5
     every: int = 8
-    score_every: int = 4
+    score_every: int = 2
 
     def build(self, student: PreparedStudent) -> ShrinkingMasks:
         """Have a network trained in the student's place whose masks shrink from the student's own."""
@@ -197,10 +210,13 @@ class ShrinkingMasks(PlanLearner):
         self._options, self._network, self._replaced = options, network, replaced
         self._scores = TaylorScores(network)
         self._began_with = network.relu_count
+        self._first_masks = {name: layer.mask.clone() for name, layer in network.layers.items()}
 
     def on_step_start(self, state: TrainingState) -> None:
         """Listen to the step's gradients where it is to be scored."""
-        if self._is_shrinking(state) and state.step % self._options.score_every == 0:
+        end = self._last_shrinking(state)
+        is_scored = state.step < _first_steps(end) or state.step % self._options.score_every == 0
+        if is_scored and state.step < end:
             self._scores.listen()
 
     def on_backward_end(self, state: TrainingState) -> None:
@@ -210,14 +226,20 @@ class ShrinkingMasks(PlanLearner):
     def on_step_end(self, state: TrainingState) -> None:
         """Shrink the masks where that is due."""
         end = self._last_shrinking(state)
-        if state.step == end or (state.step < end and state.step % self._options.every == 0):
-            keep_best(self._network, self._scores.values(), self._target(state.step / end))
+        if state.step == end:
+            self._shrink_to(self._options.budget)
+            if self._network.relu_count < self._options.budget:  # units that went before would meet it exactly
+                self._shrink_to(self._options.budget, alive=self._first_masks)
+        elif _first_steps(end) <= state.step < end and state.step % self._options.every == 0:
+            self._shrink_to(self._target(state.step / end))
+
+    def _shrink_to(self, budget: int, *, alive: Mapping[str, Tensor] | None = None) -> None:
+        costs = {name: layer.cost for name, layer in self._network.layers.items()}
+        worth = {name: score / costs[name] ** (_SIZE_POWER - 1) for name, score in self._scores.values().items()}
+        keep_best(self._network, worth, budget, alive=alive)
 
     def _last_shrinking(self, state: TrainingState) -> int:
         return max(round(self._options.share * state.total_steps), 1)
-
-    def _is_shrinking(self, state: TrainingState) -> bool:
-        return state.step < self._last_shrinking(state)
 
     def _target(self, share: float) -> int:
         """Return the ReLUs to be left when a share of the shrinking is done."""
@@ -242,6 +264,10 @@ class ShrinkingMasks(PlanLearner):
         for name, layer in self._network.layers.items():
             layer.mask.copy_(state[f"mask.{name}"])
         self._scores.load_state_dict(state)
+
+
+def _first_steps(end: int) -> int:
+    return min(_FIRST_STEPS, end // 3)
 
 
 class TaylorScores:
