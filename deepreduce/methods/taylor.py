@@ -17,7 +17,7 @@ units go first whose score is smallest per ReLU^1.2: it understates what many sm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -25,16 +25,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from deepreduce.errors import PlanError
-from deepreduce.methods.base import Answers, Search, SearchContext, TrainingRequest
+from deepreduce.errors import ModelError, PlanError
+from deepreduce.methods.base import Answers, Search, SearchContext, TrainingAnswer, TrainingRequest
 from deepreduce.methods.deepreduce import MOST_SCALES, reshape_label
 from deepreduce.methods.mask_learning import LearnableNetwork, LearnedRelu, Unit, expected_plan, keep_best, learnable
 from deepreduce.methods.options import MethodOptions
 from deepreduce.methods.proposal import Collector, Proposal
 from deepreduce.network import Network
+from deepreduce.network.analyze import check_input_size
 from deepreduce.plan import ReductionPlan
 from deepreduce.training import PlanLearner, PreparedStudent, RecipeChanges, TrainingState
-from deepreduce.transforms import reshape_plan
+from deepreduce.transforms import apply_plan, reshape_plan
 from deepreduce.utils.fields import Count, Fraction, Listed, Resolution, Scale
 
 MOST_POINTS = 64
@@ -45,6 +46,9 @@ _DECAY = 0.95
 
 _SIZE_POWER = 1.2
 """Power of a unit's ReLUs by which its score is divided (docs/method.md has what was measured)."""
+
+_RHOS = (1.0, 0.5)
+"""Resolutions that budgets are spread over."""
 
 _FIRST_STEPS = 16
 """Steps that are all scored before the masks shrink for the first time; at most a third of those in which they do."""
@@ -65,8 +69,10 @@ class TaylorOptions(MethodOptions):
     """What keeps or loses its ReLU as a whole: `channel`, or `pixel` for every element of a feature map."""
     alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1, max_length=MOST_SCALES)] = (1.0,)
     """Channel scales; each of them, combined with each of `rhos`, goes down through the budgets of its own."""
-    rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1, max_length=MOST_SCALES)] = (1.0,)
-    """Feature-map resolution scales: 1, 1/2, 1/3, ..."""
+    rhos: Annotated[tuple[Resolution, ...], Listed, Field(min_length=1, max_length=MOST_SCALES)] | None = None
+    """Feature-map resolution scales; None: each budget at 1 or 1/2, as `sparsest` says."""
+    sparsest: Annotated[Fraction, Field(lt=1)] = 0.04
+    """Share of the ReLUs below which a budget takes the network of half the resolution."""
     shrink: Annotated[Fraction, Field(gt=0)] = 0.5
     """Share of a network's training in which its masks shrink; in the rest they stay."""
     every: Count = 8
@@ -93,22 +99,51 @@ class Taylor:
                 " cost.objective at relus, or take method levers"
             )
         collected = Collector(network, context.estimator)
+        shapes = _shapes(network, options)
         paths = [
-            path for shape in _shapes(options) if (path := _expected(network, shape, options, context, collected))
+            path
+            for shape, budgets in shapes.items()
+            if (path := _expected(network, shape, budgets, options, context, collected))
         ]
         expected = [proposal for path in paths for proposal in path.values()]
         if not expected:
             return collected.proposals()  # raises why there is none
         epochs = dict(zip(expected, context.budget.path_epochs(expected), strict=True))
-        for path in paths:
-            yield from _go_down(path, epochs, options, collected)
+        yield from _go_down([_Path(path, epochs, options, collected) for path in paths])
         return replace(collected.proposals(), trained=frozenset(p.plan_id for p in collected.found))
 
 
-def _shapes(options: TaylorOptions) -> Iterator[ReductionPlan]:
+def _shapes(network: Network, options: TaylorOptions) -> dict[ReductionPlan, list[int]]:
+    """Return the reshaped networks that go down a path, each with its budgets, most ReLUs first."""
+    budgets = budgets_of(options, network.relu_count)
+    found: dict[ReductionPlan, list[int]] = {}
     for alpha in options.alphas:
-        for rho in options.rhos:
-            yield reshape_plan(alpha=alpha, rho=rho) if (alpha, rho) != (1, 1) else ReductionPlan()
+        if options.rhos is not None:
+            found |= {_reshape(alpha, rho): budgets for rho in options.rhos}
+        else:
+            for budget in budgets:
+                found.setdefault(_at_its_resolution(network, alpha, budget, options.sparsest), []).append(budget)
+    return found
+
+
+def _reshape(alpha: float, rho: float) -> ReductionPlan:
+    return ReductionPlan() if alpha == rho == 1 else reshape_plan(alpha=alpha, rho=rho)
+
+
+def _at_its_resolution(network: Network, alpha: float, budget: int, sparsest: float) -> ReductionPlan:
+    """Return the network of the highest resolution of which the budget is not too small a share."""
+    shape = _reshape(alpha, 1)
+    for rho in _RHOS:
+        lower = _reshape(alpha, rho)
+        try:
+            reduced = apply_plan(network, lower)
+            check_input_size(reduced)
+        except (PlanError, ModelError):
+            break  # its feature maps are too small for that
+        shape = lower
+        if budget >= sparsest * reduced.relu_count:
+            break
+    return shape
 
 
 def budgets_of(options: TaylorOptions, relu_count: int) -> list[int]:
@@ -123,12 +158,17 @@ def budgets_of(options: TaylorOptions, relu_count: int) -> list[int]:
 
 
 def _expected(
-    network: Network, shape: ReductionPlan, options: TaylorOptions, context: SearchContext, collected: Collector
+    network: Network,
+    shape: ReductionPlan,
+    budgets: Sequence[int],
+    options: TaylorOptions,
+    context: SearchContext,
+    collected: Collector,
 ) -> dict[int, Proposal]:
     """Return the networks that are expected of one shape by their budgets, most ReLUs first."""
     found: dict[int, Proposal] = {}
     words = reshape_label(shape.alpha, shape.rho)
-    for budget in budgets_of(options, network.relu_count):
+    for budget in budgets:
         label = ", ".join([f"{options.unit} masks to {budget:,}", *([words] if words else [])])
         try:
             plan = expected_plan(network, shape, unit=options.unit, budget=budget)
@@ -149,12 +189,26 @@ def _expected(
     return found
 
 
-def _go_down(
-    path: Mapping[int, Proposal], epochs: Mapping[Proposal, float], options: TaylorOptions, collected: Collector
-) -> Generator[Sequence[TrainingRequest], Answers, None]:
-    """Request the trainings of one shape, each after the one of more ReLUs; collect what came of them."""
-    before: TrainingRequest | None = None
-    for budget, expected in path.items():
+class _Path:
+    """The networks of one shape, each of which begins as the one of more ReLUs before it."""
+
+    def __init__(
+        self,
+        expected: Mapping[int, Proposal],
+        epochs: Mapping[Proposal, float],
+        options: TaylorOptions,
+        collected: Collector,
+    ) -> None:
+        self._left, self._epochs = list(expected.items()), epochs
+        self._options, self._collected = options, collected
+        self._before: TrainingRequest | None = None
+
+    def next_request(self) -> TrainingRequest | None:
+        """Return the training of the next network; None at the end."""
+        if not self._left:
+            return None
+        budget, expected = self._left.pop(0)
+        options = self._options
         learner = ShrinkMasks(
             budget=budget,
             unit=options.unit,
@@ -162,20 +216,31 @@ def _go_down(
             every=options.every,
             score_every=options.score_every,
         )
-        request = TrainingRequest(
+        return TrainingRequest(
             proposal=expected,
-            epochs=epochs[expected],
+            epochs=self._epochs[expected],
             learner=learner,
-            after=before,
+            after=self._before,
             changes=RecipeChanges(decay="linear"),
         )
-        trained = (yield [request])[request].proposal
-        if trained is None:
-            for smaller in (p for p in path.values() if p.relu_count <= expected.relu_count):
-                collected.leave_out(f"the training of {expected.label} failed", smaller.label)
-            break
-        collected.add(trained)
-        before = request
+
+    def receive(self, request: TrainingRequest, answer: TrainingAnswer) -> None:
+        """Collect what came of a training; after one that failed the path ends."""
+        self._before = request
+        if answer.proposal is not None:
+            self._collected.add(answer.proposal)
+            return
+        for smaller in (request.proposal, *(proposal for _, proposal in self._left)):
+            self._collected.leave_out(f"the training of {request.proposal.label} failed", smaller.label)
+        self._left.clear()
+
+
+def _go_down(paths: Sequence[_Path]) -> Generator[Sequence[TrainingRequest], Answers, None]:
+    """Request the trainings of all paths: at the same time the next one of each."""
+    while requests := {request: path for path in paths if (request := path.next_request()) is not None}:
+        answers = yield list(requests)
+        for request, path in requests.items():
+            path.receive(request, answers[request])
 
 
 # -- in the training ------------------------------------------------------------------------------------------
