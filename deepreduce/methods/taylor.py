@@ -74,6 +74,9 @@ class Taylor:
     name = "taylor"
     summary = "channel masks that shrink along one training, scored by a Taylor expansion; each budget a network"
     Options = TaylorOptions
+    paper = "none; its scores: Molchanov et al., CVPR 2019, arXiv 1906.10771"
+    unit = "channel, or pixel"
+    epochs = "the recipe's, as one training through all budgets"
 
     def search(self, network: Network, options: TaylorOptions, context: SearchContext) -> Search:
         """Request the budgets' trainings one after the other; return the networks that came of them.
