@@ -14,6 +14,7 @@ GROUP = "deepreduce.methods"
 _BUILT_IN = {
     "deepreduce": "deepreduce.methods.deepreduce:DeepReduce",
     "levers": "deepreduce.methods.levers:Levers",
+    "snl": "deepreduce.methods.snl:Snl",
     "taylor": "deepreduce.methods.taylor:Taylor",
 }
 

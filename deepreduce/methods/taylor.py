@@ -24,36 +24,24 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from deepreduce.errors import PlanError
 from deepreduce.methods.base import Answers, Search, SearchContext, TrainingRequest
-from deepreduce.methods.deepreduce import MOST_SCALES, reshape_label
-from deepreduce.methods.mask_learning import LearnableNetwork, LearnedRelu, Unit, expected_plan, keep_best, learnable
-from deepreduce.methods.options import MethodOptions
+from deepreduce.methods.budgets import BudgetOptions, expected_networks, refuse_other_objectives
+from deepreduce.methods.deepreduce import MOST_SCALES
+from deepreduce.methods.mask_learning import LearnableNetwork, LearnedRelu, MaskLearner, Unit, keep_best
 from deepreduce.methods.proposal import Collector, Proposal
 from deepreduce.network import Network
 from deepreduce.plan import ReductionPlan
-from deepreduce.training import PlanLearner, PreparedStudent, TrainingState
+from deepreduce.training import PreparedStudent, TrainingState
 from deepreduce.transforms import reshape_plan
 from deepreduce.utils.fields import Count, Fraction, Listed, Resolution, Scale
-
-MOST_POINTS = 64
-"""Networks of one path: more would have no time each."""
 
 _DECAY = 0.9
 """Share of the older batches in the moving average of the scores."""
 
 
-class TaylorOptions(MethodOptions):
+class TaylorOptions(BudgetOptions):
     """Options of the shrinking masks: the budgets, the unit, and how the masks shrink."""
 
-    budgets: Annotated[tuple[Count, ...], Listed, Field(min_length=1, max_length=MOST_POINTS)] | None = None
-    """ReLU counts of the networks, as in 57344,28672; None: `points` counts from `most` to `least`."""
-    points: Annotated[Count, Field(le=MOST_POINTS)] = 8
-    """Number of networks, at each alpha and rho."""
-    most: Annotated[Fraction, Field(gt=0, lt=1)] = 0.4
-    """ReLUs of the largest network, as a share of the full network's."""
-    least: Annotated[Fraction, Field(gt=0, lt=1)] = 0.004
-    """ReLUs of the smallest network, as a share of the full network's."""
     unit: Unit = "channel"
     """What keeps or loses its ReLU as a whole: `channel`, or `pixel` for every element of a feature map."""
     alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1, max_length=MOST_SCALES)] = (1.0,)
@@ -83,14 +71,12 @@ class Taylor:
 
         Raises `PlanError` for an objective other than the ReLU count, and for budgets that no mask can meet.
         """
-        if not context.objective.counts_relus:
-            raise PlanError(
-                f"method {self.name} removes ReLUs for their number, not for {context.objective.noun}; leave"
-                " cost.objective at relus, or take method levers"
-            )
+        refuse_other_objectives(self.name, context)
         collected = Collector(network, context.estimator)
         paths = [
-            path for shape in _shapes(options) if (path := _expected(network, shape, options, context, collected))
+            path
+            for shape in _shapes(options)
+            if (path := expected_networks(network, options, context, collected, unit=options.unit, shape=shape))
         ]
         expected = [proposal for path in paths for proposal in path.values()]
         if not expected:
@@ -105,44 +91,6 @@ def _shapes(options: TaylorOptions) -> Iterator[ReductionPlan]:
     for alpha in options.alphas:
         for rho in options.rhos:
             yield reshape_plan(alpha=alpha, rho=rho) if (alpha, rho) != (1, 1) else ReductionPlan()
-
-
-def budgets_of(options: TaylorOptions, relu_count: int) -> list[int]:
-    """Return the ReLU counts to go down through, most first, for a network of so many ReLUs."""
-    if options.budgets is not None:
-        return sorted({budget for budget in options.budgets}, reverse=True)
-    if options.least > options.most:
-        raise PlanError(f"method.least is {options.least:g}, more than method.most, {options.most:g}")
-    step = (options.least / options.most) ** (1 / max(options.points - 1, 1))
-    counts = [round(relu_count * options.most * step**number) for number in range(options.points)]
-    return sorted({max(count, 1) for count in counts}, reverse=True)
-
-
-def _expected(
-    network: Network, shape: ReductionPlan, options: TaylorOptions, context: SearchContext, collected: Collector
-) -> dict[int, Proposal]:
-    """Return the networks that are expected of one shape by their budgets, most ReLUs first."""
-    found: dict[int, Proposal] = {}
-    words = reshape_label(shape.alpha, shape.rho)
-    for budget in budgets_of(options, network.relu_count):
-        label = ", ".join([f"{options.unit} masks to {budget:,}", *([words] if words else [])])
-        try:
-            plan = expected_plan(network, shape, unit=options.unit, budget=budget)
-        except PlanError as error:
-            collected.leave_out(str(error), label)
-            continue
-        proposal = collected.propose(plan, label)
-        if proposal is None:
-            continue
-        if not proposal.relu_count:
-            collected.leave_out(f"no {options.unit} has as few ReLUs", label)
-        elif proposal.relu_count in (p.relu_count for p in found.values()):
-            collected.leave_out("a larger budget buys as many ReLUs", label)
-        elif context.limits.allow(proposal):
-            found[budget] = proposal
-        else:
-            collected.leave_out(f"it has more than {context.limits.text()}", label)
-    return found
 
 
 def _go_down(
@@ -183,23 +131,20 @@ class ShrinkMasks:
 
     def build(self, student: PreparedStudent) -> ShrinkingMasks:
         """Have a network trained in the student's place whose masks shrink from the student's own."""
-        network = learnable(student.original, student.plan, unit=self.unit, seed=student.seed)
-        replaced, student.module = student.module, network.module
-        network.module.load_state_dict(replaced.state_dict())
-        return ShrinkingMasks(self, network, replaced=replaced)
+        return ShrinkingMasks(self, student)
 
     def accepts(self, relu_count: int) -> bool:
         """Return whether so many ReLUs are within the budget."""
         return relu_count <= self.budget
 
 
-class ShrinkingMasks(PlanLearner):
+class ShrinkingMasks(MaskLearner):
     """Score units, and remove the ReLUs of the worst until the budget is met; then hand the weights over."""
 
-    def __init__(self, options: ShrinkMasks, network: LearnableNetwork, *, replaced: torch.nn.Module) -> None:
-        self._options, self._network, self._replaced = options, network, replaced
-        self._scores = TaylorScores(network)
-        self._began_with = network.relu_count
+    def __init__(self, options: ShrinkMasks, student: PreparedStudent) -> None:
+        super().__init__(student, unit=options.unit)
+        self._options, self._scores = options, TaylorScores(self.network)
+        self._began_with = self.network.relu_count
 
     def on_step_start(self, state: TrainingState) -> None:
         """Listen to the step's gradients where it is to be scored."""
@@ -214,7 +159,7 @@ class ShrinkingMasks(PlanLearner):
         """Shrink the masks where that is due."""
         end = self._last_shrinking(state)
         if state.step == end or (state.step < end and state.step % self._options.every == 0):
-            keep_best(self._network, self._scores.values(), self._target(state.step / end))
+            keep_best(self.network, self._scores.values(), self._target(state.step / end))
 
     def _last_shrinking(self, state: TrainingState) -> int:
         return max(round(self._options.share * state.total_steps), 1)
@@ -227,23 +172,13 @@ class ShrinkingMasks(PlanLearner):
         budget = self._options.budget
         return round(budget + max(self._began_with - budget, 0) * (1 - share) ** 3)
 
-    def on_end(self, state: TrainingState) -> None:
-        """Copy the weights to the module that this one has replaced."""
-        self._replaced.load_state_dict(self._network.module.state_dict())
-
-    def learned_plan(self) -> ReductionPlan:
-        """Return the plan with the masks as they are now."""
-        return self._network.plan()
-
     def state_dict(self) -> dict[str, Any]:
         """Return masks, scores and the number of batches scored."""
-        masks = {f"mask.{name}": layer.mask for name, layer in self._network.layers.items()}
-        return {**masks, **self._scores.state_dict()}
+        return {**super().state_dict(), **self._scores.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over masks and scores."""
-        for name, layer in self._network.layers.items():
-            layer.mask.copy_(state[f"mask.{name}"])
+        super().load_state_dict(state)
         self._scores.load_state_dict(state)
 
 

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, objective_named
 from deepreduce.errors import PlanError
 from deepreduce.methods.base import Answers, TrainingAnswer, TrainingRequest, run_search
+from deepreduce.methods.budgets import budgets_of
 from deepreduce.methods.mask_learning import Unit, learnable
-from deepreduce.methods.taylor import ShrinkMasks, Taylor, TaylorOptions, TaylorScores, budgets_of
+from deepreduce.methods.taylor import ShrinkMasks, Taylor, TaylorOptions, TaylorScores
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.training import PreparedStudent, TrainingState

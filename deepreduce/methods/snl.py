@@ -1,0 +1,261 @@
+"""SNL, Selective Network Linearization (Cho, Joshi, Reagen, Garg, Hegde; ICML 2022, arXiv 2202.02340).
+
+Every unit has a coefficient alpha, 1 at first, and computes alpha relu(z) + (1 - alpha) z. Weights and alphas are
+trained together, with the penalty lambda sum(alpha) in the loss, until no more alphas than the budget exceed a
+threshold. Then masks take the place of the alphas, and the network is trained further.
+
+Different from the authors' code, which was read for the numbers and not used:
+
+- it raises lambda by a tenth after every epoch in which the count did not fall, from epoch 5 on, which takes hundreds
+  of epochs; here lambda follows a path of counts that ends at the budget, whatever the number of epochs;
+- it keeps every unit above the threshold, so that the count misses the budget; here those of the largest alphas stay,
+  as many as the budget allows;
+- it keeps the epoch of the best test accuracy, and trains its teacher's graph; here nothing is chosen by test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from deepreduce.methods.base import Search, SearchContext
+from deepreduce.methods.budgets import BudgetOptions, Phase, expected_networks, refuse_other_objectives, train_each
+from deepreduce.methods.mask_learning import LearnedRelu, MaskLearner, Unit, choose_anew
+from deepreduce.methods.proposal import Collector
+from deepreduce.network import Network
+from deepreduce.sites.layers import rectify
+from deepreduce.training import Distillation, PreparedStudent, RecipeChanges, TrainingState
+from deepreduce.utils.fields import Fraction, NotNegative, Positive
+
+THRESHOLD = 0.01
+"""An alpha at or below it counts as no ReLU (the paper's code)."""
+_TRAVEL = 10.0
+"""How often an alpha can cross its range in a training, at least: in a short one its rate is raised."""
+_CHECKS = 200
+"""Counts in a training, between which lambda is constant."""
+_RAISE, _LOWER = 1.3, 1 / 1.1
+"""Factors of lambda where the count is above its path, and at or below it."""
+_ARRIVAL = 0.9
+"""Share of the training at which the path of counts ends at the budget."""
+
+
+class SnlOptions(BudgetOptions):
+    """Options of SNL: the budgets, and the two trainings of each network."""
+
+    unit: Unit = "pixel"
+    """What keeps or loses its ReLU as a whole: `pixel` for every element of a feature map (the paper), or `channel`."""
+    search_epochs: Annotated[Positive, Field(le=1e6)] = 100.0
+    """Epochs in which alphas are learned, in proportion to `finetune_epochs`: each network is given as many as the
+    run's recipe and price say. The authors' code stops at the budget, after at most 2,000."""
+    finetune_epochs: Annotated[Positive, Field(le=1e6)] = 100.0
+    """Epochs in which the masks stay (the authors' code: 100), in proportion to `search_epochs`."""
+    search_rate: Annotated[Positive, Field(le=10)] = 1e-3
+    """Learning rate of Adam for the weights while alphas are learned (the authors' scripts)."""
+    alpha_rate: Annotated[Positive, Field(le=10)] = 1e-3
+    """Learning rate of Adam for the alphas (the authors' scripts); raised where the steps are too few to cross 0 to 1
+    ten times at it."""
+    penalty: Annotated[Positive, Field(le=1e6)] = 1e-5
+    """Lambda of the L1 penalty at the beginning (the authors' code)."""
+    finetune_rate: Annotated[Positive, Field(le=10)] = 1e-3
+    """Learning rate of SGD while the masks stay, falling to 0 as a cosine (the authors' code)."""
+    finetune_decay: Annotated[NotNegative, Field(le=1)] = 5e-4
+    """Weight decay while the masks stay (the authors' code)."""
+    teacher_weight: Annotated[Fraction, Field(lt=1)] = 0.5
+    """Weight of the teacher's part of the loss, in the place of distill.weight: the paper adds both parts."""
+    temperature: Annotated[Positive, Field(ge=1e-3, le=1e6)] = 4.0
+    """Temperature of the distillation (the paper), in the place of distill.temperature."""
+
+
+class Snl:
+    """Learn soft masks under a penalty until the budget is met; fix them; train on."""
+
+    name = "snl"
+    summary = "soft masks under an L1 penalty, fixed at the budget, each budget a training of its own (SNL)"
+    Options = SnlOptions
+    paper = "SNL, Cho et al., ICML 2022, arXiv 2202.02340"
+    unit = "pixel, or channel"
+    epochs = "up to 2,000 + 100"
+
+    def search(self, network: Network, options: SnlOptions, context: SearchContext) -> Search:
+        """Request two trainings for every budget, one that learns alphas and one with the masks that came of them.
+
+        Raises `PlanError` for an objective other than the ReLU count, and for budgets that no mask can meet.
+        """
+        refuse_other_objectives(self.name, context)
+        collected = Collector(network, context.estimator)
+        loss = Distillation(temperature=options.temperature, weight=options.teacher_weight)
+        search = RecipeChanges(
+            optimizer="adam", learning_rate=options.search_rate, decay="constant", weight_decay=0.0, warmup_epochs=0.0,
+            distillation=loss,
+        )  # fmt: skip
+        finetune = RecipeChanges(
+            optimizer="sgd", learning_rate=options.finetune_rate, decay="cosine", weight_decay=options.finetune_decay,
+            warmup_epochs=0.0, distillation=loss,
+        )  # fmt: skip
+
+        def learner(budget: int) -> LearnAlphas:
+            return LearnAlphas(
+                budget=budget, unit=options.unit, rate=options.alpha_rate, penalty=options.penalty
+            )
+
+        return (
+            yield from train_each(
+                expected_networks(network, options, context, collected, unit=options.unit), collected, context,
+                learner=learner,
+                search=Phase(epochs=options.search_epochs, changes=search),
+                finetune=Phase(epochs=options.finetune_epochs, changes=finetune),
+            )
+        )  # fmt: skip
+
+
+# -- in the training ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnAlphas:
+    """Build the learner that leaves `budget` ReLUs, chosen by coefficients alpha that it trains."""
+
+    budget: int
+    unit: Unit = "pixel"
+    rate: float = 1e-3
+    penalty: float = 1e-5
+
+    def build(self, student: PreparedStudent) -> AlphaLearner:
+        """Have a network with alphas trained in the student's place."""
+        return AlphaLearner(self, student)
+
+    def accepts(self, relu_count: int) -> bool:
+        """Return whether so many ReLUs are within the budget."""
+        return relu_count <= self.budget
+
+
+class SoftGate:
+    """alpha relu(x) + (1 - alpha) x: a ReLU where alpha is 1, the identity where it is 0. `alpha` is as the mask."""
+
+    def __init__(self, alpha: Tensor) -> None:
+        self.alpha = alpha
+
+    def __call__(self, x: Tensor, cap: float | None) -> Tensor:
+        """x: (batch, *shape of the site); `cap` is the ReLU's, None where it has none."""
+        return torch.lerp(x, rectify(x, cap), self.alpha.to(x.dtype))
+
+
+class AlphaLearner(MaskLearner):
+    """Train alphas with Adam under a penalty that follows a path of counts; at the budget, let masks replace them."""
+
+    def __init__(self, options: LearnAlphas, student: PreparedStudent) -> None:
+        super().__init__(student, unit=options.unit)
+        self._options = options
+        self._began_with = self._last_count = self.network.relu_count
+        self.penalty = options.penalty
+        self.alphas: dict[str, Tensor] = {}
+
+    @property
+    def _layers(self) -> Mapping[str, LearnedRelu]:
+        return self.network.layers
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether alphas are in place, and no masks yet."""
+        return any(layer.gate is not None for layer in self._layers.values())
+
+    def count(self) -> int:
+        """Return the ReLUs of one image whose alpha exceeds the threshold."""
+        counts = [(self.alphas[name] > THRESHOLD).sum() * layer.cost for name, layer in self._layers.items()]
+        return self.network.fixed + int(torch.stack(counts).sum())
+
+    # -- hooks ------------------------------------------------------------------------------------------------
+
+    def on_start(self, state: TrainingState) -> None:
+        """Put alphas in the place of the masks; all that have a ReLU begin at 1."""
+        self.alphas = {name: layer.mask.float().requires_grad_() for name, layer in self._layers.items()}
+        rate = max(self._options.rate, _TRAVEL / max(state.total_steps, 1))
+        self._optimizer = torch.optim.Adam(self.alphas.values(), lr=rate)
+        self._install(soft=True)
+
+    def on_backward_end(self, state: TrainingState) -> None:
+        """Add the gradient of the penalty, lambda for every ReLU of a unit; take a step and stay within 0 to 1."""
+        if not self.is_soft:
+            return
+        for name, layer in self._layers.items():
+            gradient = self.alphas[name].grad
+            if gradient is not None:
+                gradient.add_(self.penalty * layer.cost)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for alpha in self.alphas.values():
+                alpha.clamp_(0, 1)
+
+    def on_step_end(self, state: TrainingState) -> None:
+        """Count from time to time: set lambda, and fix the masks as soon as the budget is met."""
+        if self.is_soft and state.step % max(state.total_steps // _CHECKS, 1) == 0:
+            count = self.count()
+            if count <= self._options.budget:
+                self._fix()
+            else:
+                self._steer(count, state.share_done)
+
+    def on_end(self, state: TrainingState) -> None:
+        """Fix the masks, if the budget was not met before; hand the weights over."""
+        if self.is_soft:
+            self._fix()
+        super().on_end(state)
+
+    # -- what they do -----------------------------------------------------------------------------------------
+
+    def target(self, share: float) -> int:
+        """Return the count that the path has at a share of the training: a cubic fall to the budget."""
+        left = max(1 - share / _ARRIVAL, 0.0)
+        return round(self._options.budget + (self._began_with - self._options.budget) * left**3)
+
+    def _steer(self, count: int, share: float) -> None:
+        if count <= self.target(share):
+            self.penalty *= _LOWER
+        elif self._last_count - count < self._needed(count, share):
+            self.penalty *= _RAISE
+        self._last_count = count
+
+    def _needed(self, count: int, share: float) -> float:
+        """Return the ReLUs that should go until the next check, to arrive in time."""
+        checks = max((_ARRIVAL - share) * _CHECKS, 1)
+        return (count - self._options.budget) / checks
+
+    def _fix(self) -> None:
+        """Let masks take the place of the alphas: the largest of them keep their ReLU, as many as fit."""
+        by_alpha = {name: self.alphas[name].detach() * layer.cost for name, layer in self._layers.items()}
+        choose_anew(self.network, by_alpha, self._options.budget)
+        self._install(soft=False)
+
+    def _install(self, *, soft: bool) -> None:
+        for name, layer in self._layers.items():
+            layer.gate = SoftGate(self.alphas[name]) if soft else None
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return masks, alphas, what Adam keeps of each, lambda and the last count."""
+        state = {**super().state_dict(), "soft": self.is_soft, "penalty": self.penalty, "count": self._last_count}
+        for name, alpha in self.alphas.items():
+            state[f"alpha.{name}"] = alpha.detach()
+            for kept, value in self._optimizer.state.get(alpha, {}).items():
+                state[f"{kept}.{name}"] = value
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take all of it over."""
+        super().load_state_dict(state)
+        self.penalty, self._last_count = float(state["penalty"]), int(state["count"])
+        self._optimizer.state.clear()
+        with torch.no_grad():
+            for name, alpha in self.alphas.items():
+                alpha.copy_(state[f"alpha.{name}"])
+                for kept in ("step", "exp_avg", "exp_avg_sq"):
+                    if (value := state.get(f"{kept}.{name}")) is not None:
+                        self._optimizer.state[alpha][kept] = value.to("cpu" if kept == "step" else alpha.device)
+        self._install(soft=bool(state["soft"]))
