@@ -148,6 +148,26 @@ class MaskLearner(PlanLearner):
             layer.mask.copy_(state[f"mask.{name}"])
 
 
+def state_of_adam(optimizer: torch.optim.Optimizer, values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return tensors by name that an Adam trains, and what it keeps of each, for a callback's state."""
+    state = {f"value.{name}": value.detach() for name, value in values.items()}
+    for name, value in values.items():
+        state |= {f"{kept}.{name}": moment for kept, moment in optimizer.state.get(value, {}).items()}
+    return state
+
+
+def load_adam(optimizer: torch.optim.Optimizer, values: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Take over what `state_of_adam` returned."""
+    optimizer.state.clear()
+    for name, value in values.items():
+        with torch.no_grad():
+            value.copy_(state[f"value.{name}"])
+        for kept in ("step", "exp_avg", "exp_avg_sq"):
+            moment = state.get(f"{kept}.{name}")
+            if moment is not None:
+                optimizer.state[value][kept] = moment.to("cpu" if kept == "step" else value.device)
+
+
 def unit_shape(site: ReluSite, unit: Unit) -> tuple[int, ...]:
     """Return the shape of a site's units, which broadcasts to that of the site; () where it is a unit as a whole."""
     fits = PixelMask.ranks if unit == "pixel" else ChannelMask.ranks

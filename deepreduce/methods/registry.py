@@ -14,10 +14,10 @@ GROUP = "deepreduce.methods"
 _BUILT_IN = {
     "deepreduce": "deepreduce.methods.deepreduce:DeepReduce",
     "levers": "deepreduce.methods.levers:Levers",
-    "snl": "deepreduce.methods.snl:Snl",
     "taylor": "deepreduce.methods.taylor:Taylor",
+    "snl": "deepreduce.methods.snl:Snl",
+    "autorep": "deepreduce.methods.autorep:AutoRep",
 }
-
 
 _FACTS = ("paper", "unit", "epochs")
 """Attributes that a method may lack: short texts for readers."""

@@ -1,15 +1,17 @@
 """SNL, Selective Network Linearization (Cho, Joshi, Reagen, Garg, Hegde; ICML 2022, arXiv 2202.02340).
 
 Every unit has a coefficient alpha, 1 at first, and computes alpha relu(z) + (1 - alpha) z. Weights and alphas are
-trained together, with the penalty lambda sum(alpha) in the loss, until no more alphas than the budget exceed a
-threshold. Then masks take the place of the alphas, and the network is trained further.
+trained together, with the penalty lambda sum(alpha) in the loss, which drives alphas to 0. Then masks take the place
+of the alphas, and the network is trained further.
 
 Different from the authors' code, which was read for the numbers and not used:
 
-- it raises lambda by a tenth after every epoch in which the count did not fall, from epoch 5 on, which takes hundreds
-  of epochs; here lambda follows a path of counts that ends at the budget, whatever the number of epochs;
-- it keeps every unit above the threshold, so that the count misses the budget; here those of the largest alphas stay,
-  as many as the budget allows;
+- it counts alphas above 0.01, raises lambda by a tenth after every epoch in which the count did not fall, and stops
+  at the budget, which takes hundreds of epochs or ends in a fall of all alphas at once; here lambda makes the sum of
+  the alphas follow a path that ends at the budget, whatever the number of epochs;
+- it keeps every unit above 0.01, so that the count misses the budget; here those of the largest alphas stay, as many
+  as the budget allows;
+- it adds cross-entropy and distillation; here the loss is their mean, so that rates and lambda stand for half;
 - it keeps the epoch of the best test accuracy, and trains its teacher's graph; here nothing is chosen by test images.
 """
 
@@ -25,21 +27,23 @@ from torch import Tensor
 
 from deepreduce.methods.base import Search, SearchContext
 from deepreduce.methods.budgets import BudgetOptions, Phase, expected_networks, refuse_other_objectives, train_each
-from deepreduce.methods.mask_learning import LearnedRelu, MaskLearner, Unit, choose_anew
+from deepreduce.methods.mask_learning import LearnedRelu, MaskLearner, Unit, choose_anew, load_adam, state_of_adam
 from deepreduce.methods.proposal import Collector
 from deepreduce.network import Network
 from deepreduce.sites.layers import rectify
 from deepreduce.training import Distillation, PreparedStudent, RecipeChanges, TrainingState
 from deepreduce.utils.fields import Fraction, NotNegative, Positive
 
-THRESHOLD = 0.01
-"""An alpha at or below it counts as no ReLU (the paper's code)."""
 _TRAVEL = 10.0
 """How often an alpha can cross its range in a training, at least: in a short one its rate is raised."""
 _CHECKS = 200
 """Counts in a training, between which lambda is constant."""
-_RAISE, _LOWER = 1.3, 1 / 1.1
-"""Factors of lambda where the count is above its path, and at or below it."""
+_FACTOR = 1.3
+"""Most that lambda is multiplied or divided by at a check."""
+_FLOOR = 0.1
+"""Least lambda, as a share of the first: from less it would take too long to return."""
+_LEAD = 10
+"""Checks that lambda looks ahead: alphas go on falling for a while after it has changed."""
 _ARRIVAL = 0.9
 """Share of the training at which the path of counts ends at the budget."""
 
@@ -48,7 +52,7 @@ class SnlOptions(BudgetOptions):
     """Options of SNL: the budgets, and the two trainings of each network."""
 
     unit: Unit = "pixel"
-    """What keeps or loses its ReLU as a whole: `pixel` for every element of a feature map (the paper), or `channel`."""
+    """What keeps or loses its ReLU as a whole: `pixel`, every element of a feature map (the paper), or `channel`."""
     search_epochs: Annotated[Positive, Field(le=1e6)] = 100.0
     """Epochs in which alphas are learned, in proportion to `finetune_epochs`: each network is given as many as the
     run's recipe and price say. The authors' code stops at the budget, after at most 2,000."""
@@ -90,8 +94,8 @@ class Snl:
         collected = Collector(network, context.estimator)
         loss = Distillation(temperature=options.temperature, weight=options.teacher_weight)
         search = RecipeChanges(
-            optimizer="adam", learning_rate=options.search_rate, decay="constant", weight_decay=0.0, warmup_epochs=0.0,
-            distillation=loss,
+            optimizer="adam", learning_rate=options.search_rate, decay="constant", weight_decay=0.0,
+            warmup_epochs=0.0, distillation=loss,
         )  # fmt: skip
         finetune = RecipeChanges(
             optimizer="sgd", learning_rate=options.finetune_rate, decay="cosine", weight_decay=options.finetune_decay,
@@ -99,9 +103,7 @@ class Snl:
         )  # fmt: skip
 
         def learner(budget: int) -> LearnAlphas:
-            return LearnAlphas(
-                budget=budget, unit=options.unit, rate=options.alpha_rate, penalty=options.penalty
-            )
+            return LearnAlphas(budget=budget, unit=options.unit, rate=options.alpha_rate, penalty=options.penalty)
 
         return (
             yield from train_each(
@@ -151,7 +153,8 @@ class AlphaLearner(MaskLearner):
     def __init__(self, options: LearnAlphas, student: PreparedStudent) -> None:
         super().__init__(student, unit=options.unit)
         self._options = options
-        self._began_with = self._last_count = self.network.relu_count
+        self._began_with = self.network.relu_count
+        self._last_count = float(self._began_with)
         self.penalty = options.penalty
         self.alphas: dict[str, Tensor] = {}
 
@@ -164,10 +167,10 @@ class AlphaLearner(MaskLearner):
         """Whether alphas are in place, and no masks yet."""
         return any(layer.gate is not None for layer in self._layers.values())
 
-    def count(self) -> int:
-        """Return the ReLUs of one image whose alpha exceeds the threshold."""
-        counts = [(self.alphas[name] > THRESHOLD).sum() * layer.cost for name, layer in self._layers.items()]
-        return self.network.fixed + int(torch.stack(counts).sum())
+    def count(self) -> float:
+        """Return the ReLUs of one image, each unit's as the part that its alpha is."""
+        counts = [self.alphas[name].detach().sum() * layer.cost for name, layer in self._layers.items()]
+        return self.network.fixed + float(torch.stack(counts).sum())
 
     # -- hooks ------------------------------------------------------------------------------------------------
 
@@ -193,18 +196,13 @@ class AlphaLearner(MaskLearner):
                 alpha.clamp_(0, 1)
 
     def on_step_end(self, state: TrainingState) -> None:
-        """Count from time to time: set lambda, and fix the masks as soon as the budget is met."""
+        """Set lambda from time to time."""
         if self.is_soft and state.step % max(state.total_steps // _CHECKS, 1) == 0:
-            count = self.count()
-            if count <= self._options.budget:
-                self._fix()
-            else:
-                self._steer(count, state.share_done)
+            self._steer(state.share_done)
 
     def on_end(self, state: TrainingState) -> None:
-        """Fix the masks, if the budget was not met before; hand the weights over."""
-        if self.is_soft:
-            self._fix()
+        """Let masks take the place of the alphas; hand the weights over."""
+        self._fix()
         super().on_end(state)
 
     # -- what they do -----------------------------------------------------------------------------------------
@@ -214,17 +212,14 @@ class AlphaLearner(MaskLearner):
         left = max(1 - share / _ARRIVAL, 0.0)
         return round(self._options.budget + (self._began_with - self._options.budget) * left**3)
 
-    def _steer(self, count: int, share: float) -> None:
-        if count <= self.target(share):
-            self.penalty *= _LOWER
-        elif self._last_count - count < self._needed(count, share):
-            self.penalty *= _RAISE
+    def _steer(self, share: float) -> None:
+        """Raise lambda where the count, as it falls now, will be above the path in some checks, else lower it."""
+        count = self.count()
+        ahead = max(count + _LEAD * (count - self._last_count), 0.0)
+        ratio = ahead / max(self.target(share + _LEAD / _CHECKS), 1)
+        factor = min(max(ratio**2, 1 / _FACTOR), _FACTOR)
+        self.penalty = max(self.penalty * factor, _FLOOR * self._options.penalty)
         self._last_count = count
-
-    def _needed(self, count: int, share: float) -> float:
-        """Return the ReLUs that should go until the next check, to arrive in time."""
-        checks = max((_ARRIVAL - share) * _CHECKS, 1)
-        return (count - self._options.budget) / checks
 
     def _fix(self) -> None:
         """Let masks take the place of the alphas: the largest of them keep their ReLU, as many as fit."""
@@ -241,21 +236,11 @@ class AlphaLearner(MaskLearner):
     def state_dict(self) -> dict[str, Any]:
         """Return masks, alphas, what Adam keeps of each, lambda and the last count."""
         state = {**super().state_dict(), "soft": self.is_soft, "penalty": self.penalty, "count": self._last_count}
-        for name, alpha in self.alphas.items():
-            state[f"alpha.{name}"] = alpha.detach()
-            for kept, value in self._optimizer.state.get(alpha, {}).items():
-                state[f"{kept}.{name}"] = value
-        return state
+        return {**state, **state_of_adam(self._optimizer, self.alphas)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take all of it over."""
         super().load_state_dict(state)
-        self.penalty, self._last_count = float(state["penalty"]), int(state["count"])
-        self._optimizer.state.clear()
-        with torch.no_grad():
-            for name, alpha in self.alphas.items():
-                alpha.copy_(state[f"alpha.{name}"])
-                for kept in ("step", "exp_avg", "exp_avg_sq"):
-                    if (value := state.get(f"{kept}.{name}")) is not None:
-                        self._optimizer.state[alpha][kept] = value.to("cpu" if kept == "step" else alpha.device)
+        self.penalty, self._last_count = float(state["penalty"]), float(state["last"])
+        load_adam(self._optimizer, self.alphas, state)
         self._install(soft=bool(state["soft"]))
