@@ -30,11 +30,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepreduce.methods.base import Search, SearchContext
-from deepreduce.methods.budgets import BudgetOptions, Phase, expected_networks, refuse_other_objectives, train_each
+from deepreduce.methods.budgets import TwoPhaseOptions, train_each
 from deepreduce.methods.mask_learning import MaskLearner, Unit, choose_anew, load_adam, state_of_adam
-from deepreduce.methods.proposal import Collector
 from deepreduce.network import Network
-from deepreduce.training import Distillation, PreparedStudent, RecipeChanges, TrainingState
+from deepreduce.training import PreparedStudent, TrainingState
 from deepreduce.utils.fields import Fraction, NotNegative, Positive
 from deepreduce.utils.seed import derived_generator
 
@@ -46,11 +45,9 @@ _MEMORY = 0.01
 """Steps that Adam remembers, as a share of all, at most: at a high rate momentum would lead far past the budget."""
 
 
-class AutoRepOptions(BudgetOptions):
+class AutoRepOptions(TwoPhaseOptions):
     """Options of AutoReP: the budgets, the relay, and the trainings of each network."""
 
-    unit: Unit = "pixel"
-    """What keeps or loses its ReLU as a whole: `pixel`, every element of a feature map (the paper), or `channel`."""
     replace: Literal["identity"] = "identity"
     """What takes the place of a ReLU that goes."""
     search_epochs: Annotated[Positive, Field(le=1e6)] = 200.0
@@ -58,8 +55,8 @@ class AutoRepOptions(BudgetOptions):
     network is given as many as the run's recipe and price say."""
     finetune_epochs: Annotated[NotNegative, Field(le=1e6)] = 0.0
     """Epochs of SGD in which the masks stay, in proportion to `search_epochs` (the authors' scripts: 0)."""
-    search_rate: Annotated[Positive, Field(le=10)] = 1e-3
-    """Learning rate of Adam for the weights while masks are learned, falling as a cosine (the authors' scripts)."""
+    finetune_rate: Annotated[Positive, Field(le=10)] = 1e-2
+    """Learning rate of SGD in `finetune_epochs`, falling to 0 as a cosine."""
     aux_rate: Annotated[Positive, Field(le=10)] = 1e-3
     """Learning rate of Adam for the auxiliary values, falling as a cosine (the authors' scripts); raised where the
     steps are too few to move a value by 3 at it."""
@@ -69,14 +66,6 @@ class AutoRepOptions(BudgetOptions):
     """Lambda of the hinge (the authors' script for ResNet-18 and 9,000 ReLUs; WRN-22-8: 80)."""
     settle: Annotated[Fraction, Field(lt=1)] = 0.2
     """Share of the search at whose end the masks stay, so that the weights adapt to them (the authors' code: 0)."""
-    finetune_rate: Annotated[Positive, Field(le=10)] = 1e-2
-    """Learning rate of SGD in `finetune_epochs`, falling to 0 as a cosine."""
-    finetune_decay: Annotated[NotNegative, Field(le=1)] = 5e-4
-    """Weight decay in `finetune_epochs`."""
-    teacher_weight: Annotated[Fraction, Field(lt=1)] = 0.5
-    """Weight of the teacher's part of the loss, in the place of distill.weight: the paper adds both parts."""
-    temperature: Annotated[Positive, Field(ge=1e-3, le=1e6)] = 4.0
-    """Temperature of the distillation (the authors' code), in the place of distill.temperature."""
 
 
 class AutoRep:
@@ -94,17 +83,6 @@ class AutoRep:
 
         Raises `PlanError` for an objective other than the ReLU count, and for budgets that no mask can meet.
         """
-        refuse_other_objectives(self.name, context)
-        collected = Collector(network, context.estimator)
-        loss = Distillation(temperature=options.temperature, weight=options.teacher_weight)
-        search = RecipeChanges(
-            optimizer="adam", learning_rate=options.search_rate, decay="cosine", weight_decay=0.0, warmup_epochs=0.0,
-            distillation=loss,
-        )  # fmt: skip
-        finetune = RecipeChanges(
-            optimizer="sgd", learning_rate=options.finetune_rate, decay="cosine", weight_decay=options.finetune_decay,
-            warmup_epochs=0.0, distillation=loss,
-        )  # fmt: skip
 
         def learner(budget: int) -> LearnByRelay:
             return LearnByRelay(
@@ -112,14 +90,7 @@ class AutoRep:
                 penalty=options.penalty, settle=options.settle,
             )  # fmt: skip
 
-        return (
-            yield from train_each(
-                expected_networks(network, options, context, collected, unit=options.unit), collected, context,
-                learner=learner,
-                search=Phase(epochs=options.search_epochs, changes=search),
-                finetune=Phase(epochs=options.finetune_epochs, changes=finetune),
-            )
-        )  # fmt: skip
+        return train_each(self.name, network, options, context, learner=learner, decay="cosine")
 
 
 # -- in the training ------------------------------------------------------------------------------------------
@@ -215,7 +186,7 @@ class RelayLearner(MaskLearner):
         return least + (first - least) * 0.5 * (1 + math.cos(math.pi * state.step / steps))
 
     def _add_hinge(self) -> None:
-        """Add lambda/total for each ReLU of a unit where more than the budget are left; no value leaves the device."""
+        """Add lambda/total for each ReLU of a unit where more than the budget are left; nothing leaves the device."""
         layers, factors = self.network.layers, {n: F.softplus(aux.detach()) for n, aux in self.aux.items()}
         counts = [layer.mask.sum() * layer.cost for layer in layers.values()]
         over = torch.stack(counts).sum() + self.network.fixed > self._options.budget

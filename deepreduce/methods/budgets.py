@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -16,8 +16,9 @@ from deepreduce.methods.options import MethodOptions
 from deepreduce.methods.proposal import Collector, Proposal
 from deepreduce.network import Network
 from deepreduce.plan import ReductionPlan
-from deepreduce.training import LearnerFactory, RecipeChanges
-from deepreduce.utils.fields import Count, Fraction, Listed
+from deepreduce.training import Distillation, LearnerFactory, RecipeChanges
+from deepreduce.training.recipe import Decay, OptimizerName
+from deepreduce.utils.fields import Count, Fraction, Listed, NotNegative, Positive
 
 MOST_POINTS = 64
 """Networks of one run: more would have no time each."""
@@ -99,51 +100,73 @@ def expected_networks(
 # -- trainings of their own -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """One of the trainings that make a network: its epochs as published, and what differs from the run's recipe."""
+class TwoPhaseOptions(BudgetOptions):
+    """Options of a method that trains each budget's network twice: it learns masks, and then they stay."""
 
-    epochs: float
-    changes: RecipeChanges
+    unit: Unit = "pixel"
+    """What keeps or loses its ReLU as a whole: `pixel`, every element of a feature map (the paper), or `channel`."""
+    search_epochs: Annotated[Positive, Field(le=1e6)]
+    finetune_epochs: Annotated[NotNegative, Field(le=1e6)]
+    search_rate: Annotated[Positive, Field(le=10)] = 1e-3
+    """Learning rate of Adam for the weights while masks are learned (the authors' scripts)."""
+    finetune_rate: Annotated[Positive, Field(le=10)]
+    finetune_decay: Annotated[NotNegative, Field(le=1)] = 5e-4
+    """Weight decay while the masks stay (the authors' code)."""
+    teacher_weight: Annotated[Fraction, Field(lt=1)] = 0.5
+    """Weight of the teacher's part of the loss, in the place of distill.weight: the authors add both parts."""
+    temperature: Annotated[Positive, Field(ge=1e-3, le=1e6)] = 4.0
+    """Temperature of the distillation (the authors' code), in the place of distill.temperature."""
+
+    def search_changes(self, decay: Decay) -> RecipeChanges:
+        """Return the training in which masks are learned: Adam without weight decay."""
+        return self._changes("adam", self.search_rate, decay, weight_decay=0.0)
+
+    def finetune_changes(self) -> RecipeChanges:
+        """Return the training in which masks stay: SGD with a cosine."""
+        return self._changes("sgd", self.finetune_rate, "cosine", weight_decay=self.finetune_decay)
+
+    def _changes(self, optimizer: OptimizerName, rate: float, decay: Decay, *, weight_decay: float) -> RecipeChanges:
+        loss = Distillation(temperature=self.temperature, weight=self.teacher_weight)
+        return RecipeChanges(
+            optimizer=optimizer, learning_rate=rate, decay=decay, weight_decay=weight_decay, warmup_epochs=0.0,
+            distillation=loss,
+        )  # fmt: skip
 
 
 def train_each(
-    expected: Mapping[int, Proposal],
-    collected: Collector,
+    name: str,
+    network: Network,
+    options: TwoPhaseOptions,
     context: SearchContext,
     *,
     learner: Callable[[int], LearnerFactory],
-    search: Phase,
-    finetune: Phase,
+    decay: Decay,
 ) -> Search:
-    """Train the network of every budget on its own; return what came of it.
+    """Train the network of every budget on its own, for the method of that name; return what came of it.
 
-    In `search` the masks are learned, in `finetune` they stay. The phases divide what the run's budget gives each
-    network in the proportion of their published epochs; a phase of no epochs is left out.
+    First masks are learned by the `learner` of the budget, then they stay. The two trainings divide what the run's
+    budget gives each network in the proportion of their epochs; a second one of no epochs is left out. `decay` is
+    that of the first one's learning rate. Raises `PlanError` for an objective other than the ReLU count, and where no
+    budget can be met.
     """
+    refuse_other_objectives(name, context)
+    collected = Collector(network, context.estimator)
+    expected = expected_networks(network, options, context, collected, unit=options.unit)
     if not expected:
         return collected.proposals()  # raises why there is none
-    shares = [phase.epochs / (search.epochs + finetune.epochs) for phase in (search, finetune)]
+    share = options.search_epochs / (options.search_epochs + options.finetune_epochs)
     epochs = dict(zip(expected.values(), context.budget.path_epochs(list(expected.values())), strict=True))
-    requests = {
-        budget: TrainingRequest(
-            proposal=proposal,
-            epochs=shares[0] * epochs[proposal],
-            learner=learner(budget),
-            changes=search.changes,
-        )
-        for budget, proposal in expected.items()
-    }
-    trained = yield from _train(list(requests.values()), collected)
-    if finetune.epochs:
+    changes = options.search_changes(decay)
+    requests = [
+        TrainingRequest(proposal=p, epochs=share * epochs[p], learner=learner(budget), changes=changes)
+        for budget, p in expected.items()
+    ]
+    trained = yield from _train(requests, collected)
+    if options.finetune_epochs:
+        changes = options.finetune_changes()
         further = [
-            TrainingRequest(
-                proposal=request.proposal,
-                epochs=shares[1] * epochs[request.proposal],
-                after=request,
-                changes=finetune.changes,
-            )
-            for request in trained
+            TrainingRequest(proposal=r.proposal, epochs=(1 - share) * epochs[r.proposal], after=r, changes=changes)
+            for r in trained
         ]
         trained = yield from _train(further, collected)
     for proposal in trained.values():

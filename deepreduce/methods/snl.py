@@ -26,13 +26,12 @@ from pydantic import Field
 from torch import Tensor
 
 from deepreduce.methods.base import Search, SearchContext
-from deepreduce.methods.budgets import BudgetOptions, Phase, expected_networks, refuse_other_objectives, train_each
+from deepreduce.methods.budgets import TwoPhaseOptions, train_each
 from deepreduce.methods.mask_learning import LearnedRelu, MaskLearner, Unit, choose_anew, load_adam, state_of_adam
-from deepreduce.methods.proposal import Collector
 from deepreduce.network import Network
 from deepreduce.sites.layers import rectify
-from deepreduce.training import Distillation, PreparedStudent, RecipeChanges, TrainingState
-from deepreduce.utils.fields import Fraction, NotNegative, Positive
+from deepreduce.training import PreparedStudent, TrainingState
+from deepreduce.utils.fields import Positive
 
 _TRAVEL = 10.0
 """How often an alpha can cross its range in a training, at least: in a short one its rate is raised."""
@@ -48,31 +47,21 @@ _ARRIVAL = 0.9
 """Share of the training at which the path of counts ends at the budget."""
 
 
-class SnlOptions(BudgetOptions):
+class SnlOptions(TwoPhaseOptions):
     """Options of SNL: the budgets, and the two trainings of each network."""
 
-    unit: Unit = "pixel"
-    """What keeps or loses its ReLU as a whole: `pixel`, every element of a feature map (the paper), or `channel`."""
     search_epochs: Annotated[Positive, Field(le=1e6)] = 100.0
     """Epochs in which alphas are learned, in proportion to `finetune_epochs`: each network is given as many as the
     run's recipe and price say. The authors' code stops at the budget, after at most 2,000."""
     finetune_epochs: Annotated[Positive, Field(le=1e6)] = 100.0
     """Epochs in which the masks stay (the authors' code: 100), in proportion to `search_epochs`."""
-    search_rate: Annotated[Positive, Field(le=10)] = 1e-3
-    """Learning rate of Adam for the weights while alphas are learned (the authors' scripts)."""
+    finetune_rate: Annotated[Positive, Field(le=10)] = 1e-3
+    """Learning rate of SGD while the masks stay, falling to 0 as a cosine (the authors' code)."""
     alpha_rate: Annotated[Positive, Field(le=10)] = 1e-3
     """Learning rate of Adam for the alphas (the authors' scripts); raised where the steps are too few to cross 0 to 1
     ten times at it."""
     penalty: Annotated[Positive, Field(le=1e6)] = 1e-5
     """Lambda of the L1 penalty at the beginning (the authors' code)."""
-    finetune_rate: Annotated[Positive, Field(le=10)] = 1e-3
-    """Learning rate of SGD while the masks stay, falling to 0 as a cosine (the authors' code)."""
-    finetune_decay: Annotated[NotNegative, Field(le=1)] = 5e-4
-    """Weight decay while the masks stay (the authors' code)."""
-    teacher_weight: Annotated[Fraction, Field(lt=1)] = 0.5
-    """Weight of the teacher's part of the loss, in the place of distill.weight: the paper adds both parts."""
-    temperature: Annotated[Positive, Field(ge=1e-3, le=1e6)] = 4.0
-    """Temperature of the distillation (the paper), in the place of distill.temperature."""
 
 
 class Snl:
@@ -90,29 +79,11 @@ class Snl:
 
         Raises `PlanError` for an objective other than the ReLU count, and for budgets that no mask can meet.
         """
-        refuse_other_objectives(self.name, context)
-        collected = Collector(network, context.estimator)
-        loss = Distillation(temperature=options.temperature, weight=options.teacher_weight)
-        search = RecipeChanges(
-            optimizer="adam", learning_rate=options.search_rate, decay="constant", weight_decay=0.0,
-            warmup_epochs=0.0, distillation=loss,
-        )  # fmt: skip
-        finetune = RecipeChanges(
-            optimizer="sgd", learning_rate=options.finetune_rate, decay="cosine", weight_decay=options.finetune_decay,
-            warmup_epochs=0.0, distillation=loss,
-        )  # fmt: skip
 
         def learner(budget: int) -> LearnAlphas:
             return LearnAlphas(budget=budget, unit=options.unit, rate=options.alpha_rate, penalty=options.penalty)
 
-        return (
-            yield from train_each(
-                expected_networks(network, options, context, collected, unit=options.unit), collected, context,
-                learner=learner,
-                search=Phase(epochs=options.search_epochs, changes=search),
-                finetune=Phase(epochs=options.finetune_epochs, changes=finetune),
-            )
-        )  # fmt: skip
+        return train_each(self.name, network, options, context, learner=learner, decay="constant")
 
 
 # -- in the training ------------------------------------------------------------------------------------------
@@ -241,6 +212,6 @@ class AlphaLearner(MaskLearner):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take all of it over."""
         super().load_state_dict(state)
-        self.penalty, self._last_count = float(state["penalty"]), float(state["last"])
+        self.penalty, self._last_count = float(state["penalty"]), float(state["count"])
         load_adam(self._optimizer, self.alphas, state)
         self._install(soft=bool(state["soft"]))

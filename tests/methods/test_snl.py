@@ -132,7 +132,7 @@ def test_lambda_drives_the_count_to_the_budget_and_masks_of_the_largest_alphas_f
     budget = TINY.relu_count // 4
     learner, student = built(LearnAlphas(budget=budget, unit=unit))
     own = student.network.module
-    recipe = replace(RECIPE, epochs=50, optimizer="adam", learning_rate=1e-3, weight_decay=0.0, decay="constant")
+    recipe = replace(RECIPE, epochs=25, optimizer="adam", learning_rate=1e-3, weight_decay=0.0, decay="constant")
     train(student.module, striped(), recipe, seed=1, precision=FP32, device=CPU, callbacks=[learner])
     assert budget / 2 < learner.count() < 1.25 * budget and not learner.is_soft
 
