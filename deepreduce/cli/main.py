@@ -280,17 +280,19 @@ def models() -> None:
 
 @app.command()
 def methods() -> None:
-    """List the methods that propose networks (method.name), with their options."""
+    """List the methods that propose networks (method.name): paper, unit, epochs of one network, and options."""
     import shutil
     import textwrap
     from typing import Literal, get_args, get_origin
 
-    from deepreduce.methods.registry import method_named, method_names
+    from deepreduce.methods.registry import facts_of, method_named, method_names
 
     width = min(shutil.get_terminal_size().columns, 100)
     for name in method_names():
         method = method_named(name)
         say(textwrap.fill(f"{name}: {method.summary}", width, subsequent_indent="  "))
+        for fact, text in facts_of(method).items():
+            say(textwrap.fill(f"{fact}: {text}", width, initial_indent="  ", subsequent_indent="      "))
         for key, field in method.Options.model_fields.items():
             if key != "name":
                 choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()

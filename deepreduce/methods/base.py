@@ -135,9 +135,15 @@ class Method(Protocol[O_contra]):
     name: str
     """As in `method: NAME` of a config."""
     summary: str
-    """One line for `deepreduce methods`: what it does, and the paper."""
+    """One line for `deepreduce methods`: what it does."""
     Options: type[MethodOptions]
     """The options, which `search` is handed."""
+    paper: str = ""
+    """Where it was published, as in "SNL, Cho et al., ICML 2022, arXiv 2202.02340"; may be absent, as all below."""
+    unit: str = ""
+    """What loses its ReLUs as a whole: site, channel or pixel; the default first, as in "pixel, or channel"."""
+    epochs: str = ""
+    """Cost of one network: epochs as published, as in "up to 2,000 + 100", or in words of the recipe."""
 
     def search(self, network: Network, options: O_contra, context: SearchContext) -> Search:
         """Yield the trainings that the method needs, receive their results, return the networks to train.

@@ -89,8 +89,11 @@ class DeepReduce:
     """Cull stages in the order of their criticality, thin what is left, and reshape it."""
 
     name = "deepreduce"
-    summary = "cull, thin and reshape whole layers of ReLUs (DeepReDuce, ICML 2021)"
+    summary = "cull, thin and reshape whole layers of ReLUs"
     Options = DeepReduceOptions
+    paper = "DeepReDuce, Jha et al., ICML 2021, arXiv 2103.01396"
+    unit = "site"
+    epochs = "the recipe's"
 
     def search(self, network: Network, options: DeepReduceOptions, context: SearchContext) -> Search:
         """Request a probe for each stage, unless `cull_order` is given; return the networks of section 3."""

@@ -52,6 +52,9 @@ class Levers:
     name = "levers"
     summary = "every combination of DeepReDuce's levers in which each one saves latency or bytes of a protocol"
     Options = LeversOptions
+    paper = "its levers: DeepReDuce, Jha et al., ICML 2021, arXiv 2103.01396"
+    unit = "site"
+    epochs = "the recipe's"
 
     def search(self, network: Network, options: LeversOptions, context: SearchContext) -> Search:
         """Request probes as DeepReDuce does; return the combinations of levers that pay."""

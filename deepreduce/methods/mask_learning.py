@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from deepreduce.network.network import SITE
 from deepreduce.plan import ReductionPlan
 from deepreduce.sites import IDENTITY, KEEP, ChannelMask, PixelMask, SiteAction, SiteCall, actions_in
 from deepreduce.sites.layers import MaskedRectifier, rectify
+from deepreduce.training import PlanLearner, PreparedStudent, TrainingState
 from deepreduce.transforms import apply_plan
 
 Unit: TypeAlias = Literal["channel", "pixel"]
@@ -28,6 +29,8 @@ _MOST_SLOTS = 4096
 """Steps of a sum of costs up to which an exact exchange is looked for."""
 
 Listener: TypeAlias = Callable[[Tensor, Tensor], None]
+Gate: TypeAlias = Callable[[Tensor, float | None], Tensor]
+"""Computes what a site does to x, with its cap, in the place of the mask."""
 
 
 class LearnedRelu(nn.Module):
@@ -44,6 +47,7 @@ class LearnedRelu(nn.Module):
         self.register_buffer("mask", mask, persistent=False)  # the plan holds it
         self.cost = math.prod(site.shape) // mask.numel()
         self.listener: Listener | None = None
+        self.gate: Gate | None = None
         self._cap, self._inplace, self._rectify = site.cap, inplace, MaskedRectifier()
 
     @property
@@ -58,7 +62,7 @@ class LearnedRelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, *shape of the site). A listener gets what the ReLU removes of x, and the output."""
-        y = self._rectify(x, self.mask, self._cap)
+        y = self._rectify(x, self.mask, self._cap) if self.gate is None else self.gate(x, self._cap)
         if self.listener is not None and y.requires_grad:
             removed = x.detach()
             self.listener(removed - rectify(removed, self._cap), y)
@@ -118,6 +122,53 @@ def learnable(original: Network, plan: ReductionPlan, *, unit: Unit, seed: int =
     module.delete_all_unused_submodules()
     module.recompile()
     return LearnableNetwork(module=module, layers=layers, sites=sites, base=base, fixed=fixed)
+
+
+class MaskLearner(PlanLearner):
+    """A learner whose student is trained as a `LearnableNetwork`; its weights return to the student in the end."""
+
+    def __init__(self, student: PreparedStudent, *, unit: Unit) -> None:
+        """Set the module that is trained for the student."""
+        self.network = learnable(student.original, student.plan, unit=unit, seed=student.seed)
+        self._replaced, student.module = student.module, self.network.module
+        self.network.module.load_state_dict(self._replaced.state_dict())
+
+    def on_end(self, state: TrainingState) -> None:
+        """Copy the weights to the module that this one has replaced."""
+        self._replaced.load_state_dict(self.network.module.state_dict())
+
+    def learned_plan(self) -> ReductionPlan:
+        """Return the plan with the masks as they are now."""
+        return self.network.plan()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the masks."""
+        return {f"mask.{name}": layer.mask for name, layer in self.network.layers.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the masks."""
+        for name, layer in self.network.layers.items():
+            layer.mask.copy_(state[f"mask.{name}"])
+
+
+def state_of_adam(optimizer: torch.optim.Optimizer, values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return tensors by name that an Adam trains, and what it keeps of each, for a callback's state."""
+    state = {f"value.{name}": value.detach() for name, value in values.items()}
+    for name, value in values.items():
+        state |= {f"{kept}.{name}": moment for kept, moment in optimizer.state.get(value, {}).items()}
+    return state
+
+
+def load_adam(optimizer: torch.optim.Optimizer, values: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Take over what `state_of_adam` returned."""
+    optimizer.state.clear()
+    for name, value in values.items():
+        with torch.no_grad():
+            value.copy_(state[f"value.{name}"])
+        for kept in ("step", "exp_avg", "exp_avg_sq"):
+            moment = state.get(f"{kept}.{name}")
+            if moment is not None:
+                optimizer.state[value][kept] = moment.to("cpu" if kept == "step" else value.device)
 
 
 def unit_shape(site: ReluSite, unit: Unit) -> tuple[int, ...]:
@@ -182,14 +233,26 @@ def keep_best(
     longer fits is left out, and smaller ones after it may be kept. Units are chosen among those that are true in
     `alive`, masks by site; None: among those that have their ReLU now, so that masks only shrink.
     """
-    before = {name: layer.mask for name, layer in network.layers.items()} if alive is None else alive
-    layers = {name: layer for name, layer in network.layers.items() if bool(before[name].any())}
-    if not layers or (alive is None and network.relu_count <= budget):
+    if alive is not None or network.relu_count > budget:
+        now = {name: layer.mask for name, layer in network.layers.items()}
+        _keep(network, scores, budget, among=now if alive is None else alive)
+
+
+def choose_anew(network: LearnableNetwork, scores: Mapping[str, Tensor], budget: int) -> None:
+    """Keep the ReLUs of the best units as `keep_best` does, among all units, with or without ReLU until now."""
+    _keep(network, scores, budget, among={n: torch.ones_like(layer.mask) for n, layer in network.layers.items()})
+
+
+def _keep(
+    network: LearnableNetwork, scores: Mapping[str, Tensor], budget: int, *, among: Mapping[str, Tensor]
+) -> None:
+    layers = network.layers
+    if not layers:
         return
     costs = np.concatenate([np.full(layer.mask.numel(), layer.cost) for layer in layers.values()])
-    worth = np.concatenate([scores[name].float().cpu().numpy().ravel() for name in layers]) / costs
-    able = np.concatenate([before[name].cpu().numpy().ravel() for name in layers])
-    kept = choose(worth, costs, able, budget - network.fixed)
+    worth = np.concatenate([scores[name].detach().float().cpu().numpy().ravel() for name in layers]) / costs
+    alive = np.concatenate([among[name].cpu().numpy().ravel() for name in layers])
+    kept = choose(worth, costs, alive, budget - network.fixed)
     begin = 0
     for layer in layers.values():
         end = begin + layer.mask.numel()

@@ -16,7 +16,12 @@ _BUILT_IN = {
     "given": "deepreduce.methods.given:Given",
     "levers": "deepreduce.methods.levers:Levers",
     "taylor": "deepreduce.methods.taylor:Taylor",
+    "snl": "deepreduce.methods.snl:Snl",
+    "autorep": "deepreduce.methods.autorep:AutoRep",
 }
+
+_FACTS = ("paper", "unit", "epochs")
+"""Attributes that a method may lack: short texts for readers."""
 
 
 def method_names() -> list[str]:
@@ -35,5 +40,14 @@ def method_named(name: str) -> Method[Any]:
     if missing or found.name != name:
         wrong = f"it lacks {', '.join(missing)}" if missing else f"it calls itself {found.name!r}"
         raise UserError(f"method {name!r} ({found!r}) is no method: {wrong}; see deepreduce.methods.base.Method")
+    for fact in _FACTS:
+        said = getattr(found, fact, "")
+        if not isinstance(said, str):
+            raise UserError(f"method {name!r} has {fact} = {said!r}; give a short text, or leave it out")
     method: Method[Any] = found()
     return method
+
+
+def facts_of(method: Method[Any]) -> dict[str, str]:
+    """Return what a method says of itself for readers: `paper`, `unit`, `epochs`, as far as it says them."""
+    return {fact: text for fact in _FACTS if (text := getattr(method, fact, ""))}

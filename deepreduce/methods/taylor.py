@@ -27,19 +27,16 @@ from torch import Tensor
 
 from deepreduce.errors import ModelError, PlanError
 from deepreduce.methods.base import Answers, Search, SearchContext, TrainingAnswer, TrainingRequest
-from deepreduce.methods.deepreduce import MOST_SCALES, reshape_label
-from deepreduce.methods.mask_learning import LearnableNetwork, LearnedRelu, Unit, expected_plan, keep_best, learnable
-from deepreduce.methods.options import MethodOptions
+from deepreduce.methods.budgets import BudgetOptions, budgets_of, expected_networks, refuse_other_objectives
+from deepreduce.methods.deepreduce import MOST_SCALES
+from deepreduce.methods.mask_learning import LearnableNetwork, LearnedRelu, MaskLearner, Unit, keep_best
 from deepreduce.methods.proposal import Collector, Proposal
 from deepreduce.network import Network
 from deepreduce.network.analyze import check_input_size
 from deepreduce.plan import ReductionPlan
-from deepreduce.training import PlanLearner, PreparedStudent, RecipeChanges, TrainingState
+from deepreduce.training import PreparedStudent, RecipeChanges, TrainingState
 from deepreduce.transforms import apply_plan, reshape_plan
 from deepreduce.utils.fields import Count, Fraction, Listed, Resolution, Scale
-
-MOST_POINTS = 64
-"""Networks of one path: more would have no time each."""
 
 _DECAY = 0.95
 """Share of the older batches in the moving average of the scores."""
@@ -54,17 +51,9 @@ _FIRST_STEPS = 16
 """Steps that are all scored before the masks shrink for the first time; at most a third of those in which they do."""
 
 
-class TaylorOptions(MethodOptions):
+class TaylorOptions(BudgetOptions):
     """Options of the shrinking masks: the budgets, the unit, and how the masks shrink."""
 
-    budgets: Annotated[tuple[Count, ...], Listed, Field(min_length=1, max_length=MOST_POINTS)] | None = None
-    """ReLU counts of the networks, as in 57344,28672; None: `points` counts from `most` to `least`."""
-    points: Annotated[Count, Field(le=MOST_POINTS)] = 8
-    """Number of networks, at each alpha and rho."""
-    most: Annotated[Fraction, Field(gt=0, lt=1)] = 0.4
-    """ReLUs of the largest network, as a share of the full network's."""
-    least: Annotated[Fraction, Field(gt=0, lt=1)] = 0.004
-    """ReLUs of the smallest network, as a share of the full network's."""
     unit: Unit = "channel"
     """What keeps or loses its ReLU as a whole: `channel`, or `pixel` for every element of a feature map."""
     alphas: Annotated[tuple[Scale, ...], Listed, Field(min_length=1, max_length=MOST_SCALES)] = (1.0,)
@@ -87,23 +76,26 @@ class Taylor:
     name = "taylor"
     summary = "channel masks that shrink along one training, scored by a Taylor expansion; each budget a network"
     Options = TaylorOptions
+    paper = "none; its scores: Molchanov et al., CVPR 2019, arXiv 1906.10771"
+    unit = "channel, or pixel"
+    epochs = "the recipe's, as one training through all budgets"
 
     def search(self, network: Network, options: TaylorOptions, context: SearchContext) -> Search:
         """Request the budgets' trainings one after the other; return the networks that came of them.
 
         Raises `PlanError` for an objective other than the ReLU count, and for budgets that no mask can meet.
         """
-        if not context.objective.counts_relus:
-            raise PlanError(
-                f"method {self.name} removes ReLUs for their number, not for {context.objective.noun}; leave"
-                " cost.objective at relus, or take method levers"
-            )
+        refuse_other_objectives(self.name, context)
         collected = Collector(network, context.estimator)
         shapes = _shapes(network, options)
         paths = [
             path
             for shape, budgets in shapes.items()
-            if (path := _expected(network, shape, budgets, options, context, collected))
+            if (
+                path := expected_networks(
+                    network, options, context, collected, unit=options.unit, shape=shape, budgets=budgets
+                )
+            )
         ]
         expected = [proposal for path in paths for proposal in path.values()]
         if not expected:
@@ -144,49 +136,6 @@ def _at_its_resolution(network: Network, alpha: float, budget: int, sparsest: fl
         if budget >= sparsest * reduced.relu_count:
             break
     return shape
-
-
-def budgets_of(options: TaylorOptions, relu_count: int) -> list[int]:
-    """Return the ReLU counts to go down through, most first, for a network of so many ReLUs."""
-    if options.budgets is not None:
-        return sorted({budget for budget in options.budgets}, reverse=True)
-    if options.least > options.most:
-        raise PlanError(f"method.least is {options.least:g}, more than method.most, {options.most:g}")
-    step = (options.least / options.most) ** (1 / max(options.points - 1, 1))
-    counts = [round(relu_count * options.most * step**number) for number in range(options.points)]
-    return sorted({max(count, 1) for count in counts}, reverse=True)
-
-
-def _expected(
-    network: Network,
-    shape: ReductionPlan,
-    budgets: Sequence[int],
-    options: TaylorOptions,
-    context: SearchContext,
-    collected: Collector,
-) -> dict[int, Proposal]:
-    """Return the networks that are expected of one shape by their budgets, most ReLUs first."""
-    found: dict[int, Proposal] = {}
-    words = reshape_label(shape.alpha, shape.rho)
-    for budget in budgets:
-        label = ", ".join([f"{options.unit} masks to {budget:,}", *([words] if words else [])])
-        try:
-            plan = expected_plan(network, shape, unit=options.unit, budget=budget)
-        except PlanError as error:
-            collected.leave_out(str(error), label)
-            continue
-        proposal = collected.propose(plan, label)
-        if proposal is None:
-            continue
-        if not proposal.relu_count:
-            collected.leave_out(f"no {options.unit} has as few ReLUs", label)
-        elif proposal.relu_count in (p.relu_count for p in found.values()):
-            collected.leave_out("a larger budget buys as many ReLUs", label)
-        elif context.limits.allow(proposal):
-            found[budget] = proposal
-        else:
-            collected.leave_out(f"it has more than {context.limits.text()}", label)
-    return found
 
 
 class _Path:
@@ -258,24 +207,21 @@ class ShrinkMasks:
 
     def build(self, student: PreparedStudent) -> ShrinkingMasks:
         """Have a network trained in the student's place whose masks shrink from the student's own."""
-        network = learnable(student.original, student.plan, unit=self.unit, seed=student.seed)
-        replaced, student.module = student.module, network.module
-        network.module.load_state_dict(replaced.state_dict())
-        return ShrinkingMasks(self, network, replaced=replaced)
+        return ShrinkingMasks(self, student)
 
     def accepts(self, relu_count: int) -> bool:
         """Return whether so many ReLUs are within the budget."""
         return relu_count <= self.budget
 
 
-class ShrinkingMasks(PlanLearner):
+class ShrinkingMasks(MaskLearner):
     """Score units, and remove the ReLUs of the worst until the budget is met; then hand the weights over."""
 
-    def __init__(self, options: ShrinkMasks, network: LearnableNetwork, *, replaced: torch.nn.Module) -> None:
-        self._options, self._network, self._replaced = options, network, replaced
-        self._scores = TaylorScores(network)
-        self._began_with = network.relu_count
-        self._first_masks = {name: layer.mask.clone() for name, layer in network.layers.items()}
+    def __init__(self, options: ShrinkMasks, student: PreparedStudent) -> None:
+        super().__init__(student, unit=options.unit)
+        self._options, self._scores = options, TaylorScores(self.network)
+        self._began_with = self.network.relu_count
+        self._first_masks = {name: layer.mask.clone() for name, layer in self.network.layers.items()}
 
     def on_step_start(self, state: TrainingState) -> None:
         """Listen to the step's gradients where it is to be scored."""
@@ -293,15 +239,15 @@ class ShrinkingMasks(PlanLearner):
         end = self._last_shrinking(state)
         if state.step == end:
             self._shrink_to(self._options.budget)
-            if self._network.relu_count < self._options.budget:  # units that went before would meet it exactly
+            if self.network.relu_count < self._options.budget:  # units that went before would meet it exactly
                 self._shrink_to(self._options.budget, alive=self._first_masks)
         elif _first_steps(end) <= state.step < end and state.step % self._options.every == 0:
             self._shrink_to(self._target(state.step / end))
 
     def _shrink_to(self, budget: int, *, alive: Mapping[str, Tensor] | None = None) -> None:
-        costs = {name: layer.cost for name, layer in self._network.layers.items()}
-        worth = {name: score / costs[name] ** (_SIZE_POWER - 1) for name, score in self._scores.values().items()}
-        keep_best(self._network, worth, budget, alive=alive)
+        layers = self.network.layers
+        scores = {n: s / layers[n].cost ** (_SIZE_POWER - 1) for n, s in self._scores.values().items()}
+        keep_best(self.network, scores, budget, alive=alive)
 
     def _last_shrinking(self, state: TrainingState) -> int:
         return max(round(self._options.share * state.total_steps), 1)
@@ -311,23 +257,13 @@ class ShrinkingMasks(PlanLearner):
         budget = self._options.budget
         return round(budget + max(self._began_with - budget, 0) * (1 - share) ** 3)
 
-    def on_end(self, state: TrainingState) -> None:
-        """Copy the weights to the module that this one has replaced."""
-        self._replaced.load_state_dict(self._network.module.state_dict())
-
-    def learned_plan(self) -> ReductionPlan:
-        """Return the plan with the masks as they are now."""
-        return self._network.plan()
-
     def state_dict(self) -> dict[str, Any]:
         """Return masks, scores and the number of batches scored."""
-        masks = {f"mask.{name}": layer.mask for name, layer in self._network.layers.items()}
-        return {**masks, **self._scores.state_dict()}
+        return {**super().state_dict(), **self._scores.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over masks and scores."""
-        for name, layer in self._network.layers.items():
-            layer.mask.copy_(state[f"mask.{name}"])
+        super().load_state_dict(state)
         self._scores.load_state_dict(state)
 
 

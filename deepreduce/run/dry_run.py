@@ -79,9 +79,13 @@ class DryRun:
             *(f"{preset}: one image, {basis_of(preset)}." for preset in self.cost_estimates),
         ]
         if any(r.learner for r in requests):
+            on_a_path = any(r.learner and r.after for r in requests)
+            how = (
+                "in turn and begins as the one of more ReLUs" if on_a_path else "alone and begins as the full network"
+            )
             lines.append(
-                "Each is trained in turn and begins as the one of more ReLUs. Its training finds out which ReLUs it"
-                " keeps, so its plan_id will be another, and it may have a few ReLUs less."
+                f"Each is trained {how}. Its training finds out which ReLUs it keeps, so its plan_id will be another,"
+                " and it may have a few ReLUs less."
             )
         elif self.preview.is_provisional:
             lines.append(

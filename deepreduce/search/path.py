@@ -23,5 +23,6 @@ def parents(ordered: Sequence[Proposal]) -> Mapping[Proposal, Proposal | None]:
         able = [before for before in found if can_warm_start(proposal.plan, before.plan)]
         # of the same width and resolution if there is one: its weights need no cutting
         alike = [p for p in able if (p.plan.alpha, p.plan.rho) == (proposal.plan.alpha, proposal.plan.rho)]
-        found[proposal] = (alike or able or [None])[-1]
+        best = alike or able
+        found[proposal] = best[-1] if best else None
     return found

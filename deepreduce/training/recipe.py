@@ -12,8 +12,8 @@ from torch import nn
 from deepreduce.network.network import Network
 from deepreduce.training.distillation import Distillation
 
-Decay: TypeAlias = Literal["cosine", "linear"]
-"""How the learning rate falls to zero after the warm-up."""
+Decay: TypeAlias = Literal["cosine", "linear", "constant"]
+"""How the learning rate falls to zero after the warm-up, or that it stays."""
 OptimizerName: TypeAlias = Literal["sgd", "adam"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -28,7 +28,7 @@ _SOUND_CHANNELS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """SGD with Nesterov momentum, or Adam, with linear warm-up and decay to zero.
+    """SGD with Nesterov momentum, or Adam, with linear warm-up and then a `decay`.
 
     `epochs` and `warmup_epochs` may be fractions. `weight_decay` is not applied to norms and biases. `clip_norm`
     bounds the norm of the whole gradient (None: no bound). Every `validate_every`-th epoch is validated.
@@ -133,5 +133,5 @@ def learning_rate_at(step: int, *, recipe: Recipe, steps_per_epoch: int) -> floa
     if step < warmup:
         return recipe.learning_rate * (step + 1) / (warmup + 1)
     done = (step - warmup) / (total - warmup)
-    left = 1 - done if recipe.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-    return recipe.learning_rate * left
+    left = {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "constant": 1.0}
+    return recipe.learning_rate * left[recipe.decay]

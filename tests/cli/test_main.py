@@ -74,6 +74,7 @@ def test_methods_lists_each_option_with_its_choices_and_default(
         options = set(method_named(name).Options.model_fields) - {"name"}
         assert {word[len("method.") :] for word in section.split() if word.startswith("method.")} == options
         text = " ".join(section.split())
+        assert "arXiv 2103.01396 unit: site epochs: the recipe's" in text
         assert "(one of: first, last, both; default: first)" in text and "(default: [1.0, 0.5])" in text
 
 

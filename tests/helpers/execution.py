@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from deepreduce.execution.task import Student, TrainResult, TrainTask
 from deepreduce.execution.trainer import CandidateTrainer, TrainingContext
+from deepreduce.methods.autorep import LearnByRelay
+from deepreduce.methods.snl import LearnAlphas
 from deepreduce.methods.taylor import ShrinkMasks
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
@@ -88,7 +90,19 @@ def learning(folder: str = "learning", **options: Any) -> TrainTask:
     return replace(alone(folder, plan=ReductionPlan(), **options), learner=half)
 
 
-MAKERS: dict[str, Callable[..., TrainTask]] = {"alone": alone, "together": together, "learning": learning}
+def soft(folder: str = "soft", **options: Any) -> TrainTask:
+    """The task of a student whose masks are learned as SNL does."""
+    return replace(learning(folder, **options), learner=LearnAlphas(budget=original().relu_count // 2))
+
+
+def relayed(folder: str = "relayed", **options: Any) -> TrainTask:
+    """The task of a student whose masks are learned as AutoReP does."""
+    return replace(learning(folder, **options), learner=LearnByRelay(budget=original().relu_count // 2))
+
+
+MAKERS: dict[str, Callable[..., TrainTask]] = {
+    "alone": alone, "together": together, "learning": learning, "soft": soft, "relayed": relayed,
+}  # fmt: skip
 
 
 def ignore(event: TrainingEvent) -> None:

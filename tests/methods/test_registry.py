@@ -11,7 +11,7 @@ import pytest
 import deepreduce
 from deepreduce.config.load import load_config
 from deepreduce.errors import ConfigError, UserError
-from deepreduce.methods.registry import method_named, method_names
+from deepreduce.methods.registry import facts_of, method_named, method_names
 from tests.helpers.runs import TINY
 
 METHOD = '''
@@ -51,10 +51,16 @@ class OneStage:
 
 class Broken:
     name = "another name"
+
+
+class Numbered(OneStage):
+    name = "numbered"
+    epochs = 200
 '''
 ENTRY_POINTS = """[deepreduce.methods]
 one-stage = dummy_methods:OneStage
 broken = dummy_methods:Broken
+numbered = dummy_methods:Numbered
 missing = dummy_methods:Missing
 levers = dummy_methods:OneStage
 """
@@ -98,6 +104,7 @@ def test_its_options_are_checked_like_any_key() -> None:
     ("name", "message"),
     [
         ("broken", r"method 'broken' \(.*Broken.*\) is no method: it lacks summary, Options, search"),
+        ("numbered", r"method 'numbered' has epochs = 200; give a short text, or leave it out"),
         ("missing", r"method 'missing' \(dummy_methods:Missing\) can't be used: AttributeError"),
         ("one-stag", "unknown method 'one-stag'; did you mean 'one-stage'"),
     ],
@@ -110,4 +117,10 @@ def test_what_is_no_method_is_refused_with_the_reason(name: str, message: str) -
 @pytest.mark.usefixtures("package")
 def test_no_package_takes_the_name_of_a_built_in_method() -> None:
     assert method_named("levers").summary != method_named("one-stage").summary
-    assert method_names()[:2] == ["deepreduce", "levers"]
+    assert set(method_names()[:4]) >= {"deepreduce", "levers"}
+
+
+@pytest.mark.usefixtures("package")
+def test_a_method_need_not_say_its_paper() -> None:
+    assert facts_of(method_named("one-stage")) == {}
+    assert facts_of(method_named("deepreduce")).keys() == {"paper", "unit", "epochs"}

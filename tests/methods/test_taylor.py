@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from deepreduce.cost.objective import COUNT_OF_RELUS, Limits, objective_named
 from deepreduce.errors import PlanError
 from deepreduce.methods.base import Answers, TrainingAnswer, TrainingRequest, run_search
+from deepreduce.methods.budgets import budgets_of
 from deepreduce.methods.mask_learning import Unit, learnable
-from deepreduce.methods.taylor import ShrinkMasks, Taylor, TaylorOptions, TaylorScores, budgets_of
+from deepreduce.methods.taylor import ShrinkMasks, Taylor, TaylorOptions, TaylorScores
 from deepreduce.network import Network, trace_network
 from deepreduce.plan import ReductionPlan
 from deepreduce.training import PreparedStudent, TrainingState
@@ -168,12 +169,22 @@ def test_each_budget_begins_as_the_one_above_it_and_all_that_was_trained_is_prop
     assert found.trained == {p.plan_id for p in found.networks}
 
 
+def test_budgets_of_few_relus_take_half_the_resolution() -> None:
+    asked: list[TrainingRequest] = []
+    budgets = [TINY.relu_count // share for share in (2, 9, 11, 40)]
+    search(train=lambda r: asked.extend(r) or trained(r), budgets=budgets, sparsest=0.1)  # type: ignore[func-returns-value]
+    found = {r.learner.budget: r.proposal.plan.rho for r in asked}  # type: ignore[union-attr]
+    assert found == {b: 1.0 if b >= 0.1 * TINY.relu_count else 0.5 for b in budgets}
+
+
 def test_every_shape_goes_down_a_path_of_its_own() -> None:
     asked: list[TrainingRequest] = []
     search(train=lambda r: asked.extend(r) or trained(r), budgets=(128, 64), rhos=(1.0, 0.5))  # type: ignore[func-returns-value]
+    # the paths side by side
     assert [(r.proposal.plan.rho, r.after is None) for r in asked] == [
-        (1.0, True), (1.0, False), (0.5, True), (0.5, False),
+        (1.0, True), (0.5, True), (1.0, False), (0.5, False),
     ]  # fmt: skip
+    assert [r.after.proposal.plan.rho for r in asked if r.after] == [1.0, 0.5]
 
 
 def test_a_failed_training_ends_its_path() -> None:
