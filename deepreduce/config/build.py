@@ -12,7 +12,7 @@ from torch import nn
 
 from deepreduce.config.inputs import choose_device, load_data, original_network, some_images
 from deepreduce.config.load import differing_keys, dump_config, load_config
-from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
+from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig, default_method
 from deepreduce.cost.model import CostModel
 from deepreduce.cost.objective import Limits, Objective, objective_class, objective_named
 from deepreduce.cost.preset import Preset, preset_named
@@ -135,18 +135,16 @@ def build_search(
 
 
 def method_of(config: OptimizeConfig) -> tuple[Method[Any], MethodOptions]:
-    """Return the method that the config names, with its options.
+    """Return the method that the config names, or the default one, with its options.
 
-    Without a name that is `deepreduce`, and `levers` where the objective is not the ReLU count; then the latter's
-    options `gain` and `networks` are those of section `cost`. Raises `ConfigError` where a method of the
-    same option is named and `cost` gives the option another value.
+    The options `gain` and `networks` of method `levers` are those of section `cost` where it is the default. Raises
+    `ConfigError` where a method of the same option is named and `cost` gives the option another value.
     """
     options, cost = config.method, config.cost
     moved = {key: getattr(cost, key) for key in ("gain", "networks")}
-    if options.name is None and not objective_of(config).counts_relus:
-        levers = method_named("levers")
-        return levers, levers.Options.model_validate(options.model_dump() | moved)
-    method = method_named(options.name or "deepreduce")
+    method = method_named(options.name or default_method(recipe=config.recipe, objective=cost.objective))
+    if options.name is None and method.name == "levers":
+        return method, method.Options.model_validate(options.model_dump() | moved)
     usual = type(cost)()
     given = [k for k, v in moved.items() if v != getattr(usual, k) and v != getattr(options, k, v)]
     if given:

@@ -65,7 +65,7 @@ def load_config(
     try:
         config = OptimizeConfig.model_validate(merged)
     except ValidationError as error:
-        mistakes += _describe_errors(error.errors(), known=_known_keys(merged.get("method")))
+        mistakes += _describe_errors(error.errors(), known=_known_keys(merged))
     if mistakes:
         # with values or settings besides, a mistake may not be the file's
         source = f"{path}: " if path is not None and not values and not settings else ""
@@ -194,12 +194,17 @@ def _assign(values: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[
     return {**values, key: value}
 
 
-def _known_keys(method: Any) -> list[str]:
-    """Return all dotted keys of a config whose section `method` is this."""
-    name = method.get("name") if isinstance(method, Mapping) else method
+def _known_keys(values: Mapping[str, Any]) -> list[str]:
+    """Return all dotted keys of a config with the method that these values name, or that follows from them."""
+    method, cost = values.get("method"), values.get("cost")
+    deciding = {
+        "method": {"name": method.get("name") if isinstance(method, Mapping) else method},
+        "recipe": values.get("recipe", "fast"),
+        "cost": {"objective": cost.get("objective", "relus") if isinstance(cost, Mapping) else "relus"},
+    }
     try:
-        usual = OptimizeConfig.model_validate({"method": {"name": name}})
-    except ValidationError:  # there is no such method
+        usual = OptimizeConfig.model_validate(deciding)
+    except ValidationError:  # there is no such method, recipe or objective
         usual = OptimizeConfig()
     return list(_flatten(usual.model_dump(mode="json")))
 
@@ -225,6 +230,13 @@ def _describe_error(error: ErrorDetails, known: Sequence[str]) -> str:
     return f"{where} is {shown(error['input'])}: {rule}"
 
 
+def _methods_with(option: str) -> list[str]:
+    """Return the names of the built-in methods that have an option."""
+    from deepreduce.methods.registry import built_in_methods, method_named
+
+    return [name for name in built_in_methods() if option in method_named(name).Options.model_fields]
+
+
 def _describe_unknown_key(where: str, known: Sequence[str]) -> str:
     """Describe a key that is not known: where it belongs or the nearest key, then the keys of its section."""
     section, _, name = where.rpartition(".")
@@ -240,6 +252,8 @@ def _describe_unknown_key(where: str, known: Sequence[str]) -> str:
     else:
         nearest = by_name.get(near or "", [])
     hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
+    if section == "method" and (others := _methods_with(name)):
+        hint = f"it is an option of {' and '.join(others)}, so give method.name as well; "
     return f"unknown config key {where!r}; {hint}known{' in ' + section if section else ''}: {', '.join(beside)}"
 
 

@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     PlainValidator,
     SerializeAsAny,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -160,7 +161,14 @@ class FastConfig(_Section):
     """Highest learning rate of a network trained on its own after its draft, in units of `training.learning_rate`."""
 
 
-def _choose_options(value: Any) -> MethodOptions:
+def default_method(*, recipe: str, objective: str) -> str:
+    """Return the method of a config that names none: what gives the best frontier that was measured."""
+    if objective != "relus":
+        return "levers"
+    return "deepreduce" if recipe == "paper" else "taylor"
+
+
+def _choose_options(value: Any, info: ValidationInfo) -> MethodOptions:
     """Return the options of the method that `value` names; it is a name, a section of the config, or the options."""
     # a method's module imports torch, which a command line that only prints help does without
     from deepreduce.methods.registry import method_named
@@ -171,16 +179,19 @@ def _choose_options(value: Any) -> MethodOptions:
     if not isinstance(section, Mapping):
         raise ValueError("needs the name of a method, or keys and values, as in method: {...}")
     name = section.get("name")
+    if name is None:  # the fields before this one, unless they are refused
+        cost = info.data.get("cost")
+        name = default_method(
+            recipe=info.data.get("recipe", "fast"), objective="relus" if cost is None else cost.objective
+        )
     try:
-        method = method_named(DEFAULT_METHOD if name is None else str(name))
+        method = method_named(str(name))
     except UserError as error:
         raise ValueError(str(error)) from error
     return method.Options.model_validate(section)
 
 
 MethodSection = Annotated[SerializeAsAny[MethodOptions], PlainValidator(_choose_options)]
-
-DEFAULT_METHOD = "deepreduce"
 
 
 class CostConfig(_Section):
@@ -248,9 +259,10 @@ class OptimizeConfig(_Section):
     """`fast`: students start from trained weights and together cost as much as the teacher. `full`: each is trained
     by the full recipe from the teacher's weights. `paper`: each is trained by the full recipe from scratch."""
     fast: FastConfig = FastConfig()
-    method: MethodSection = Field(default=None, validate_default=True)
-    """The method that proposes networks: its name, and its options (`deepreduce methods` lists both)."""
     cost: CostConfig = CostConfig()
+    method: MethodSection = Field(default=None, validate_default=True)
+    """The method that proposes networks: its name, and its options (`deepreduce methods` lists both). Without a name:
+    `taylor`; with recipe `paper` `deepreduce`, and with an objective other than ReLUs `levers`."""
     plot: PlotConfig = PlotConfig()
     max_relus: WholeNotNegative | None = None
     """Leave out networks with more ReLUs."""

@@ -18,4 +18,5 @@ class MethodOptions(CheckedTexts):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True)
 
     name: str | None = None
-    """As `deepreduce methods` lists it; None: `deepreduce`, or `levers` for an objective other than ReLUs."""
+    """As `deepreduce methods` lists it; None: `taylor`, `deepreduce` with recipe `paper`, and `levers` for an
+    objective other than ReLUs."""

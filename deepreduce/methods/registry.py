@@ -24,6 +24,11 @@ _FACTS = ("paper", "unit", "epochs")
 """Attributes that a method may lack: short texts for readers."""
 
 
+def built_in_methods() -> list[str]:
+    """Return the names of deepreduce's own methods."""
+    return list(_BUILT_IN)
+
+
 def method_names() -> list[str]:
     """Return the names of all methods, the built-in ones first."""
     return list(known_plugins(GROUP, _BUILT_IN))

@@ -29,14 +29,14 @@ from deepreduce.errors import ModelError, PlanError
 from deepreduce.methods.base import Answers, Search, SearchContext, TrainingAnswer, TrainingRequest
 from deepreduce.methods.budgets import BudgetOptions, budgets_of, expected_networks, refuse_other_objectives
 from deepreduce.methods.deepreduce import MOST_SCALES
-from deepreduce.methods.mask_learning import LearnableNetwork, LearnedRelu, MaskLearner, Unit, keep_best
+from deepreduce.methods.mask_learning import LearnableNetwork, LearnedRelu, MaskLearner, Unit, choose_anew, keep_best
 from deepreduce.methods.proposal import Collector, Proposal
 from deepreduce.network import Network
 from deepreduce.network.analyze import check_input_size
 from deepreduce.plan import ReductionPlan
 from deepreduce.training import PreparedStudent, RecipeChanges, TrainingState
 from deepreduce.transforms import apply_plan, reshape_plan
-from deepreduce.utils.fields import Count, Fraction, Listed, Resolution, Scale
+from deepreduce.utils.fields import Count, Fraction, Listed, Positive, Resolution, Scale
 
 _DECAY = 0.95
 """Share of the older batches in the moving average of the scores."""
@@ -64,6 +64,8 @@ class TaylorOptions(BudgetOptions):
     """Share of the ReLUs below which a budget takes the network of half the resolution."""
     shrink: Annotated[Fraction, Field(gt=0)] = 0.5
     """Share of a network's training in which its masks shrink; in the rest they stay."""
+    rate: Annotated[Positive, Field(le=1e3)] = 1.0
+    """Highest learning rate of each network, in units of what a student of the recipe has."""
     every: Count = 8
     """Steps between one shrinking of the masks and the next."""
     score_every: Count = 2
@@ -170,7 +172,7 @@ class _Path:
             epochs=self._epochs[expected],
             learner=learner,
             after=self._before,
-            changes=RecipeChanges(decay="linear"),
+            changes=RecipeChanges(rate=options.rate, decay="linear"),
         )
 
     def receive(self, request: TrainingRequest, answer: TrainingAnswer) -> None:
@@ -239,15 +241,19 @@ class ShrinkingMasks(MaskLearner):
         end = self._last_shrinking(state)
         if state.step == end:
             self._shrink_to(self._options.budget)
-            if self.network.relu_count < self._options.budget:  # units that went before would meet it exactly
+            if self.network.relu_count < self._options.budget:  # it takes units back that went before
                 self._shrink_to(self._options.budget, alive=self._first_masks)
+            if self.network.relu_count < self._options.budget:
+                choose_anew(self.network, self._worth(), self._options.budget)
         elif _first_steps(end) <= state.step < end and state.step % self._options.every == 0:
             self._shrink_to(self._target(state.step / end))
 
     def _shrink_to(self, budget: int, *, alive: Mapping[str, Tensor] | None = None) -> None:
+        keep_best(self.network, self._worth(), budget, alive=alive)
+
+    def _worth(self) -> dict[str, Tensor]:
         layers = self.network.layers
-        scores = {n: s / layers[n].cost ** (_SIZE_POWER - 1) for n, s in self._scores.values().items()}
-        keep_best(self.network, scores, budget, alive=alive)
+        return {n: score / layers[n].cost ** (_SIZE_POWER - 1) for n, score in self._scores.values().items()}
 
     def _last_shrinking(self, state: TrainingState) -> int:
         return max(round(self._options.share * state.total_steps), 1)

@@ -126,7 +126,7 @@ def test_a_run_a_resume_a_plot_and_an_evaluation(tmp_path: Path) -> None:
 def test_a_dry_run_prints_the_promised_json_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny_config(tmp_path / "tiny.yaml", method={"cull_order": ["S1", "S3"]})
+    config = tiny_config(tmp_path / "tiny.yaml", method={"name": "deepreduce", "cull_order": ["S1", "S3"]})
     assert run_command(["optimize", "--config", str(config), "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["estimated_seconds"] > 0

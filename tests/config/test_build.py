@@ -24,6 +24,7 @@ from deepreduce.cost.objective import COUNT_OF_RELUS
 from deepreduce.errors import ConfigError, DataError, PlanError, UserError
 from deepreduce.methods.deepreduce import DeepReduceOptions
 from deepreduce.methods.levers import LeversOptions
+from deepreduce.methods.taylor import TaylorOptions
 from deepreduce.run.spec import RunSpec, scaled_recipe
 from deepreduce.search.budget import FullBudget, SharedBudget
 from deepreduce.utils import memory
@@ -55,7 +56,9 @@ def test_the_recipe_decides_the_budget(tmp_path: Path, spec: RunSpec) -> None:
 
 def test_without_a_name_the_objective_decides_the_method() -> None:
     method, options = method_of(load_config())
-    assert method.name == "deepreduce" and options == DeepReduceOptions()
+    assert method.name == "taylor" and options == TaylorOptions()
+    method, options = method_of(load_config(values={"recipe": "paper", "method": {"alphas": [1]}}))
+    assert method.name == "deepreduce" and options == DeepReduceOptions(alphas=(1.0,))
     latency = load_config(
         values={"cost": {"objective": "latency", "gain": 0.1, "networks": 3}, "method": {"alphas": [1]}}
     )
@@ -119,7 +122,7 @@ def test_seeds_of_runs_give_seeds_of_networks() -> None:
     ("values", "error", "message"),
     [
         ({"max_relus": 1}, PlanError, "no network has at most 1 ReLU"),
-        ({"method": {"cull_order": ["S9"]}}, PlanError, "unknown stage 'S9'"),
+        ({"method": {"name": "deepreduce", "cull_order": ["S9"]}}, PlanError, "unknown stage 'S9'"),
         ({"plot": {"published": "nowhere.csv"}}, UserError, "can't read the published points"),
         ({"log": ["wandb"]}, UserError, "unknown observer 'wandb'"),
         ({"device": "tpu"}, ConfigError, "unknown device 'tpu'"),

@@ -87,14 +87,15 @@ def test_a_whole_number_may_be_written_with_an_exponent() -> None:
 
 @pytest.mark.parametrize("text", ["S1,S4,S2", "S1, S4, S2", "[S1, S4, S2]", "'S1, S4,S2'"])
 def test_a_cull_order_may_be_a_text_or_a_list(tmp_path: Path, text: str) -> None:
-    path = written(tmp_path, f"method:\n  cull_order: {text}\n")
-    for config in (load_config(path), load_config(settings=[f"method.cull_order={text}"])):
+    path = written(tmp_path, f"method:\n  name: deepreduce\n  cull_order: {text}\n")
+    for config in (load_config(path), load_config(settings=["method=deepreduce", f"method.cull_order={text}"])):
         assert config.method.cull_order == ("S1", "S4", "S2")
 
 
 def test_a_list_of_one_needs_no_brackets() -> None:
     config = load_config(
-        settings=["method.alphas=0.5", "method.rhos=1,0.5", "method.cull_order=S1", "model.blocks=2"]
+        values={"method": "deepreduce"},
+        settings=["method.alphas=0.5", "method.rhos=1,0.5", "method.cull_order=S1", "model.blocks=2"],
     )
     assert config.method.alphas == (0.5,)
     assert config.method.rhos == (1.0, 0.5)
@@ -128,10 +129,10 @@ def test_an_empty_file_or_section_is_the_defaults(tmp_path: Path, content: str) 
 
 def test_all_mistakes_are_told_at_once() -> None:
     message = refusal(
-        "training.epochs=0", "training.momentum=1", "method.thin_keep=middle", "no setting", "seed=[", "mdel=x"
+        "training.epochs=0", "training.momentum=1", "method.unit=middle", "no setting", "seed=[", "mdel=x"
     )
     assert message.startswith("6 mistakes: (1) ")
-    for part in ("training.epochs is 0", "training.momentum is 1", "method.thin_keep is 'middle'"):
+    for part in ("training.epochs is 0", "training.momentum is 1", "method.unit is 'middle'"):
         assert part in message
     for part in ("'no setting' is not key=value", "setting 'seed=['", "did you mean 'model'?"):
         assert part in message
@@ -247,6 +248,7 @@ configs = st.builds(
     training=st.fixed_dictionaries({"learning_rate": positive, "clip_norm": st.none() | positive}),
     method=st.fixed_dictionaries(
         {
+            "name": st.just("deepreduce"),
             "cull_order": st.none() | st.lists(texts | tricky, max_size=4),
             "rhos": st.lists(st.integers(1, 9).map(lambda n: 1 / n), min_size=1, max_size=3),
             "depths": st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), max_size=2),
@@ -286,7 +288,7 @@ def every_key(section: type[BaseModel], prefix: str = "") -> list[str]:
 @pytest.mark.parametrize(
     ("key", "value", "free"),
     [
-        ("side_by_side", 2, True), ("threads", 2, True), ("distill.remember_gb", 0, True), ("recipe", "paper", False),
+        ("side_by_side", 2, True), ("threads", 2, True), ("distill.remember_gb", 0, True), ("recipe", "full", False),
         ("fast.price", 2.0, False), ("fast.batch", 1.0, False), ("fast.views", 5, False),
     ],
 )  # fmt: skip
@@ -318,3 +320,8 @@ def test_keys_that_change_no_number_do_not_differ() -> None:
 def test_the_keys_that_change_no_number_exist() -> None:
     known = [*every_key(OptimizeConfig), *OptimizeConfig.model_fields]
     assert set(RESULT_FREE) <= set(known)
+
+
+def test_an_option_of_another_method_is_said_to_be_one() -> None:
+    with pytest.raises(ConfigError, match=r"'method.cull_order'; it is an option of deepreduce and levers, so give"):
+        load_config(values={"method": {"cull_order": ["S1"]}})

@@ -14,8 +14,8 @@ from deepreduce.config.load import (
 )
 from deepreduce.config.schema import OptimizeConfig
 from deepreduce.errors import ConfigError
-from deepreduce.methods.deepreduce import DeepReduceOptions
 from deepreduce.methods.levers import LeversOptions
+from deepreduce.methods.taylor import TaylorOptions
 
 
 def refusal(*given: str, **values: Any) -> str:
@@ -43,7 +43,7 @@ def test_a_bool_is_no_number(key: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("key", ["training.learning_rate", "distill.weight", "method.criticality_exponent", "seed"])
+@pytest.mark.parametrize("key", ["training.learning_rate", "distill.weight", "method.rate", "seed"])
 def test_a_number_must_be_finite(key: str, value: float) -> None:
     assert f"{key} is {value}" in refusal(**{key: value})
 
@@ -93,8 +93,16 @@ def test_a_value_out_of_range_is_refused_by_its_key_and_value(key: str, value: o
         ("method.alphas", [1.5], "method.alphas[0] is 1.5: input should be less than or equal to 1"),
         ("method.rhos", [0.3], "method.rhos[0] is 0.3: is realised as a stride of 1/rho"),
         ("method.rhos", [1e-320], "is realised as a stride of 1/rho"),
-        ("method.depths", [[]], "method.depths[0] is []: list should have at least 1 item"),
-        ("method.depths", [[1], [1, 0]], "method.depths[1][1] is 0: input should be greater than or equal to 1"),
+        (
+            "method",
+            {"name": "deepreduce", "depths": [[]]},
+            "method.depths[0] is []: list should have at least 1 item",
+        ),
+        (
+            "method",
+            {"name": "deepreduce", "depths": [[1], [1, 0]]},
+            "method.depths[1][1] is 0: input should be greater than or equal to 1",
+        ),
         ("model.blocks", [2, True], "model.blocks[1] is True: needs a number"),
     ],
 )
@@ -115,11 +123,11 @@ def test_a_config_can_not_be_changed() -> None:
 
 
 def test_a_method_may_be_a_name_a_section_or_absent() -> None:
-    assert load_config().method == DeepReduceOptions() == load_config(values={"method": {}}).method
+    assert load_config().method == TaylorOptions() == load_config(values={"method": {}}).method
     assert load_config(settings=["method=levers"]).method == LeversOptions(name="levers")
     both = load_config(settings=["method.gain=0.1"], values={"method": "levers"}).method
     assert both == LeversOptions(name="levers", gain=0.1)
-    assert load_config(settings=["method.alphas=0.5"]).method == DeepReduceOptions(alphas=(0.5,))
+    assert load_config(settings=["method.alphas=0.5"]).method == TaylorOptions(alphas=(0.5,))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +135,7 @@ def test_a_method_may_be_a_name_a_section_or_absent() -> None:
     [
         (["method=deepreduc"], "unknown method 'deepreduc'; did you mean 'deepreduce'"),
         (["method=3"], "needs the name of a method, or keys and values"),
-        (["method.gain=0.1"], "unknown config key 'method.gain'; did you mean 'cost.gain'"),
+        (["method.gain=0.1"], "unknown config key 'method.gain'; it is an option of levers"),
         (["method=levers", "method.gian=0.1"], "unknown config key 'method.gian'; did you mean 'method.gain'"),
         (["method.alphas=2"], r"method.alphas\[0\] is 2: input should be less than or equal to 1"),
     ],

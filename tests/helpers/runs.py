@@ -17,7 +17,7 @@ TINY: dict[str, Any] = {
     "model": {"name": "resnet20", "width": 4, "blocks": [1, 1, 1]},
     "data": {"name": "digits", "train_limit": 300, "test_limit": 100},
     "training": {"epochs": 6, "batch_size": 32, "learning_rate": 0.1, "precision": "fp32"},
-    "method": {"rhos": [1.0]},
+    "method": {"name": "deepreduce", "rhos": [1.0]},
     # drops no network, and gives each some steps in its draft and some on its own
     "fast": {"margin": 1.0, "price": 3.0, "probe_share": 0.3, "draft_share": 0.4},
     "threads": 1,

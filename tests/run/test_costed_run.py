@@ -30,7 +30,7 @@ from tests.helpers.records import change_record, changed
 from tests.helpers.runs import RICH, TINY
 
 COST = {"objective": "latency", "protocol": "delphi", "presets": ["cheetah-wan"], "networks": 5}
-METHOD = {"alphas": [1.0, 0.5], "rhos": [1.0], "cull_order": ["S1"]}
+METHOD = {"name": "deepreduce", "alphas": [1.0, 0.5], "rhos": [1.0], "cull_order": ["S1"]}
 
 
 def optimized(folder: Path, **cost: Any) -> deepreduce.Result:
