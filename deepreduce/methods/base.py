@@ -22,6 +22,7 @@ from deepreduce.cost.objective import COUNT_OF_RELUS, UNLIMITED, Limits, Objecti
 from deepreduce.methods.options import MethodOptions
 from deepreduce.methods.proposal import Proposal, Proposals
 from deepreduce.network import Network
+from deepreduce.training.timing import FORWARD_SHARE
 from deepreduce.transforms.collapse.costs import CostEstimator, no_estimates
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class TrainingRequest:
     A `learner` decides in the training what is done at the ReLU sites: the network begins with all ReLUs of the
     proposal's shape, which is what is expected of the learner, and the answer tells what came of it. The network is
     a candidate. With `after`, a request that has been answered, it begins as the network that came of that. `changes`
-    are what its training has otherwise than the run's recipe.
+    are what its training has otherwise than the run's recipe. `extra_forwards` are the forward passes, per image that
+    is trained on, that learner and callbacks compute besides; the price and the estimates of time count them.
     """
 
     proposal: Proposal
@@ -48,6 +50,12 @@ class TrainingRequest:
     learner: LearnerFactory | None = None
     after: TrainingRequest | None = None
     changes: RecipeChanges | None = None
+    extra_forwards: float = 0.0
+
+    @property
+    def priced_epochs(self) -> float:
+        """Return the epochs that cost as much as this training with its extra forward passes."""
+        return self.epochs * cost_of_step(self.extra_forwards)
 
     @property
     def makes_network(self) -> bool:
@@ -65,6 +73,11 @@ class TrainingAnswer:
 
     val_accuracy: float | None = None
     proposal: Proposal | None = None
+
+
+def cost_of_step(extra_forwards: float) -> float:
+    """Return the cost of a training step with so many extra forward passes, in steps without."""
+    return 1 + FORWARD_SHARE * extra_forwards
 
 
 Answers: TypeAlias = Mapping[TrainingRequest, TrainingAnswer]

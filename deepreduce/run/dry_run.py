@@ -54,7 +54,7 @@ class DryRun:
             }
 
         proposals = self.preview.proposals
-        probes = [r for r in self.preview.requests if r.learner is None]  # what a learner leaves is a candidate
+        probes = [r for r in self.preview.requests if not r.makes_network]
         return {
             "model": self.network.name,
             "relu_count": self.network.relu_count,

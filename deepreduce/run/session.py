@@ -191,6 +191,8 @@ def folder_of(kind: str, proposal: Proposal) -> str:
 def folder_of_learner(request: TrainingRequest) -> str:
     """Return the folder of a network whose plan is not known before it is trained: named after what it comes of."""
     made_of = [request.proposal.plan_id, repr(request.learner), f"{request.epochs:.9g}"]
+    if request.callbacks:
+        made_of.append(repr(request.callbacks))
     if request.changes is not None:
         made_of.append(repr(request.changes))
     if request.after is not None:
