@@ -26,6 +26,7 @@ from deepreduce.observers.base import RunObserver
 from deepreduce.observers.registry import make_observers
 from deepreduce.report.published import Overlay
 from deepreduce.run.environment import describe_environment
+from deepreduce.run.read import earlier_networks
 from deepreduce.run.spec import RunSpec, SearchSpec
 from deepreduce.search.budget import Budget, FullBudget, SharedBudget
 from deepreduce.store.records import read_costs, read_execution_plan
@@ -120,6 +121,7 @@ def build_search(
         limits=Limits(max_relus=config.max_relus, max_cost=config.max_cost, objective=objective),
         estimator=cost_estimator(presets),
         objective_estimator=cost_estimator([preset for preset in presets if preset.name == objective.preset]),
+        earlier=earlier_networks,
     )
     return SearchSpec(
         network=network,

@@ -19,15 +19,34 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from deepreduce.cost.objective import COUNT_OF_RELUS, UNLIMITED, Limits, Objective
+from deepreduce.errors import PlanError
 from deepreduce.methods.options import MethodOptions
 from deepreduce.methods.proposal import Proposal, Proposals
 from deepreduce.network import Network
+from deepreduce.plan import ReductionPlan
 from deepreduce.training.timing import FORWARD_SHARE
 from deepreduce.transforms.collapse.costs import CostEstimator, no_estimates
 
 if TYPE_CHECKING:
     from deepreduce.training.callbacks import CallbackFactory, LearnerFactory
     from deepreduce.training.recipe import RecipeChanges
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierNetwork:
+    """A trained network of an earlier run, or of another: its folder, its plan with all masks, its ReLUs.
+
+    `model_name` and `input_shape` are those of the network that the plan reduces; `digest` is a hash of the weights.
+    """
+
+    folder: str
+    label: str
+    plan: ReductionPlan
+    relu_count: int
+    val_accuracy: float
+    model_name: str
+    input_shape: tuple[int, int, int]
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +59,10 @@ class TrainingRequest:
     A `learner` decides in the training what is done at the ReLU sites: the network begins with all ReLUs of the
     proposal's shape, which is what is expected of the learner, and the answer tells what came of it. The network is
     a candidate. With `after`, a request that has been answered, it begins as the network that came of that. `changes`
-    are what its training has otherwise than the run's recipe. `extra_forwards` are the forward passes, per image that
-    is trained on, that learner and callbacks compute besides; the price and the estimates of time count them.
+    are what its training has otherwise than the run's recipe. With `start` it begins as a network of an earlier run;
+    for 0 epochs, without a learner, that network is measured as it is. `extra_forwards` are the forward passes, per
+    image that is trained on, that learner and callbacks compute besides; the price and the estimates of time count
+    them.
     """
 
     proposal: Proposal
@@ -49,6 +70,7 @@ class TrainingRequest:
     callbacks: tuple[CallbackFactory, ...] = ()
     learner: LearnerFactory | None = None
     after: TrainingRequest | None = None
+    start: EarlierNetwork | None = None
     changes: RecipeChanges | None = None
     extra_forwards: float = 0.0
 
@@ -60,7 +82,7 @@ class TrainingRequest:
     @property
     def makes_network(self) -> bool:
         """Return whether it is part of what makes a network, and not a trial of one that is trained later."""
-        return self.learner is not None or self.after is not None
+        return self.learner is not None or self.after is not None or self.start is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +122,10 @@ class TrialBudget(Protocol):
         """Return for how many epochs each network can be trained where these are all that the run trains."""
 
 
+def _no_earlier(folder: str) -> Sequence[EarlierNetwork]:
+    raise PlanError(f"{folder} can't be read here: this search knows no earlier runs")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchContext:
     """Everything that a method may know of the run.
@@ -107,7 +133,8 @@ class SearchContext:
     `objective` is the cost of the frontier, `limits` what no network may exceed. `estimator` estimates the costs of
     a network under each preset of the run, `objective_estimator` under that of the objective alone, which takes less
     time. `budget` says what trainings cost, `val_images` how many images a validation accuracy is measured on (its
-    standard error follows).
+    standard error follows). `earlier` returns the trained networks in the folder of a run, or that in a network's
+    own folder; it raises `UserError` for any other.
     """
 
     budget: TrialBudget
@@ -116,6 +143,7 @@ class SearchContext:
     limits: Limits = UNLIMITED
     estimator: CostEstimator = no_estimates
     objective_estimator: CostEstimator = no_estimates
+    earlier: Callable[[str], Sequence[EarlierNetwork]] = _no_earlier
 
 
 O_contra = TypeVar("O_contra", bound=MethodOptions, contravariant=True)

@@ -101,6 +101,6 @@ def make_schedule(
         left=left,
         allocation=allocation,
         teacher_work=budget.teacher_work(teacher_epochs),
-        request_works=tuple(budget.work_alone(r.proposal, r.priced_epochs, tested=False) for r in requests),
+        request_works=tuple(budget.work_alone(r.proposal, r.priced_epochs, tested=not r.epochs) for r in requests),
         other_work=sum(works) + budget.allocation_work(allocation, costs, state),
     )
