@@ -17,6 +17,7 @@ _BUILT_IN = {
     "taylor": "deepreduce.methods.taylor:Taylor",
     "snl": "deepreduce.methods.snl:Snl",
     "autorep": "deepreduce.methods.autorep:AutoRep",
+    "senet": "deepreduce.methods.senet:Senet",
 }
 
 _FACTS = ("paper", "unit", "epochs")
