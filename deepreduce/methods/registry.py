@@ -18,6 +18,7 @@ _BUILT_IN = {
     "snl": "deepreduce.methods.snl:Snl",
     "autorep": "deepreduce.methods.autorep:AutoRep",
     "senet": "deepreduce.methods.senet:Senet",
+    "relupruner": "deepreduce.methods.relupruner:ReluPruner",
 }
 
 _FACTS = ("paper", "unit", "epochs")
