@@ -19,6 +19,7 @@ _BUILT_IN = {
     "autorep": "deepreduce.methods.autorep:AutoRep",
     "senet": "deepreduce.methods.senet:Senet",
     "relupruner": "deepreduce.methods.relupruner:ReluPruner",
+    "bcd": "deepreduce.methods.bcd:Bcd",
 }
 
 _FACTS = ("paper", "unit", "epochs")
