@@ -81,8 +81,8 @@ class DryRun:
         ]
         if any(r.learner for r in requests):
             lines.append(
-                f"Each is trained {_how_trained(requests)}. Its training finds out which ReLUs it keeps, so its plan_id will be another,"
-                " and it may have a few ReLUs less."
+                f"Each is trained {_how_trained(requests)}. Its training finds out which ReLUs it keeps, so its"
+                " plan_id will be another, and it may have a few ReLUs less."
             )
         elif self.preview.is_provisional:
             lines.append(
