@@ -26,9 +26,9 @@ from deepreduce.observers.base import RunObserver
 from deepreduce.observers.registry import make_observers
 from deepreduce.report.published import Overlay
 from deepreduce.run.environment import describe_environment
+from deepreduce.run.read import earlier_networks
 from deepreduce.run.spec import RunSpec, SearchSpec
 from deepreduce.search.budget import Budget, FullBudget, SharedBudget, WarmFullBudget
-from deepreduce.store.plans import read_plans
 from deepreduce.store.records import read_costs, read_execution_plan
 from deepreduce.store.run_folder import RunIdentity
 from deepreduce.training import Distillation, Recipe
@@ -121,7 +121,7 @@ def build_search(
         limits=Limits(max_relus=config.max_relus, max_cost=config.max_cost, objective=objective),
         estimator=cost_estimator(presets),
         objective_estimator=cost_estimator([preset for preset in presets if preset.name == objective.preset]),
-        read_plans=read_plans,
+        earlier=earlier_networks,
     )
     return SearchSpec(
         network=network,

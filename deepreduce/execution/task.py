@@ -19,7 +19,7 @@ _MOST = 2**63
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """A trained network of the run, to take initial weights from."""
+    """A trained network of the run, to take initial weights from; one of an earlier run has an absolute folder."""
 
     folder: str
     plan: ReductionPlan

@@ -186,7 +186,12 @@ class CandidateTrainer:
         context = self.context
         students = [
             PreparedStudent(
-                original=context.original, plan=s.plan, seed=_seed(s), network=network, module=network.module
+                original=context.original,
+                plan=s.plan,
+                seed=_seed(s),
+                network=network,
+                module=network.module,
+                teacher=context.teacher.module if context.teacher is not None else None,
             )
             for network, s in zip(networks, task.students, strict=True)
         ]

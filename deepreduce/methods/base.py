@@ -19,16 +19,34 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from deepreduce.cost.objective import COUNT_OF_RELUS, UNLIMITED, Limits, Objective
-from deepreduce.errors import UserError
+from deepreduce.errors import PlanError
 from deepreduce.methods.options import MethodOptions
 from deepreduce.methods.proposal import Proposal, Proposals
 from deepreduce.network import Network
 from deepreduce.plan import ReductionPlan
+from deepreduce.training.timing import FORWARD_SHARE
 from deepreduce.transforms.collapse.costs import CostEstimator, no_estimates
 
 if TYPE_CHECKING:
     from deepreduce.training.callbacks import CallbackFactory, LearnerFactory
     from deepreduce.training.recipe import RecipeChanges
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierNetwork:
+    """A trained network of an earlier run, or of another: its folder, its plan with all masks, its ReLUs.
+
+    `model_name` and `input_shape` are those of the network that the plan reduces; `digest` is a hash of the weights.
+    """
+
+    folder: str
+    label: str
+    plan: ReductionPlan
+    relu_count: int
+    val_accuracy: float
+    model_name: str
+    input_shape: tuple[int, int, int]
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +59,10 @@ class TrainingRequest:
     A `learner` decides in the training what is done at the ReLU sites: the network begins with all ReLUs of the
     proposal's shape, which is what is expected of the learner, and the answer tells what came of it. The network is
     a candidate. With `after`, a request that has been answered, it begins as the network that came of that. `changes`
-    are what its training has otherwise than the run's recipe.
+    are what its training has otherwise than the run's recipe. With `start` it begins as a network of an earlier run;
+    for 0 epochs, without a learner, that network is measured as it is. `extra_forwards` are the forward passes, per
+    image that is trained on, that learner and callbacks compute besides; the price and the estimates of time count
+    them.
     """
 
     proposal: Proposal
@@ -49,12 +70,19 @@ class TrainingRequest:
     callbacks: tuple[CallbackFactory, ...] = ()
     learner: LearnerFactory | None = None
     after: TrainingRequest | None = None
+    start: EarlierNetwork | None = None
     changes: RecipeChanges | None = None
+    extra_forwards: float = 0.0
+
+    @property
+    def priced_epochs(self) -> float:
+        """Return the epochs that cost as much as this training with its extra forward passes."""
+        return self.epochs * cost_of_step(self.extra_forwards)
 
     @property
     def makes_network(self) -> bool:
         """Return whether it is part of what makes a network, and not a trial of one that is trained later."""
-        return self.learner is not None or self.after is not None
+        return self.learner is not None or self.after is not None or self.start is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +95,11 @@ class TrainingAnswer:
 
     val_accuracy: float | None = None
     proposal: Proposal | None = None
+
+
+def cost_of_step(extra_forwards: float) -> float:
+    """Return the cost of a training step with so many extra forward passes, in steps without."""
+    return 1 + FORWARD_SHARE * extra_forwards
 
 
 Answers: TypeAlias = Mapping[TrainingRequest, TrainingAnswer]
@@ -92,19 +125,8 @@ class TrialBudget(Protocol):
         """
 
 
-class PlanReader(Protocol):
-    """Reads plans that are saved in a folder."""
-
-    def __call__(self, folder: str) -> Mapping[str, ReductionPlan]:
-        """Return the plans of a run's candidates, or of one saved network, by their labels.
-
-        Raises `UserError` where the folder holds neither.
-        """
-
-
-def no_plans(folder: str) -> Mapping[str, ReductionPlan]:
-    """Raise `UserError`: nothing can be read."""
-    raise UserError(f"{folder} can't be read here")
+def _no_earlier(folder: str) -> Sequence[EarlierNetwork]:
+    raise PlanError(f"{folder} can't be read here: this search knows no earlier runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +135,9 @@ class SearchContext:
 
     `objective` is the cost of the frontier, `limits` what no network may exceed. `estimator` estimates the costs of
     a network under each preset of the run, `objective_estimator` under that of the objective alone, which takes less
-    time. `read_plans` reads plans that were saved. `budget` says what trainings cost, `val_images` how many images a
-    validation accuracy is measured on (its standard error follows).
+    time. `budget` says what trainings cost, `val_images` how many images a validation accuracy is measured on (its
+    standard error follows). `earlier` returns the trained networks in the folder of a run, or that in a network's
+    own folder; it raises `UserError` for any other.
     """
 
     budget: TrialBudget
@@ -123,7 +146,7 @@ class SearchContext:
     limits: Limits = UNLIMITED
     estimator: CostEstimator = no_estimates
     objective_estimator: CostEstimator = no_estimates
-    read_plans: PlanReader = no_plans
+    earlier: Callable[[str], Sequence[EarlierNetwork]] = _no_earlier
 
 
 O_contra = TypeVar("O_contra", bound=MethodOptions, contravariant=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from deepreduce.errors import PlanError
-from deepreduce.methods.base import Answers, Search, SearchContext, TrainingRequest
+from deepreduce.methods.base import Search, SearchContext
 from deepreduce.methods.deepreduce import reshape_label
 from deepreduce.methods.mask_learning import Unit, expected_plan
 from deepreduce.methods.options import MethodOptions
+from deepreduce.methods.phases import Phase, train_in_phases
 from deepreduce.methods.proposal import Collector, Proposal
 from deepreduce.network import Network
 from deepreduce.plan import ReductionPlan
@@ -154,40 +154,10 @@ def train_each(
     refuse_other_objectives(name, context)
     collected = Collector(network, context.estimator)
     expected = expected_networks(network, options, context, collected, unit=options.unit)
-    if not expected:
-        return collected.proposals()  # raises why there is none
-    share = options.search_epochs / (options.search_epochs + options.finetune_epochs)
-    epochs = dict(zip(expected.values(), context.budget.path_epochs(list(expected.values())), strict=True))
-    changes = options.search_changes(decay)
-    requests = [
-        TrainingRequest(proposal=p, epochs=share * epochs[p], learner=learner(budget), changes=changes)
-        for budget, p in expected.items()
-    ]
-    trained = yield from _train(requests, collected)
-    if options.finetune_epochs:
-        changes = options.finetune_changes()
-        further = [
-            TrainingRequest(proposal=r.proposal, epochs=(1 - share) * epochs[r.proposal], after=r, changes=changes)
-            for r in trained
-        ]
-        trained = yield from _train(further, collected)
-    for proposal in trained.values():
-        collected.add(proposal)
-    return replace(collected.proposals(), trained=frozenset(p.plan_id for p in collected.found))
-
-
-def _train(
-    requests: Sequence[TrainingRequest], collected: Collector
-) -> Generator[Sequence[TrainingRequest], Answers, dict[TrainingRequest, Proposal]]:
-    """Request trainings; return the networks that came of those that did not fail."""
-    if not requests:
-        return {}
-    answers = yield requests
-    found: dict[TrainingRequest, Proposal] = {}
-    for request in requests:
-        proposal = answers[request].proposal
-        if proposal is None:
-            collected.leave_out("its training failed", request.proposal.label)
-        else:
-            found[request] = proposal
-    return found
+    return (
+        yield from train_in_phases(
+            expected, collected, context, learner=learner,
+            search=Phase(epochs=options.search_epochs, changes=options.search_changes(decay)),
+            finetune=Phase(epochs=options.finetune_epochs, changes=options.finetune_changes()),
+        )
+    )  # fmt: skip

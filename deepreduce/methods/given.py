@@ -49,9 +49,8 @@ class Given:
 def _plans(options: GivenOptions, context: SearchContext) -> Iterator[tuple[str, ReductionPlan]]:
     if not options.of and not options.plans:
         raise PlanError("method given has no network; give method.of the folder of a run, or method.plans")
-    found = {
-        plan.plan_id: (label, plan) for folder in options.of for label, plan in context.read_plans(folder).items()
-    }
+    earlier = [network for folder in options.of for network in context.earlier(folder)]
+    found = {network.plan.plan_id: (network.label, network.plan) for network in earlier}
     for plan_id in options.ids or ():
         if plan_id not in found:
             raise PlanError(unknown_name("plan_id", plan_id, list(found)))

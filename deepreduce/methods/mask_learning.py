@@ -238,9 +238,19 @@ def keep_best(
         _keep(network, scores, budget, among=now if alive is None else alive)
 
 
-def choose_anew(network: LearnableNetwork, scores: Mapping[str, Tensor], budget: int) -> None:
-    """Keep the ReLUs of the best units as `keep_best` does, among all units, with or without ReLU until now."""
-    _keep(network, scores, budget, among={n: torch.ones_like(layer.mask) for n, layer in network.layers.items()})
+def choose_anew(
+    network: LearnableNetwork,
+    scores: Mapping[str, Tensor],
+    budget: int,
+    *,
+    among: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Keep the ReLUs of the best units as `keep_best` does, among all units, with or without ReLU until now.
+
+    `among` are masks by site of the units that may have a ReLU (None: all), such as those of the original network.
+    """
+    everything = {name: torch.ones_like(layer.mask) for name, layer in network.layers.items()}
+    _keep(network, scores, budget, among=everything if among is None else among)
 
 
 def _keep(

@@ -18,6 +18,9 @@ _BUILT_IN = {
     "taylor": "deepreduce.methods.taylor:Taylor",
     "snl": "deepreduce.methods.snl:Snl",
     "autorep": "deepreduce.methods.autorep:AutoRep",
+    "senet": "deepreduce.methods.senet:Senet",
+    "relupruner": "deepreduce.methods.relupruner:ReluPruner",
+    "bcd": "deepreduce.methods.bcd:Bcd",
 }
 
 _FACTS = ("paper", "unit", "epochs")

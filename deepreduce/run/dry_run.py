@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.objective import COUNT_OF_RELUS, Costs, Objective, basis_of
+from deepreduce.methods.base import TrainingRequest
 from deepreduce.methods.proposal import Proposal
 from deepreduce.network import Network
 from deepreduce.run.spec import SearchSpec
@@ -54,7 +55,7 @@ class DryRun:
             }
 
         proposals = self.preview.proposals
-        probes = [r for r in self.preview.requests if r.learner is None]  # what a learner leaves is a candidate
+        probes = [r for r in self.preview.requests if not r.makes_network]
         return {
             "model": self.network.name,
             "relu_count": self.network.relu_count,
@@ -79,13 +80,9 @@ class DryRun:
             *(f"{preset}: one image, {basis_of(preset)}." for preset in self.cost_estimates),
         ]
         if any(r.learner for r in requests):
-            on_a_path = any(r.learner and r.after for r in requests)
-            how = (
-                "in turn and begins as the one of more ReLUs" if on_a_path else "alone and begins as the full network"
-            )
             lines.append(
-                f"Each is trained {how}. Its training finds out which ReLUs it keeps, so its plan_id will be another,"
-                " and it may have a few ReLUs less."
+                f"Each is trained {_how_trained(requests)}. Its training finds out which ReLUs it keeps, so its"
+                " plan_id will be another, and it may have a few ReLUs less."
             )
         elif self.preview.is_provisional:
             lines.append(
@@ -121,6 +118,15 @@ class DryRun:
             ).rstrip()
             for row in rows
         ]
+
+
+def _how_trained(requests: Sequence[TrainingRequest]) -> str:
+    """Return how the networks are trained whose masks are learned."""
+    if any(r.learner and r.after for r in requests):
+        return "in turn and begins as the one of more ReLUs"
+    if any(r.start for r in requests):
+        return "alone and begins as the trained network that is named"
+    return "alone and begins as the full network"
 
 
 def dry_run_of(spec: SearchSpec, *, batch_size: int, precision: Precision, device: torch.device) -> DryRun:

@@ -11,15 +11,19 @@ from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.objective import MEASURED, Objective, objective_class, objective_named
 from deepreduce.errors import CheckpointError, UserError, unknown_name
+from deepreduce.methods.base import EarlierNetwork
 from deepreduce.private.protocol import PROTOCOLS
 from deepreduce.private.result import cost_of_run
 from deepreduce.report.page import SiteCount
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.store.candidates import read_candidates
+from deepreduce.store.checkpoint import SavedNetwork
 from deepreduce.store.description import read_description
-from deepreduce.store.names import CANDIDATES_CSV, CANDIDATES_RECORD, private_run
+from deepreduce.store.names import CANDIDATES_CSV, CANDIDATES_RECORD, PLAN, WEIGHTS, private_run
+from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.store.records import read_costs
 from deepreduce.store.sealed import is_of_earlier_version, read_run_record
+from deepreduce.utils.records import digest_of
 
 
 def read_run(folder: Path) -> list[Candidate]:
@@ -69,6 +73,37 @@ def _measured_costs(network: Path) -> dict[str, CostEstimate]:
             except CheckpointError as error:
                 raise CheckpointError(f"{error}; remove the file, or measure again") from error
     return costs
+
+
+def earlier_networks(folder: str) -> list[EarlierNetwork]:
+    """Return the trained networks of a run folder without its teacher, or the one of a network's own folder.
+
+    Raises `UserError` where there are none, and `CheckpointError` for a file that is not as it was written.
+    """
+    path = Path(folder).resolve()
+    if (path / PLAN).is_file():
+        return [_earlier_network(path)]
+    trained = [c for c in read_run(path) if not c.is_teacher and c.measurement is not None]
+    if not trained:
+        raise UserError(f"{folder} holds no network but its teacher; give a run that has trained some")
+    return [_earlier_network(path / c.folder) for c in trained]
+
+
+def _earlier_network(path: Path) -> EarlierNetwork:
+    saved, folder = SavedNetwork.read(path), NetworkFolder(path=path)
+    metrics = folder.finished()
+    if metrics is None or "val_accuracy" not in metrics:
+        raise UserError(f"{path} holds a network that is not trained to its end; resume its run, or give another")
+    return EarlierNetwork(
+        folder=path.as_posix(),
+        label=saved.label,
+        plan=saved.plan,
+        relu_count=metrics["relu_count"],
+        val_accuracy=metrics["val_accuracy"],
+        model_name=saved.model_name,
+        input_shape=saved.input_shape,
+        digest=digest_of((path / WEIGHTS).read_bytes()),
+    )
 
 
 def read_sites(network: Path) -> list[SiteCount]:

@@ -105,16 +105,16 @@ class Session:
 
     def task_requested(self, request: TrainingRequest, number: int, *, test: bool) -> TrainTask:
         """Return the task of the `number`-th training that the method asks for."""
-        if request.learner is None and request.after is None:
+        if not request.makes_network:
             return self.task_alone(
                 request.proposal, PROBES, epochs=request.epochs, number=number, test=test, callbacks=request.callbacks
             )
         budget, changes = self.spec.search.budget, request.changes or RecipeChanges()
         folder = folder_of_learner(request)
-        start = TEACHER_START if request.after is None else self._outcome(request.after)
+        start = self._start(request)
         student = Student(
             name=request.proposal.label,
-            plan=replace(request.proposal.plan, sites=()) if request.after is None else start.plan,
+            plan=replace(request.proposal.plan, sites=()) if start is TEACHER_START else start.plan,
             folder=folder,
             seed=derived_seed(self.spec.seed, folder),
             start=start,
@@ -130,9 +130,15 @@ class Session:
             distillation=changes.distillation,
         )
 
+    def _start(self, request: TrainingRequest) -> WarmStart:
+        """Return the network whose weights the training of a request begins with."""
+        if request.start is not None:
+            return WarmStart(folder=request.start.folder, plan=request.start.plan)
+        return TEACHER_START if request.after is None else self._outcome(request.after)
+
     def _outcome(self, request: TrainingRequest) -> WarmStart:
         """Return what came of a request that has been trained."""
-        if request.learner is None and request.after is None:
+        if not request.makes_network:
             return WarmStart(folder=folder_of(PROBES, request.proposal), plan=request.proposal.plan)
         folder = folder_of_learner(request)
         return WarmStart(folder=folder, plan=read_plan(self.folder / folder))
@@ -191,8 +197,12 @@ def folder_of(kind: str, proposal: Proposal) -> str:
 def folder_of_learner(request: TrainingRequest) -> str:
     """Return the folder of a network whose plan is not known before it is trained: named after what it comes of."""
     made_of = [request.proposal.plan_id, repr(request.learner), f"{request.epochs:.9g}"]
+    if request.callbacks:
+        made_of.append(repr(request.callbacks))
     if request.changes is not None:
         made_of.append(repr(request.changes))
+    if request.start is not None:
+        made_of += [request.start.plan.plan_id, request.start.digest]
     if request.after is not None:
         made_of.append(folder_of_learner(request.after))
     return f"{CANDIDATES}/{hashlib.sha256(' '.join(made_of).encode()).hexdigest()[:10]}"

@@ -149,7 +149,7 @@ def _train_requests(
         r for r in requests if (r.makes_network or budget.makes_candidate(r.epochs)) and limits.allow(r.proposal)
     }
     tasks = {r: session.task_requested(r, number, test=r in tested) for r, number in requests.items()}
-    works = {r: budget.work_alone(r.proposal, r.epochs, tested=False).total for r in requests}
+    works = {r: budget.work_alone(r.proposal, r.priced_epochs, tested=not r.epochs).total for r in requests}
     answers = {}
     for request, (result,) in session.runner.run(tasks, works, session.context):
         proposal = session.trained_proposal(request, result)

@@ -88,7 +88,7 @@ def make_schedule(
     candidates = proposals.networks
     trained = {*trained, *proposals.trained}
     costs = {p: objective.cost(p) for p in candidates if p.plan_id not in trained}
-    spent = budget.price_alone({r.proposal: r.epochs for r in requests})
+    spent = sum(budget.price_alone({r.proposal: r.priced_epochs}) for r in requests)
     spent += budget.price_of_evaluating([r.proposal for r in requests], trained=False)
     alone, left = budget.train_alone(costs, state, spent=spent)
     others = {p: cost for p, cost in costs.items() if p not in alone}
@@ -101,6 +101,6 @@ def make_schedule(
         left=left,
         allocation=allocation,
         teacher_work=budget.teacher_work(teacher_epochs),
-        request_works=tuple(budget.work_alone(r.proposal, r.epochs, tested=False) for r in requests),
+        request_works=tuple(budget.work_alone(r.proposal, r.priced_epochs, tested=not r.epochs) for r in requests),
         other_work=sum(works) + budget.allocation_work(allocation, costs, state),
     )

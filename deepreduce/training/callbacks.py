@@ -61,6 +61,13 @@ class TrainingCallback:
     def on_step_start(self, state: TrainingState) -> None:
         """Act before a step; its learning rate is set, its gradients are those of the step before."""
 
+    def loss_term(self, state: TrainingState, images: Tensor) -> Tensor | None:
+        """Return a scalar that is added to the loss before the backward pass; None adds nothing.
+
+        `images` (batch, C, H, W) are those that `state.active` has just been computed of.
+        """
+        return None
+
     def on_backward_end(self, state: TrainingState) -> None:
         """Read or change the step's gradients, before they are clipped. What the step doesn't use has grad None."""
 
@@ -101,7 +108,9 @@ class PreparedStudent:
 
     `network` is `original` reduced by `plan`, with its initial weights; `seed` drew those that it does not inherit.
     `module` is what will be trained for it, at first the network's own module. A callback that sets another
-    copies its weights back, in `on_end`, to the module that it replaced.
+    copies its weights back, in `on_end`, to the module that it replaced. `teacher` is the network that the student
+    learns from, images -> logits: its weights are frozen, it is in evaluation mode, and other trainings use it too,
+    so leave it as it is. None where there is no teacher. To compute it costs a forward pass of the full network.
     """
 
     original: Network
@@ -109,6 +118,7 @@ class PreparedStudent:
     seed: int
     network: Network
     module: nn.Module
+    teacher: nn.Module | None = None
 
 
 class CallbackFactory(Protocol):
@@ -148,6 +158,11 @@ class Callbacks(TrainingCallback):
     def on_step_start(self, state: TrainingState) -> None:
         for callback in self._callbacks:
             callback.on_step_start(state)
+
+    def loss_term(self, state: TrainingState, images: Tensor) -> Tensor | None:
+        terms = [callback.loss_term(state, images) for callback in self._callbacks]
+        given = [term for term in terms if term is not None]
+        return torch.stack(given).sum() if given else None
 
     def on_backward_end(self, state: TrainingState) -> None:
         for callback in self._callbacks:

@@ -139,6 +139,11 @@ class Teacher:
     def __init__(self, module: nn.Module, *, precision: Precision, cache: LogitsCache | None = None) -> None:
         self._module, self._bf16, self._cache = module, precision.bf16, cache
 
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, in evaluation mode, its weights frozen."""
+        return self._module
+
     def logits(self, images: Tensor, *, epoch: int, step: int) -> Tensor:
         """Return logits (batch, classes), float32, for the augmented images (batch, C, H, W) of that step."""
         cached = self._cache.read(epoch=epoch, step=step) if self._cache else None

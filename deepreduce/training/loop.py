@@ -223,11 +223,14 @@ class _Session:
             logits = self.active(images)  # (batch, classes)
         smoothing = self.recipe.label_smoothing
         if self.teacher is None:
-            return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-        taught = self.batches.teacher_logits(self.teacher, images, epoch=self.epoch, step=self.step)
-        return distillation_loss(
-            logits.float(), taught, labels, distillation=self.distillation, label_smoothing=smoothing
-        )
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        else:
+            taught = self.batches.teacher_logits(self.teacher, images, epoch=self.epoch, step=self.step)
+            loss = distillation_loss(
+                logits.float(), taught, labels, distillation=self.distillation, label_smoothing=smoothing
+            )
+        term = self.callbacks.loss_term(self._view(), images)
+        return loss if term is None else loss + term
 
     def _clip(self) -> Tensor:
         """Bound the norm of the whole gradient; return the norm that it had."""

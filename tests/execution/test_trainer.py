@@ -20,7 +20,16 @@ from deepreduce.execution.task import TrainResult, TrainTask, WarmStart
 from deepreduce.execution.trainer import CandidateTrainer, TrainingContext
 from deepreduce.network import trace_network
 from deepreduce.plan import ReductionPlan
-from deepreduce.training import EpochEnded, Precision, Started, Stopped, TrainingEvent, predict
+from deepreduce.training import (
+    EpochEnded,
+    Precision,
+    PreparedStudent,
+    Started,
+    Stopped,
+    TrainingCallback,
+    TrainingEvent,
+    predict,
+)
 from deepreduce.transforms import apply_plan, warm_start
 from deepreduce.utils.files import write_tensors
 from deepreduce.utils.records import read_record
@@ -498,6 +507,29 @@ def test_the_users_callbacks_take_part_in_the_training_of_students_not_of_the_te
         complete(context, MAKERS[kind]())
     found = [weights_of(context, MAKERS[kind]()) for context in (students, teachers, plainly)]
     assert not same(found[0], undisturbed[kind][1]) and same(found[1], found[2])
+
+
+class Handed:
+    """Keep the teachers that students are prepared with."""
+
+    def __init__(self) -> None:
+        self.teachers: list[nn.Module | None] = []
+
+    def build(self, student: PreparedStudent) -> TrainingCallback:
+        self.teachers.append(student.teacher)
+        return TrainingCallback()
+
+
+def test_callbacks_are_handed_the_teacher_that_the_student_learns_from(tmp_path: Path) -> None:
+    handed = Handed()
+    context = taught(tmp_path)
+    CandidateTrainer(context).train(alone(callbacks=(handed,), recipe=replace(RECIPE, epochs=0)), ignore)
+    CandidateTrainer(untaught(tmp_path)).train(alone("other", callbacks=(handed,)), ignore)
+    found, none = handed.teachers
+    assert none is None and found is not None and not found.training
+    assert not any(weight.requires_grad for weight in found.parameters())
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found(images), teacher()(images))
 
 
 def test_a_training_that_was_stopped_with_other_callbacks_begins_again(

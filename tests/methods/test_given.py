@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from deepreduce.cost.objective import COUNT_OF_RELUS, Limits
 from deepreduce.errors import PlanError, UserError
-from deepreduce.methods.base import run_search
+from deepreduce.methods.base import EarlierNetwork, run_search
 from deepreduce.methods.given import Given, GivenOptions
 from deepreduce.methods.proposal import Proposals
 from deepreduce.plan import ReductionPlan
@@ -23,15 +22,21 @@ CULL, THIN = cull_plan(BASIC, ["S1"]), thin_plan(BASIC)
 RUNS = {"run": {"culled": CULL, "thinned": THIN}, "network": {"again": CULL}}
 
 
-def read_plans(folder: str) -> Mapping[str, ReductionPlan]:
+def earlier(folder: str) -> list[EarlierNetwork]:
     if folder not in RUNS:
         raise UserError(f"{folder} holds neither")
-    return RUNS[folder]
+    return [
+        EarlierNetwork(
+            folder=folder, label=label, plan=plan, relu_count=apply_plan(BASIC, plan).relu_count, val_accuracy=0.5,
+            model_name=BASIC.name, input_shape=BASIC.input_shape, digest="",
+        )
+        for label, plan in RUNS[folder].items()
+    ]  # fmt: skip
 
 
 def proposed(max_relus: int | None = None, **options: Any) -> Proposals:
     limits = Limits(max_relus=max_relus, max_cost=None, objective=COUNT_OF_RELUS)
-    context = replace(CONTEXT, read_plans=read_plans, limits=limits)
+    context = replace(CONTEXT, earlier=earlier, limits=limits)
     return run_search(Given().search(BASIC, GivenOptions(**options), context), pytest.fail)
 
 

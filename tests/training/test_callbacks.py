@@ -124,6 +124,48 @@ def test_gradients_changed_after_backward_are_clipped_and_taken(data: ImageData)
         assert torch.allclose(3 * moved, further, atol=1e-5), name
 
 
+class Penalty(TrainingCallback):
+    """Pull the weights to zero: by a term of the loss, or by that term's gradient."""
+
+    def __init__(self, *, as_term: bool) -> None:
+        self.as_term, self.seen = as_term, 0
+
+    def loss_term(self, state: TrainingState, images: Tensor) -> Tensor | None:
+        self.seen += len(images)
+        if not self.as_term:
+            return None
+        return torch.stack([0.05 * weight.square().sum() for weight in state.active.parameters()]).sum()
+
+    @torch.no_grad()
+    def on_backward_end(self, state: TrainingState) -> None:
+        if not self.as_term:
+            for weight in state.active.parameters():
+                assert weight.grad is not None
+                weight.grad += 0.1 * weight
+
+
+def test_a_term_of_the_loss_acts_by_its_gradient_and_is_in_the_reported_loss(data: ImageData) -> None:
+    modules, losses = [tiny(), tiny()], []
+    for module, as_term in zip(modules, (True, False), strict=True):
+        penalty = Penalty(as_term=as_term)
+        losses.append(fit(module, data, callbacks=[TrainingCallback(), penalty]).history[0].train_loss)
+        assert penalty.seen == 2 * STEPS * RECIPE.batch_size
+    for (name, one), other in zip(modules[0].named_parameters(), modules[1].parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5), name
+    assert losses[0] > losses[1] + 0.05  # 0.05 * |w|^2 of about 30
+
+
+def test_terms_of_several_callbacks_are_added() -> None:
+    class Constant(TrainingCallback):
+        def loss_term(self, state: TrainingState, images: Tensor) -> Tensor | None:
+            return torch.tensor(2.5)
+
+    state, images = Any, torch.zeros(1)
+    several = Callbacks([Constant(), TrainingCallback(), Constant()])
+    assert several.loss_term(state, images) == 5.0  # type: ignore[arg-type]
+    assert Callbacks([TrainingCallback()]).loss_term(state, images) is None  # type: ignore[arg-type]
+
+
 class OwnRate(TrainingCallback):
     """Train the weights that don't decay at a rate of zero."""
 

@@ -1,4 +1,4 @@
-"""The plans of saved networks, read back with their masks."""
+"""Networks of a run that are trained again: read with their masks, by another recipe."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import deepreduce
-from deepreduce.errors import CheckpointError, UserError
-from deepreduce.store.plans import read_plans
+from deepreduce.errors import UserError
+from deepreduce.run.read import earlier_networks
 from tests.helpers.runs import TINY
 
 
@@ -18,13 +18,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return deepreduce.optimize(out=tmp_path_factory.mktemp("plans") / "run", **{**TINY, "method": method}).folder
 
 
-def test_a_run_has_the_plans_of_its_networks_with_their_masks_and_a_network_its_own(finished: Path) -> None:
+def test_a_run_has_its_networks_with_their_masks_and_a_folder_its_own(finished: Path) -> None:
     networks = deepreduce.load_result(finished).candidates
-    plans = read_plans(str(finished))
-    assert [plan.plan_id for plan in plans.values()] == [network.plan_id for network in networks]
-    assert all(plan.is_complete and plan.mask_tensors() for plan in plans.values())
+    found = earlier_networks(str(finished))
+    assert {network.plan.plan_id for network in found} == {network.plan_id for network in networks}
+    assert all(network.plan.is_complete and network.plan.mask_tensors() for network in found)
     for network in networks:
-        assert list(read_plans(str(network.folder)).values()) == [network.plan]
+        assert [n.plan for n in earlier_networks(str(network.folder))] == [network.plan]
 
 
 def test_the_networks_of_a_run_are_trained_again_by_the_full_recipe(finished: Path, tmp_path: Path) -> None:
@@ -38,9 +38,6 @@ def test_the_networks_of_a_run_are_trained_again_by_the_full_recipe(finished: Pa
         assert len(epochs) == TINY["training"]["epochs"]
 
 
-def test_a_folder_of_neither_a_run_nor_a_network_is_refused(tmp_path: Path, finished: Path) -> None:
-    with pytest.raises(UserError, match="neither a run nor a network"):
-        read_plans(str(tmp_path))
-    (tmp_path / "candidates.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"candidates\.json"):
-        read_plans(str(tmp_path))
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        earlier_networks(str(tmp_path))
