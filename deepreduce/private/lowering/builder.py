@@ -92,11 +92,11 @@ def _build_layer(draft: Draft, drafts: Sequence[Draft], constants: Constants, *,
 
 
 def _kind(draft: Draft, constants: Constants) -> str:
-    kinds = {_kind_of(op, constants.weights, constants.masks) for op in draft.ops}
+    kinds = {kind_of(op, constants.weights, constants.masks) for op in draft.ops}
     return next(kind for kind in KINDS if kind in kinds)
 
 
-def _kind_of(op: Op, weights: Mapping[str, Array], masks: Mapping[str, Array]) -> str:
+def kind_of(op: Op, weights: Mapping[str, Array], masks: Mapping[str, Array]) -> str:
     """Return the kind of an operation; multiplying by a public number is as cheap as adding."""
     if op.name == "mul":
         others = [value.name if isinstance(value, Ref) else None for value in op.args[:2]]

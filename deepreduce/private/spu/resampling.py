@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from deepreduce.private.lowering.program import UnsupportedError
 from deepreduce.private.spu.layout import Value, stored_axis
 
+_MOST_SLICES = 256
+"""Most slices that one selection is cut into; for more, the engine gathers element by element."""
+
 
 def index_select(x: Value, dim: int, indices: Value, *, shape: tuple[int, ...]) -> Value:
     """Return the entries of dimension `dim` that public indices choose, in their order."""
@@ -26,7 +29,10 @@ def pick(x: Value, axis: int, indices: NDArray[np.int64]) -> Value:
     times = len(indices) // size
     if times > 1 and np.array_equal(indices, np.repeat(np.arange(size), times)):
         return jnp.repeat(x, times, axis=axis)
-    parts = [_slice(x, axis, first, last, step) for first, last, step in _runs(indices.tolist())]
+    runs = _runs(indices.tolist())
+    if len(runs) > _MOST_SLICES:
+        return jnp.asarray(x).at[(slice(None),) * axis + (indices,)].get(mode="promise_in_bounds")
+    parts = [_slice(x, axis, first, last, step) for first, last, step in runs]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=axis)
 
 
