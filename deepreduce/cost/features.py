@@ -159,16 +159,17 @@ FEATURES: Mapping[str, Callable[[Layer], float]] = {
     "scaled_elements": lambda layer: layer.computed if layer.kind == SCALE else 0,
     "squaring_layers": lambda layer: float(layer.kind == SQUARE),
     "squared_elements": lambda layer: layer.computed if layer.kind == SQUARE else 0,
+    "scaled_polynomials": lambda layer: -(-layer.computed // POLYNOMIAL) if layer.kind == SCALE else 0,
     "moved_elements": lambda layer: layer.moved,
     "other_layers": lambda layer: float(_is_other(layer)),
     "other_elements": lambda layer: layer.inputs if _is_other(layer) else 0,
     QUERY: lambda layer: 0.0,
 }
-"""Name -> feature of a layer. A ReLU is a comparison and a selection (`comparisons`, `selections`) for each element that
-is compared: those that a mask keeps. `comparing_layers` counts comparisons that follow each other. `moved_elements` are
-those that a mask of single elements makes each party move. Of a matrix product, `left`, `right` and `made` are the elements of its matrices (m*k, k*n, m*n),
-`multiplications` m*k*n, which are more than `macs` where there are groups; `sent` to `rotated` are Cheetah's
-polynomials."""
+"""Name -> feature of a layer. A ReLU is a comparison and a selection for each element that is compared: those that a
+mask keeps. `comparing_layers` counts comparisons that follow each other; `moved_elements` are those that a mask of
+single elements makes each party move. Of a matrix product, `left`, `right` and `made` are the elements of its
+matrices (m*k, k*n, m*n), `multiplications` m*k*n, which are more than `macs` where there are groups; `sent` to
+`rotated` are Cheetah's polynomials, and so are `scaled_polynomials`."""
 
 
 def feature(name: str, layer: Layer) -> float:

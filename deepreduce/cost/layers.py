@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 CONV, LINEAR, PRODUCT = "convolution", "linear", "product"
@@ -12,14 +13,15 @@ SCALE, AVG_POOL, ADD = "scale", "avg_pool", "add"
 MOVE, REVEAL, OTHER = "move", "reveal", "other"
 
 KINDS = (
-    CONV, LINEAR, RELU, RELU6, CLAMP, ACTIVATION, MAX_POOL, AVG_POOL, PRODUCT, SQUARE, SCALE, ADD, MOVE, REVEAL, OTHER,
+    CONV, LINEAR, RELU, RELU6, CLAMP, ACTIVATION, MAX_POOL, AVG_POOL, PRODUCT, SQUARE, SCALE,
+    ADD, MOVE, REVEAL, OTHER,
 )  # fmt: skip
 """Kinds of layers by what they cost a protocol. A layer whose operations are of several kinds has the first of them.
 
 `activation` is any other than ReLU and ReLU6 (leaky ReLU, hardswish, sigmoid, softmax). `product` multiplies
-activations with each other (gates, attention), `square` with themselves (polynomials), `scale` with the server's numbers (a batch-norm that no
-convolution takes in); `add` sums, or multiplies by public numbers; `move` reorders values;
-`reveal` is the last step of a query, in which the client learns the logits.
+activations with each other (gates, attention), `square` with themselves (polynomials), `scale` with the server's
+numbers (a batch-norm that no convolution takes in); `add` sums, or multiplies by public numbers; `move` reorders
+values; `reveal` is the last step of a query, in which the client learns the logits.
 """
 
 MULTIPLYING = (CONV, LINEAR, PRODUCT)
@@ -38,11 +40,11 @@ class Layer:
 
     `kind` is one of `KINDS`. Shapes are without the batch dimension: (C, H, W) of a feature map,
     (features,) of a vector. `kernel` is (height, width) of a convolution's or a pool's window; `macs` are
-    multiply-accumulates. `kept` is for how many of its outputs an element-wise layer (ReLU, activation, square, scale)
-    is computed under a mask, None for all. `moved` is how many elements each party moves one by one because the mask
-    is no slice. An output of an activation costs as much as `compared` comparisons, `levels` of which follow each
-    other. `selected` is how many outputs a secret sign selects, where they are not as many as the comparisons: the
-    outputs that share the sign of another.
+    multiply-accumulates. `kept` is how many of its outputs an element-wise layer (ReLU, activation, square, scale)
+    computes under a mask; None: all. `moved` is how many elements each party moves one by one because the mask is no
+    slice of channels. An output of an activation costs as much as `compared` comparisons, `levels` of which follow
+    each other. `selected` is how many outputs secret signs select, where they are not as many as the comparisons:
+    channels that share the sign of another.
     """
 
     name: str
@@ -100,3 +102,11 @@ class Layer:
 def conv_macs(out_shape: tuple[int, ...], in_channels: int, *, kernel: tuple[int, int], groups: int) -> int:
     """Return the multiply-accumulates of a convolution for one image: outputs times the weights of one filter."""
     return math.prod(out_shape) * (in_channels // groups) * math.prod(kernel)
+
+
+def moved_elements(elements: int, computed: Sequence[int]) -> int:
+    """Return how many elements a selection by a mask moves one by one: those computed, and all to put them back.
+
+    `computed` holds the elements of each side of the selection for which something is computed.
+    """
+    return elements + sum(computed)

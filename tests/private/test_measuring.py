@@ -82,17 +82,15 @@ def test_a_masked_network_predicts_what_pytorch_predicts(masked: Network, masked
     assert masked_run.relu_count == masked.relu_count < small_resnet().relu_count
 
 
-def test_all_elements_of_a_mask_are_compared_as_their_price_says_and_slices_compare_their_own(
+def test_the_elements_that_masks_keep_are_compared_and_no_other_as_their_price_says(
     masked: Network, masked_run: PrivateRun
 ) -> None:
     sent = {layer.name: layer.bytes for layer in masked_run.layers}
     priced = {layer.name: layer for layer in layers_of(masked)}
     for site in masked.sites:
-        action = actions_in(masked)[site.name]
-        compared = site.relu_count if action.kind == "first_channels" else site.elements
-        assert sent[site.name] == 144 * compared, site
-        if action.kind != "first_channels":
-            assert priced[site.name].comparisons == compared and priced[site.name].kept == site.relu_count
+        assert sent[site.name] == 144 * site.relu_count, site
+        if actions_in(masked)[site.name].kind != "first_channels":
+            assert priced[site.name].comparisons == site.relu_count
 
 
 def test_kinds_and_totals_are_sums_over_layers(run: PrivateRun) -> None:

@@ -1,10 +1,10 @@
 """Order the channels of a network such that the channels which masks keep follow each other, and are slices.
 
-A permutation of interchangeable channels (`deepreduce.transforms.width.channels_of`) goes into the weights, batch-norms
-and masks that meet them: it costs nothing, and neither the logits nor the image change. A set of channels that one
-mask meets has the kept channels first. One that several meet (a residual trunk, the parts of a concatenation) is
-ordered by the channels' membership in the masks, along a Gray code or from each to the most similar one, whichever
-makes fewer runs of kept channels.
+A permutation of interchangeable channels (`deepreduce.transforms.width`) goes into the weights, batch-norms and masks
+that meet them: it costs nothing, and neither the logits nor the image change. A set of channels that one mask meets
+has the kept channels first. One that several meet (a residual trunk, a part of concatenations) is ordered by the
+channels' membership in the masks: along a Gray code, or from each to the most similar one, whichever makes fewer runs
+of kept channels.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _membership(each: ChannelSet, channels: Channels, masks: dict[str, NDArray[n
 
 
 def best_order(kept: Membership) -> Ids:
-    """Return the order of the channels in which the masks keep fewest runs, of two; unchanged where none is better."""
+    """Return the order, of two and the given one, in which the masks keep the fewest runs of channels."""
     orders = [np.arange(len(kept)), _gray_order(kept), _neighbour_order(kept)]
     return min(orders, key=lambda order: run_count(kept[order]))
 

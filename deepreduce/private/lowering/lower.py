@@ -40,9 +40,10 @@ def lower(network: Network, *, cost: LayerCostFunction = macs) -> Lowered:
     """Lower a prepared network (`deepreduce.private.lowering.aten_graph.prepare`) to a program for one image.
 
     Batch-norms after a convolution or linear layer are folded into it. Of a masked ReLU, the elements that the mask
-    keeps are compared, unless `cost`, the cost of a layer, is lower if all are (`slice_masks`). Floating-point parameters and buffers are the
-    server's; integer and boolean buffers are masks of the plan, and public. Raises `UserError` that names the layer
-    for an operation that is not supported and for one that would make a number of the server's public.
+    keeps are compared, unless `cost`, the cost of a layer, is lower if all are (`slice_masks`). Floating-point
+    parameters and buffers are the server's; integer and boolean buffers are masks of the plan, and public. Raises
+    `UserError` that names the layer for an operation that is not supported and for one that would make a number of
+    the server's public.
     """
     if network.output_shape is None:
         raise UserError(

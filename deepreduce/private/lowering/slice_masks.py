@@ -1,8 +1,8 @@
 """Compute under a mask what the mask selects alone: `where(mask, f(x), g(x))` as f of one part and g of the other.
 
-The parts are slices of channels where the mask keeps whole channels, however few their runs
-(`deepreduce.private.lowering.channel_order` makes them few). Other masks take elements by number, which moves each on
-its own: dear to each party's processor, so that comparing all may be cheaper. The cost of a layer decides.
+The parts are slices where the mask keeps whole channels in few runs, which `channel_order` sees to, and channels
+taken by number where there are many runs. Other masks take elements by number, which each party moves one by one:
+this may take longer than to compare all. The cost of a layer decides.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepreduce.cost.layers import COMPARING, LOCAL, Layer
+from deepreduce.cost.layers import COMPARING, LOCAL, Layer, moved_elements
 from deepreduce.network.operations import ACTIVATION_COSTS, Role, operations_of
 from deepreduce.private.lowering.builder import Draft, kind_of
 from deepreduce.private.lowering.constants import Array, Constants
@@ -24,6 +24,10 @@ from deepreduce.private.lowering.program import Argument, Op, Ref, refs
 from deepreduce.transforms.collapse.choose import LayerCostFunction
 
 _ELEMENTWISE = operations_of(Role.ELEMENTWISE)
+
+_MOST_RUNS = 8
+"""Most runs of kept channels that are slices. The engine takes about 2 ms for a slice, and 0.7 us for an element of a
+channel that is gathered: more runs are gathered."""
 
 Runs = list[tuple[int, int]]
 """(first, end) of channels that follow each other."""
@@ -41,8 +45,8 @@ def slice_masks(
     """Return the layers with every selection by a public mask computed in parts, where that lowers `cost`.
 
     What is computed for a selection alone is computed for the selected part alone; a part that something else reads
-    too is computed whole and cut. Selections by masks of whole channels always are slices; of equal costs the parts
-    are taken. `image` and `logits` are the names of the program's input, of `image_shape`, and of its output. Removes
+    too is computed whole and cut. Whole channels always are computed in parts, elements also where the costs are
+    equal. `image` and `logits` are the names of the program's input, of `image_shape`, and of its output. Removes
     from `constants` what nothing reads any more.
     """
     found = [Draft(draft.name, list(draft.ops)) for draft in drafts]
@@ -99,9 +103,13 @@ class _Selection:
         wanted = np.broadcast_to(_in_torch_layout(mask, len(self.op.shape)), self.op.shape)
         whole = wanted.reshape(1, wanted.shape[1], -1)
         if bool((whole == whole[..., :1]).all()):
-            _ChannelParts(self, branches, whole[0, :, 0]).lower()
+            kept = whole[0, :, 0]
+            if len(runs_of(kept)) <= _MOST_RUNS:
+                _SlicedParts(self, branches, kept).lower()
+            else:
+                _GatheredParts(self, branches, kept, by_channel=True).lower()
         elif self._is_cheaper(branches, wanted, cost):
-            _ElementParts(self, branches, wanted.reshape(-1)).lower()
+            _GatheredParts(self, branches, wanted.reshape(-1), by_channel=False).lower()
 
     # -- the two branches -------------------------------------------------------------------------------------
 
@@ -229,15 +237,10 @@ class _Branch:
     compares: bool = False
 
 
-def moved_elements(elements: int, computed: Sequence[int]) -> int:
-    """Return the elements that a gather moves: those of the parts that are computed, and all as they are put back."""
-    return elements + sum(computed)
-
-
 # -- parts of channels --------------------------------------------------------------------------------------
 
 
-class _ChannelParts:
+class _SlicedParts:
     """A selection by whole channels: each side is computed for its own runs of channels."""
 
     def __init__(self, selection: _Selection, branches: Sequence[_Branch], kept: NDArray[np.bool_]) -> None:
@@ -299,11 +302,8 @@ class _Channels:
 
     def cut_constant(self, array: Array) -> Array:
         """Return the runs of a constant's channels; as it is where all channels share its values."""
-        rank = len(self.whole)
-        axis = 3 if array.ndim == 4 else array.ndim - (rank - 1)
-        if axis < 0 or array.shape[axis] == 1:
-            return array
-        return np.concatenate([array.take(range(first, end), axis) for first, end in self.runs], axis)
+        channels = np.concatenate([np.arange(first, end) for first, end in self.runs])
+        return _take_channels(array, channels, len(self.whole))
 
 
 def runs_of(kept: NDArray[np.bool_]) -> Runs:
@@ -317,19 +317,21 @@ def _slice(source: Ref, first: int, length: int, whole: tuple[int, ...], output:
     return Op(name="slice", args=(source, 1, first, first + length, 1), output=output, shape=shape)
 
 
-# -- parts of elements --------------------------------------------------------------------------------------
+# -- gathered parts -----------------------------------------------------------------------------------------
 
 
-class _ElementParts:
-    """A selection by elements: they are gathered in a row, computed, and put back."""
+class _GatheredParts:
+    """A selection by numbers: each side's channels, or elements in a row, are gathered, computed and put back."""
 
-    def __init__(self, selection: _Selection, branches: Sequence[_Branch], kept: NDArray[np.bool_]) -> None:
-        self.selection, self.branches, self.kept = selection, branches, kept
+    def __init__(
+        self, selection: _Selection, branches: Sequence[_Branch], kept: NDArray[np.bool_], *, by_channel: bool
+    ) -> None:
+        self.selection, self.branches, self.kept, self.by_channel = selection, branches, kept, by_channel
 
     def lower(self) -> None:
-        """Replace the selection by gathers, the sides' operations on what they take, and a gather that puts it back."""
-        op, count = self.selection.op, self.kept.size
-        rows: list[Ref] = []
+        """Replace the selection by gathers, the sides' operations on them, and a gather that puts all back."""
+        op, count, dim = self.selection.op, self.kept.size, int(self.by_channel)
+        parts: list[Ref] = []
         ops: list[Op] = []
         places = np.empty(count, np.int32)
         length = 0
@@ -337,23 +339,30 @@ class _ElementParts:
             taken = np.flatnonzero(kept)
             prefix = f"{op.output}/{number}"
             if branch.ops:
-                part = _Elements(indices=taken, whole=op.shape, prefix=prefix, store=self._store)
-                rows.append(self.selection.narrow(branch, part, op))
+                part = _Gathered(
+                    indices=taken, whole=op.shape, by_channel=self.by_channel, prefix=prefix, store=self._store
+                )
+                parts.append(self.selection.narrow(branch, part, op))
                 places[taken] = length + np.arange(len(taken))
                 length += len(taken)
-            else:  # whole, in a row: cheaper than to gather the rest of it
+            else:  # all of it, which is cheaper than to gather the rest
                 assert isinstance(branch.side, Ref)
-                ops.append(_row(branch.side, count, f"{prefix}/row"))
-                rows.append(Ref(ops[-1].output))
+                row = [] if self.by_channel else [_row(branch.side, count, f"{prefix}/row")]
+                ops += row
+                parts.append(Ref(row[0].output) if row else branch.side)
                 places[taken] = length + taken
                 length += count
-        joined = Op(name="cat", args=(tuple(rows), 0), output=f"{op.output}/both", shape=(length,))
-        index = self._store(places)
+        shape, wide = ((*op.shape[:1], n, *op.shape[2:]) if self.by_channel else (n,) for n in (count, length))
+        joined = Op(name="cat", args=(tuple(parts), dim), output=f"{op.output}/both", shape=wide)
         put = Op(
-            name="index_select", args=(Ref(joined.output), 0, index), output=f"{op.output}/placed", shape=(count,)
+            name="index_select",
+            args=(Ref(joined.output), dim, self._store(places)),
+            output=f"{op.output}/placed",
+            shape=shape,
         )
-        shaped = replace(op, name="view", args=(Ref(put.output), op.shape))
-        self.selection.replace_op(op, [*ops, joined, put, shaped])
+        last = replace(op, name="view", args=(Ref(put.output), op.shape))
+        done = [joined, replace(put, output=op.output)] if self.by_channel else [joined, put, last]
+        self.selection.replace_op(op, [*ops, *done])
 
     def _store(self, indices: NDArray[np.int32]) -> Ref:
         layer = self.selection.op.output.rpartition("/")[0]
@@ -366,32 +375,46 @@ class _Store(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Elements:
-    """Elements by their numbers in PyTorch's order."""
+class _Gathered:
+    """Channels by their numbers, or elements by theirs in PyTorch's order."""
 
     indices: NDArray[np.int64]
     whole: tuple[int, ...]
+    by_channel: bool
     prefix: str
     store: _Store
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Return the shape of the part."""
-        return (len(self.indices),)
+        count = len(self.indices)
+        return (self.whole[0], count, *self.whole[2:]) if self.by_channel else (count,)
 
     def cut(self, source: str) -> list[Op]:
-        """Return the tensor in a row, and the gather from it."""
+        """Return the gather from the tensor, for elements from the tensor in a row."""
         name = f"{self.prefix}/{source.rpartition('/')[2]}"
-        row = _row(Ref(source), int(np.prod(self.whole)), f"{name}/row")
-        args = (Ref(row.output), 0, self.store(self.indices.astype(np.int32)))
-        return [row, Op(name="index_select", args=args, output=f"{name}/kept", shape=self.shape)]
+        row = [] if self.by_channel else [_row(Ref(source), int(np.prod(self.whole)), f"{name}/row")]
+        args = (
+            Ref(row[0].output if row else source),
+            int(self.by_channel),
+            self.store(self.indices.astype(np.int32)),
+        )
+        return [*row, Op(name="index_select", args=args, output=f"{name}/kept", shape=self.shape)]
 
     def cut_constant(self, array: Array) -> Array:
-        """Return the constant's values at the elements; as it is where it is one number."""
+        """Return the constant's values at the channels or elements; as it is where they share its values."""
+        if self.by_channel:
+            return _take_channels(array, self.indices, len(self.whole))
         if array.size == 1:
             return array.reshape(-1)
         wide = np.broadcast_to(_in_torch_layout(array, len(self.whole)), self.whole)
         return np.ascontiguousarray(wide.reshape(-1)[self.indices])
+
+
+def _take_channels(array: Array, channels: NDArray[np.int64], rank: int) -> Array:
+    """Return the channels of a stored constant that broadcasts to a tensor of that rank."""
+    axis = 3 if array.ndim == 4 else array.ndim - (rank - 1)
+    return array if axis < 0 or array.shape[axis] == 1 else np.ascontiguousarray(array.take(channels, axis))
 
 
 def _row(source: Ref, count: int, output: str) -> Op:
@@ -401,5 +424,3 @@ def _row(source: Ref, count: int, output: str) -> Op:
 def _in_torch_layout(array: Array, rank: int) -> Array:
     """Return a stored constant as PyTorch broadcasts it to a tensor of that rank."""
     return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array
-
-
