@@ -125,7 +125,9 @@ def _is_square(node: fx.Node) -> bool:
     if len(node.args) < 2:
         return False
     first, second = node.args[:2]
-    return first is second if node.target in _MULTIPLICATIONS else node.target in _POWERS and second == 2
+    if node.target in _MULTIPLICATIONS:
+        return first is second
+    return node.target in _POWERS and isinstance(second, (int, float)) and second == 2
 
 
 def _activation(node: fx.Node, network: Network) -> str | None:

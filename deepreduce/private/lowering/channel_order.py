@@ -133,8 +133,10 @@ def run_count(kept: Membership) -> int:
 
 def _gray_order(kept: Membership) -> Ids:
     """Return the order of the rows along a reflected Gray code, in which the first mask's channels come first."""
-    ranks = np.cumsum(kept, axis=1) % 2  # the Gray code's binary number
-    return np.lexsort([*(1 - ranks.T[::-1]), np.zeros(len(kept))][: kept.shape[1] + 1])
+    ranks = np.cumsum(kept, axis=1) % 2  # the Gray code's binary number, most significant digit first
+    digits = [*(1 - ranks.T[::-1]), np.zeros(len(kept), np.int64)][: max(kept.shape[1], 1)]
+    order: Ids = np.lexsort(digits)
+    return order
 
 
 def _neighbour_order(kept: Membership) -> Ids:

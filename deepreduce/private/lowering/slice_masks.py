@@ -65,7 +65,9 @@ def slice_masks(
 class _Part(Protocol):
     """A part of a tensor of the selection's shape: some of its channels, or some of its elements."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the part."""
 
     def cut(self, source: str) -> list[Op]:
         """Return the operations that cut the part out of a tensor; the last one's output is the part."""
