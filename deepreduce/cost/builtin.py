@@ -24,13 +24,13 @@ DELPHI = CostModel(
     name="delphi",
     source="DELPHI on two EPYC 7502, from the raw data of an ASPLOS 2023 artifact; rounds not verified",
     offline=Phase(
-        seconds={"kept_comparisons": _GARBLE + _ENCODE_OFFLINE, "macs": _MAC_OFFLINE},
-        bytes={"kept_comparisons": GARBLED_OFFLINE_BYTES, "read": _BYTES_PER_READ, "made": _BYTES_PER_MADE},
+        seconds={"comparisons": _GARBLE + _ENCODE_OFFLINE, "macs": _MAC_OFFLINE},
+        bytes={"comparisons": GARBLED_OFFLINE_BYTES, "read": _BYTES_PER_READ, "made": _BYTES_PER_MADE},
     ),
     online=Phase(
-        seconds={"kept_comparisons": _EVALUATE + _ENCODE_ONLINE, "macs": _MAC_ONLINE},
-        bytes={"kept_comparisons": GARBLED_ONLINE_BYTES},
-        serial_bytes={"kept_comparisons": GARBLED_ONLINE_BYTES},
+        seconds={"comparisons": _EVALUATE + _ENCODE_ONLINE, "macs": _MAC_ONLINE},
+        bytes={"comparisons": GARBLED_ONLINE_BYTES},
+        serial_bytes={"comparisons": GARBLED_ONLINE_BYTES},
         messages={"comparing_layers": _MESSAGES_PER_RELU_LAYER},
     ),
 )
@@ -41,17 +41,17 @@ DELPHI_CIRCA = CostModel(
     name="delphi-circa",
     source="DELPHI with Circa's ReLUs at the best that its abstract states (4.7x less storage, 3x less time)",
     offline=Phase(
-        seconds={"kept_comparisons": (_GARBLE + _ENCODE_OFFLINE) / _CIRCA_TIME, "macs": _MAC_OFFLINE},
+        seconds={"comparisons": (_GARBLE + _ENCODE_OFFLINE) / _CIRCA_TIME, "macs": _MAC_OFFLINE},
         bytes={
-            "kept_comparisons": GARBLED_OFFLINE_BYTES / _CIRCA_STORAGE,
+            "comparisons": GARBLED_OFFLINE_BYTES / _CIRCA_STORAGE,
             "read": _BYTES_PER_READ,
             "made": _BYTES_PER_MADE,
         },
     ),
     online=Phase(
-        seconds={"kept_comparisons": (_EVALUATE + _ENCODE_ONLINE) / _CIRCA_TIME, "macs": _MAC_ONLINE},
-        bytes={"kept_comparisons": GARBLED_ONLINE_BYTES},  # the abstract does not mention these
-        serial_bytes={"kept_comparisons": GARBLED_ONLINE_BYTES},
+        seconds={"comparisons": (_EVALUATE + _ENCODE_ONLINE) / _CIRCA_TIME, "macs": _MAC_ONLINE},
+        bytes={"comparisons": GARBLED_ONLINE_BYTES},  # the abstract does not mention these
+        serial_bytes={"comparisons": GARBLED_ONLINE_BYTES},
         messages={"comparing_layers": _MESSAGES_PER_RELU_LAYER},
     ),
 )
@@ -60,15 +60,21 @@ DELPHI_CIRCA = CostModel(
 # `deepreduce.cost.fit` to the layers of three networks: ResNet-18 at 32x32, the same with S1 culled and thinned, and
 # one of a quarter of the channels, collapsed. Bytes are counts of SPU's profile, messages the delays of a slow link.
 # The cost of a batch-norm that is not folded is from one small network.
+# Bytes of a ReLU are told apart into those of the comparison and those of the selection by its sign in a layer whose
+# channels share signs; those of squares are counts too (2026-11-27). Seconds of a square, and of an element that is
+# moved by number, are in proportion to a ReLU's of the same network on a loaded machine. How many of a square's
+# messages under Cheetah wait for each other was not measured: as many as a batch-norm's [?].
 _SOURCE = "SPU 0.9.5 on two idle cores of an AMD EPYC, 2026-11-25; calibrate for yours"
 
 _CHEETAH_BYTES = {
     "sent": 185_000,  # a ciphertext
     "returned": 280_000,
-    "comparisons": 98.5,
+    "comparisons": 82.5,
+    "selections": 16,
     "pooled_elements": 3.125,
-    "scaling_layers": 1_145_000,
+    "scaled_polynomials": 1_145_000,
     "scaled_elements": 2.6,
+    "squared_elements": 236,
     "query": 160,
 }
 
@@ -85,12 +91,22 @@ CHEETAH = CostModel(
             "comparisons": 14.1e-6,
             "pooled_elements": 11.7e-6,
             "scaling_layers": 0.05,
+            "squared_elements": 6.7e-6,
+            "squaring_layers": 0.05,
+            "moved_elements": 2.5e-6,
             "other_layers": 2.3e-3,
             "query": 0.113,
         },
         bytes=_CHEETAH_BYTES,
-        serial_bytes={**_CHEETAH_BYTES, "comparisons": 77.25},
-        messages={"multiplying_layers": 4, "comparing_layers": 22, "pool_layers": 2, "scaling_layers": 8, "query": 1},
+        serial_bytes={**_CHEETAH_BYTES, "comparisons": 69.25, "selections": 8},
+        messages={
+            "multiplying_layers": 4,
+            "comparing_layers": 22,
+            "pool_layers": 2,
+            "scaling_layers": 8,
+            "squaring_layers": 8,
+            "query": 1,
+        },
     ),
 )
 
@@ -110,17 +126,23 @@ SEMI2K = CostModel(
             "comparing_layers": 0.0148,
             "pooled_elements": 8.3e-6,
             "scaling_layers": 0.007,
+            "squared_elements": 0.21e-6,
+            "squaring_layers": 0.007,
+            "moved_elements": 2.5e-6,
             "other_layers": 2.2e-3,
         },
         bytes={
-            "left": 16, "right": 16, "made": 8, "comparisons": 144, "pooled_elements": 8, "scaled_elements": 40,
-            "query": 160,
+            "left": 16, "right": 16, "made": 8, "comparisons": 112, "selections": 32, "pooled_elements": 8,
+            "scaled_elements": 40, "squared_elements": 40, "query": 160,
         },
         serial_bytes={
-            "left": 8, "right": 8, "made": 4, "comparisons": 72, "pooled_elements": 4, "scaled_elements": 20,
-            "query": 160,
+            "left": 8, "right": 8, "made": 4, "comparisons": 56, "selections": 16, "pooled_elements": 4,
+            "scaled_elements": 20, "squared_elements": 20, "query": 160,
         },
-        messages={"multiplying_layers": 2, "comparing_layers": 8, "pool_layers": 1, "scaling_layers": 2, "query": 1},
+        messages={
+            "multiplying_layers": 2, "comparing_layers": 8, "pool_layers": 1, "scaling_layers": 2,
+            "squaring_layers": 2, "query": 1,
+        },
     ),
 )  # fmt: skip
 

@@ -30,6 +30,7 @@ from deepreduce.cost.layers import (
     RELU,
     RELU6,
     SCALE,
+    SQUARE,
     Layer,
 )
 
@@ -132,12 +133,12 @@ def _levels(layer: Layer) -> float:
 
 
 def _is_other(layer: Layer) -> bool:
-    return layer.kind not in (*MULTIPLYING, *COMPARING, AVG_POOL, SCALE)
+    return layer.kind not in (*MULTIPLYING, *COMPARING, AVG_POOL, SCALE, SQUARE)
 
 
 FEATURES: Mapping[str, Callable[[Layer], float]] = {
     "comparisons": lambda layer: layer.comparisons,
-    "kept_comparisons": lambda layer: layer.kept_comparisons,
+    "selections": lambda layer: layer.selections,
     "comparing_layers": _levels,
     "macs": lambda layer: layer.macs,
     "multiplying_layers": _of_products(lambda layer: 1.0),
@@ -155,16 +156,20 @@ FEATURES: Mapping[str, Callable[[Layer], float]] = {
     "pool_layers": lambda layer: float(layer.kind == AVG_POOL),
     "pooled_elements": lambda layer: layer.outputs if layer.kind == AVG_POOL else 0,
     "scaling_layers": lambda layer: float(layer.kind == SCALE),
-    "scaled_elements": lambda layer: layer.outputs if layer.kind == SCALE else 0,
+    "scaled_elements": lambda layer: layer.computed if layer.kind == SCALE else 0,
+    "squaring_layers": lambda layer: float(layer.kind == SQUARE),
+    "squared_elements": lambda layer: layer.computed if layer.kind == SQUARE else 0,
+    "scaled_polynomials": lambda layer: -(-layer.computed // POLYNOMIAL) if layer.kind == SCALE else 0,
+    "moved_elements": lambda layer: layer.moved,
     "other_layers": lambda layer: float(_is_other(layer)),
     "other_elements": lambda layer: layer.inputs if _is_other(layer) else 0,
     QUERY: lambda layer: 0.0,
 }
-"""Name -> feature of a layer. SPU compares all elements of a masked ReLU (`comparisons`); garbled circuits are
-made for those alone that the mask keeps (`kept_comparisons`). `comparing_layers` counts comparisons that follow each
-other. Of a matrix product, `left`, `right` and `made` are the elements of its matrices (m*k, k*n, m*n),
-`multiplications` m*k*n, which are more than `macs` where there are groups; `sent` to `rotated` are Cheetah's
-polynomials."""
+"""Name -> feature of a layer. A ReLU is a comparison and a selection for each element that is compared: those that a
+mask keeps. `comparing_layers` counts comparisons that follow each other; `moved_elements` are those that a mask of
+single elements makes each party move. Of a matrix product, `left`, `right` and `made` are the elements of its
+matrices (m*k, k*n, m*n), `multiplications` m*k*n, which are more than `macs` where there are groups; `sent` to
+`rotated` are Cheetah's polynomials, and so are `scaled_polynomials`."""
 
 
 def feature(name: str, layer: Layer) -> float:

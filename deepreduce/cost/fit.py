@@ -17,7 +17,8 @@ from deepreduce.errors import UserError
 
 _COMPARISONS = ("comparisons", "comparing_layers")
 _POOLS = ("pooled_elements", "pool_layers")
-_SCALES = ("scaled_elements", "scaling_layers")
+_SCALES = ("scaled_elements", "scaled_polynomials", "scaling_layers")
+_SQUARES = ("squared_elements", "squaring_layers")
 _OTHERS = ("other_elements", "other_layers")
 
 FEATURES_OF = {
@@ -80,6 +81,7 @@ def fit_model(networks: Sequence[MeasuredNetwork], *, protocol: str, name: str, 
             **_fitted(measured, quantity, _COMPARISONS, "comparing_layers"),
             **_fitted(measured, quantity, _POOLS, "pool_layers"),
             **_fitted(measured, quantity, _SCALES, "scaling_layers"),
+            **_fitted(measured, quantity, _SQUARES, "squaring_layers"),
             **_fitted(measured, quantity, _OTHERS, "other_layers"),
         }
         for quantity in QUANTITIES

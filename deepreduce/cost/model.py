@@ -89,8 +89,14 @@ class CostModel:
 
     def estimate(self, layers: Sequence[Layer], link: Link) -> CostEstimate:
         """Return the cost of one image over `link`, for a network with these layers."""
-        shares = [_share(kind_of(a.kind), self.online.of_layer(a), self.offline.of_layer(a), link) for a in layers]
+        run = [self.as_run(layer, link) for layer in layers]
+        shares = [_share(kind_of(a.kind), self.online.of_layer(a), self.offline.of_layer(a), link) for a in run]
         return CostEstimate.of([*shares, _share(OTHER_LAYERS, self.online.once, self.offline.once, link)])
+
+    def as_run(self, layer: Layer, link: Link) -> Layer:
+        """Return the layer as the lowering computes it: whole, where moving the elements of a mask costs more."""
+        chosen: Layer = min((layer, layer.whole), key=self.latency_of(link))
+        return chosen
 
     def latency_of(self, link: Link) -> Callable[[Layer], float]:
         """Return a function: a layer's part of the latency over `link`, in seconds. A cost to collapse by."""

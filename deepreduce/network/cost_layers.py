@@ -22,6 +22,7 @@ from deepreduce.cost.layers import (
     RELU,
     RELU6,
     SCALE,
+    SQUARE,
     Layer,
 )
 from deepreduce.network.calls import Call, call_of
@@ -49,6 +50,10 @@ _ACTIVATION_FUNCTIONS = {
     for function in (getattr(F, name, None), getattr(torch, name, None), name)  # a method has the same name
     if function is not None
 }
+
+_SQUARES = (torch.square, "square")
+_MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
+_POWERS = (operator.pow, torch.pow, "pow")
 
 _LINEAR_KINDS = {CONV_FUNCTION: CONV, IDENTITY: MOVE, PAD: MOVE}
 """Kind of a `LinearOp` -> kind of cost layer, where they differ."""
@@ -94,6 +99,7 @@ def node_layers(network: Network) -> dict[str, Layer]:
         before, after = shapes[source.name], out_shape or ()
         activation = None if node.name in relus else _activation(node, network)
         kind = relus.get(node.name) or linear.get(node.name) or _kind(call, before, macs.get(node.name, 0))
+        kind = SQUARE if _is_square(node) else kind
         kind = ACTIVATION if activation is not None else kind
         compared, levels = ACTIVATION_COSTS[activation] if activation is not None else (0, 0)
         layers[node.name] = Layer(
@@ -108,6 +114,20 @@ def node_layers(network: Network) -> dict[str, Layer]:
             levels=levels,
         )
     return layers
+
+
+def _is_square(node: fx.Node) -> bool:
+    """Return whether a node multiplies a tensor with itself."""
+    if node.op not in ("call_function", "call_method") or not node.args:
+        return False
+    if node.target in _SQUARES:
+        return True
+    if len(node.args) < 2:
+        return False
+    first, second = node.args[:2]
+    if node.target in _MULTIPLICATIONS:
+        return first is second
+    return node.target in _POWERS and isinstance(second, (int, float)) and second == 2
 
 
 def _activation(node: fx.Node, network: Network) -> str | None:

@@ -56,7 +56,7 @@ def measure(
     check_installed()
     _check_arguments(network, images, repeats=repeats, timeout_s=timeout_s)
     slow = None if shaped is None else ShapedLink.on_this_machine(shaped)
-    lowered = lower(prepare(network, cost=cost))
+    lowered = lower(prepare(network, cost=cost), cost=cost)
     turns = [images[index % len(images)] for index in range(max(len(images), repeats))]
     setup_seconds, answers = _run_queries(lowered, chosen, Loopback(ports=ports), turns, timeout_s=timeout_s)
     over_link = None

@@ -49,7 +49,7 @@ class MpcProtocol:
         return sum(sent) if kind in self.alternating else max(sent)
 
 
-_MULTIPLYING = frozenset({"convolution", "linear", "scale", "product", "avg_pool"})
+_MULTIPLYING = frozenset({"convolution", "linear", "scale", "product", "square", "avg_pool"})
 """Kinds of layers that multiply and truncate, but compare nothing."""
 
 _CHEETAH_DELAYS = {"convolution": 4, "linear": 4, "avg_pool": 2, "scale": 8, "relu": 22, "relu6": 42}

@@ -76,7 +76,7 @@ def serve(
     """
     chosen = two_party_protocol(protocol)
     check_installed()
-    lowered = lower(prepare(network, cost=cost))
+    lowered = lower(prepare(network, cost=cost), cost=cost)
     info = ServerInfo(
         protocol=chosen,
         program=lowered.program,

@@ -130,11 +130,17 @@ class Mask(SiteAction):
         return MaskedRelu(self, site, mask, inplace=inplace)
 
     def layers(self, relu: Layer) -> Sequence[Layer]:
-        """Return the ReLU with the number of elements that are kept.
+        """Return the ReLU with the number of elements that are kept, which alone are compared.
 
-        SPU's lowering still compares all of them and selects; a protocol of garbled circuits pays for those kept.
+        The lowering (`deepreduce.private.lowering`) makes the kept channels of a channel mask slices, which cost
+        nothing. A pixel mask's elements are moved one by one, there and back.
         """
-        return (replace(relu, kept=self.kept_of(relu.out_shape)),)
+        kept = self.kept_of(relu.out_shape)
+        return (replace(relu, kept=kept, moved=self.moved_of(relu.out_shape)),)
+
+    def moved_of(self, shape: tuple[int, ...]) -> int:
+        """Return how many elements of an output of that shape are moved one by one, so that the kept are in a row."""
+        return 0
 
     def relu_count(self, site: ReluSite) -> int:
         """Return the elements that are kept."""

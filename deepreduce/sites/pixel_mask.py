@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepreduce.cost.layers import moved_elements
 from deepreduce.errors import PlanError
 from deepreduce.network.network import ReluSite
 from deepreduce.sites.base import SiteAction
@@ -45,3 +47,7 @@ class PixelMask(Mask):
     def kept_of(self, shape: tuple[int, ...]) -> int:
         """Return the elements that are kept."""
         return self.kept
+
+    def moved_of(self, shape: tuple[int, ...]) -> int:
+        """Return the elements that are kept, which are taken out, and all, among which they are put back."""
+        return moved_elements(math.prod(shape), [self.kept])

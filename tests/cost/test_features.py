@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepreduce.cost.features import FEATURES, POLYNOMIAL, feature, packing_of, product_of
-from deepreduce.cost.layers import ADD, CONV, LINEAR, MAX_POOL, RELU, RELU6, Layer, conv_macs
+from deepreduce.cost.layers import ADD, CONV, LINEAR, MAX_POOL, RELU, RELU6, SCALE, SQUARE, Layer, conv_macs
 
 sizes = st.integers(1, 3000)
 
@@ -96,14 +96,24 @@ def test_comparisons_are_counted_by_element_and_by_what_follows_each_other() -> 
     assert [feature("comparing_layers", layer) for layer in (relu, relu6, pool)] == [1, 2, 2]
 
 
-def test_of_a_masked_relu_all_elements_are_compared_and_some_comparisons_kept() -> None:
+def test_a_mask_and_shared_signs_save_what_they_leave_out() -> None:
     shape = (4, 8, 8)
     for kind, each in ((RELU, 1), (RELU6, 2)):
         whole = Layer(name="r", kind=kind, in_shape=shape, out_shape=shape)
+        assert feature("comparisons", whole) == feature("selections", whole) == 256 * each
         masked = replace(whole, kept=65)
-        assert feature("comparisons", masked) == feature("comparisons", whole) == 256 * each
-        assert feature("kept_comparisons", masked) == 65 * each
-        assert feature("kept_comparisons", whole) == 256 * each
+        assert feature("comparisons", masked) == feature("selections", masked) == 65 * each
+        shared = replace(whole, kept=64, selected=256)
+        assert [feature(name, shared) for name in ("comparisons", "selections")] == [64 * each, 256]
+
+
+def test_squares_and_scales_count_the_elements_that_they_compute() -> None:
+    shape = (4, 64, 64)
+    square, scale = (Layer(name="s", kind=kind, in_shape=shape, out_shape=shape) for kind in (SQUARE, SCALE))
+    assert feature("squared_elements", square) == feature("scaled_elements", scale) == 16_384
+    assert feature("squared_elements", replace(square, kept=65)) == 65
+    assert feature("squaring_layers", square) == 1 and feature("other_layers", square) == 0
+    assert [feature("scaled_polynomials", replace(scale, kept=kept)) for kept in (1, 8_192, 8_193)] == [1, 1, 2]
 
 
 def test_an_addition_multiplies_and_compares_nothing() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from deepreduce.cost.layers import (
@@ -17,6 +19,7 @@ from deepreduce.cost.layers import (
     RELU6,
     Layer,
     conv_macs,
+    moved_elements,
 )
 
 
@@ -58,12 +61,15 @@ def test_weights_are_those_of_filters_and_matrices(found: Layer, weights: int) -
     ],
 )
 def test_comparisons_are_counted_for_each_output(found: Layer, comparisons: int) -> None:
-    assert found.comparisons == found.kept_comparisons == comparisons
+    assert found.comparisons == found.selections == comparisons
 
 
-def test_of_a_masked_relu_the_kept_elements_count_apart() -> None:
-    masked = layer(RELU, (8, 4, 4), (8, 4, 4), kept=32)
-    assert (masked.comparisons, masked.kept_comparisons) == (128, 32)
+def test_a_masked_relu_compares_what_is_kept_unless_it_is_computed_whole() -> None:
+    masked = layer(RELU, (8, 4, 4), (8, 4, 4), kept=32, moved=moved_elements(128, [32]))
+    assert (masked.comparisons, masked.moved) == (32, 160)
+    assert (masked.whole.comparisons, masked.whole.moved) == (128, 0)
+    sliced = replace(masked, moved=0)
+    assert sliced.whole == sliced
 
 
 def test_a_convolution_multiplies_each_output_with_one_filter() -> None:

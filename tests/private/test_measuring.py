@@ -6,6 +6,7 @@ import csv
 import io
 import random
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from deepreduce.cost.link import LINKS
 from deepreduce.errors import UserError
+from deepreduce.export.onnx import export_network, relus_in_onnx
 from deepreduce.network import Network
 from deepreduce.network.cost_layers import layers_of
 from deepreduce.plan import ReductionPlan
@@ -82,17 +84,23 @@ def test_a_masked_network_predicts_what_pytorch_predicts(masked: Network, masked
     assert masked_run.relu_count == masked.relu_count < small_resnet().relu_count
 
 
-def test_all_elements_of_a_mask_are_compared_as_their_price_says_and_slices_compare_their_own(
+def test_the_elements_that_masks_keep_are_compared_and_no_other_as_their_price_says(
     masked: Network, masked_run: PrivateRun
 ) -> None:
     sent = {layer.name: layer.bytes for layer in masked_run.layers}
     priced = {layer.name: layer for layer in layers_of(masked)}
     for site in masked.sites:
-        action = actions_in(masked)[site.name]
-        compared = site.relu_count if action.kind == "first_channels" else site.elements
-        assert sent[site.name] == 144 * compared, site
-        if action.kind != "first_channels":
-            assert priced[site.name].comparisons == compared and priced[site.name].kept == site.relu_count
+        assert sent[site.name] == 144 * site.relu_count, site
+        if actions_in(masked)[site.name].kind != "first_channels":
+            assert priced[site.name].comparisons == site.relu_count
+
+
+def test_analyzer_onnx_and_engine_count_the_same_relus(
+    masked: Network, masked_run: PrivateRun, tmp_path: Path
+) -> None:
+    report = export_network(masked, tmp_path / "masked.onnx", to="onnx", images=images(1, masked))
+    sent = sum(layer.bytes for layer in masked_run.layers if layer.kind == "relu")
+    assert masked.relu_count == report.relu_count == relus_in_onnx(tmp_path / "masked.onnx") == sent / 144
 
 
 def test_kinds_and_totals_are_sums_over_layers(run: PrivateRun) -> None:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from deepreduce.network import Network
 from deepreduce.network.copying import copy_module
 from deepreduce.network.network import SITE
+from deepreduce.private.lowering.channel_order import order_channels
 from deepreduce.transforms import collapse
 from deepreduce.transforms.collapse.choose import LayerCostFunction, macs
 
@@ -31,13 +32,14 @@ def prepare(network: Network, *, cost: LayerCostFunction = macs) -> Network:
     """Return a copy of the network to lower: in evaluation mode, on the CPU, in float32, linear regions collapsed.
 
     A region is collapsed where that lowers `cost`, the cost of a layer. Batch-norms that follow no convolution stay.
+    Channels are ordered such that masks are slices (`deepreduce.private.lowering.channel_order`).
     Logs a warning for a region that could be collapsed only if the network were trained padded once.
     """
     module = copy_module(network.module).cpu().float().eval()
     collapsed = collapse(replace(network, module=module), cost=cost).network
     for note in collapsed.notes[len(network.notes) :]:
         log.warning("%s: %s", network.name, note)
-    return collapsed
+    return order_channels(collapsed)
 
 
 def aten_graph(network: Network) -> fx.GraphModule:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from deepreduce.cost.layers import ADD, KINDS, PRODUCT, RELU, RELU6, SCALE
+from deepreduce.cost.layers import ADD, KINDS, PRODUCT, RELU, RELU6, SCALE, SQUARE
 from deepreduce.network.operations import OPERATIONS
 from deepreduce.private.lowering.constants import Array, Constants
 from deepreduce.private.lowering.program import Argument, Op, Program, ProgramLayer, Ref, refs
@@ -92,19 +92,23 @@ def _build_layer(draft: Draft, drafts: Sequence[Draft], constants: Constants, *,
 
 
 def _kind(draft: Draft, constants: Constants) -> str:
-    kinds = {_kind_of(op, constants.weights, constants.masks) for op in draft.ops}
+    kinds = {kind_of(op, constants.weights, constants.masks) for op in draft.ops}
     return next(kind for kind in KINDS if kind in kinds)
 
 
-def _kind_of(op: Op, weights: Mapping[str, Array], masks: Mapping[str, Array]) -> str:
+def kind_of(op: Op, weights: Mapping[str, Array], masks: Mapping[str, Array]) -> str:
     """Return the kind of an operation; multiplying by a public number is as cheap as adding."""
     if op.name == "mul":
         others = [value.name if isinstance(value, Ref) else None for value in op.args[:2]]
+        if None not in others and others[0] == others[1]:
+            return SQUARE
         if None in others or any(name in masks for name in others):
             return ADD
         return SCALE if any(name in weights for name in others) else PRODUCT
     if op.name == "clamp" and op.args[1] == 0:
         return RELU6 if len(op.args) > 2 and op.args[2] is not None else RELU
+    if op.name == "pow" and op.args[1] == 2:
+        return SQUARE
     return RELU if op.name == "clamp_min" and op.args[1] == 0 else OPERATIONS[op.name].layer
 
 

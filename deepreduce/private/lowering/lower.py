@@ -21,6 +21,8 @@ from deepreduce.private.lowering.fold_batchnorm import fold_batchnorms
 from deepreduce.private.lowering.operations import NORMS, SAME, SPLITS, operation_of
 from deepreduce.private.lowering.program import Argument, Program, Ref, UnsupportedError
 from deepreduce.private.lowering.rewrite import REWRITES, rewrite
+from deepreduce.private.lowering.slice_masks import slice_masks
+from deepreduce.transforms.collapse.choose import LayerCostFunction, macs
 
 IMAGE = "image"
 
@@ -34,12 +36,14 @@ class Lowered:
     masks: Mapping[str, Array]
 
 
-def lower(network: Network) -> Lowered:
+def lower(network: Network, *, cost: LayerCostFunction = macs) -> Lowered:
     """Lower a prepared network (`deepreduce.private.lowering.aten_graph.prepare`) to a program for one image.
 
-    Batch-norms after a convolution or linear layer are folded into it. Floating-point parameters and buffers are the
-    server's; integer and boolean buffers are masks of the plan, and public. Raises `UserError` that names the layer
-    for an operation that is not supported and for one that would make a number of the server's public.
+    Batch-norms after a convolution or linear layer are folded into it. Of a masked ReLU, the elements that the mask
+    keeps are compared, unless `cost`, the cost of a layer, is lower if all are (`slice_masks`). Floating-point
+    parameters and buffers are the server's; integer and boolean buffers are masks of the plan, and public. Raises
+    `UserError` that names the layer for an operation that is not supported and for one that would make a number of
+    the server's public.
     """
     if network.output_shape is None:
         raise UserError(
@@ -65,9 +69,11 @@ def lower(network: Network) -> Lowered:
         except UnsupportedError as error:
             raise _unsupported_error(network, layer_of(node), error) from error
     built = walker.builder
-    drafts, logits = fold_batchnorms(built.layers, built.norms, constants, logits=walker.logits)
+    image_shape = (1, *network.input_shape)
+    folded, logits = fold_batchnorms(built.layers, built.norms, constants, logits=walker.logits)
+    drafts = slice_masks(folded, constants, image=IMAGE, image_shape=image_shape, logits=logits, cost=cost)
     program = build_program(
-        drafts, constants, network=network.name, image=IMAGE, image_shape=(1, *network.input_shape), logits=logits
+        drafts, constants, network=network.name, image=IMAGE, image_shape=image_shape, logits=logits
     )
     _check_shapes(network, program, constants.masks)
     return Lowered(program=program, weights=constants.weights, masks=constants.masks)

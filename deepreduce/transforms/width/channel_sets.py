@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, fx, nn
+
+from deepreduce.network.meta_run import attribute, module_tensors
 
 Ids = NDArray[np.int64]
 
@@ -47,13 +50,60 @@ class Channels:
 
     `tensors` maps (name, dimension) of a parameter or buffer to the channel of every index. `reshaped` maps a graph
     node whose arguments may contain sizes to the channel of every element of its outputs (of its input, for an
-    index). Channels in no set stay.
+    index). Channels in no set stay. `shuffled` are channels that a channel shuffle moves, which is not followed:
+    behind it their positions are not those in the weights.
     """
 
     sets: tuple[ChannelSet, ...]
     pinned: tuple[PinnedChannels, ...]
     tensors: Mapping[tuple[str, int], Ids] = field(repr=False)
     reshaped: Mapping[str, tuple[Ids, ...]] = field(repr=False)
+    shuffled: frozenset[int] = frozenset()
+
+
+def find_workable(wanted: Sequence[ChannelSet], works: Callable[[Sequence[ChannelSet]], bool]) -> list[ChannelSet]:
+    """Return the sets that can be changed together such that the network `works`.
+
+    The sets are tried all at once, then by halves.
+    """
+    accepted: list[ChannelSet] = []
+
+    def accept(candidates: Sequence[ChannelSet]) -> None:
+        if not candidates:
+            return
+        if works([*accepted, *candidates]):
+            accepted.extend(candidates)
+        elif len(candidates) > 1:
+            accept(candidates[: len(candidates) // 2])
+            accept(candidates[len(candidates) // 2 :])
+
+    accept(wanted)
+    return accepted
+
+
+def index_tensors(module: fx.GraphModule, indices: Mapping[tuple[str, int], Ids]) -> None:
+    """Replace tensors by their entries at the indices of (name, dimension), as in `Channels.tensors`."""
+    replaced: dict[int, Tensor] = {}
+    for name, tensor in module_tensors(module):
+        indexed = tensor.detach()
+        for dim in range(tensor.dim()):
+            if (name, dim) in indices:
+                index = torch.as_tensor(indices[name, dim], device=tensor.device)
+                indexed = indexed.index_select(dim, index)
+        if any((name, dim) in indices for dim in range(tensor.dim())):
+            is_parameter = isinstance(tensor, nn.Parameter)
+            replaced[id(tensor)] = nn.Parameter(indexed, tensor.requires_grad) if is_parameter else indexed
+    for owner in module.modules():
+        kinds: list[dict[str, Any]] = [owner._parameters, owner._buffers]
+        for kind in kinds:
+            for key, value in kind.items():
+                if value is not None and id(value) in replaced:
+                    kind[key] = replaced[id(value)]
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and id(attribute(module, str(node.target))) in replaced:
+            owner_path, _, key = str(node.target).rpartition(".")
+            owner = attribute(module, owner_path) if owner_path else module
+            setattr(owner, key, replaced[id(attribute(module, str(node.target)))])
 
 
 class ChannelBook:
@@ -70,6 +120,7 @@ class ChannelBook:
         self.made: dict[str, int] = {}  # by weight: the dimension of the layer's output channels
         self.opaque: list[PinnedChannels] = []
         self.segments: list[Ids] = []
+        self.shuffled: list[Ids] = []
 
     def new_labels(self, count: int, name: str) -> Tensor:
         """Return new labels (count,) for channels of the tensor `name`."""
@@ -112,6 +163,10 @@ class ChannelBook:
         """Record that these labels are a part of a tensor, whose channels are scaled apart from the other parts'."""
         self.segments.append(np.unique(labels.numpy()))
 
+    def shuffle(self, labels: Tensor) -> None:
+        """Record that a channel shuffle passes these labels on unchanged."""
+        self.shuffled.append(np.unique(labels.numpy()))
+
     def channels(self, reshaped: Mapping[str, tuple[Tensor, ...]]) -> Channels:
         """Return the channels after the run: labels that belong together become one channel."""
         root = self._roots()
@@ -144,6 +199,7 @@ class ChannelBook:
             ),
             tensors=tensors,
             reshaped={node: tuple(_map_to_roots(t, root) for t in labels) for node, labels in reshaped.items()},
+            shuffled=frozenset(int(root[label]) for labels in self.shuffled for label in labels if label >= 0),
         )
 
     def _roots(self) -> Ids:

@@ -20,10 +20,10 @@ from torch import Tensor, fx, nn
 
 from deepreduce.errors import ModelError, PlanError
 from deepreduce.network.copying import copy_module
-from deepreduce.network.meta_run import attribute, module_tensors, on_meta
+from deepreduce.network.meta_run import module_tensors, on_meta
 from deepreduce.network.network import Network
 from deepreduce.network.observe import observe
-from deepreduce.transforms.width.channel_sets import Channels, ChannelSet
+from deepreduce.transforms.width.channel_sets import Channels, ChannelSet, find_workable, index_tensors
 from deepreduce.transforms.width.propagate import channels_of
 
 _LARGEST_DENOMINATOR = 1024
@@ -82,13 +82,9 @@ def _list_layers(counts: Mapping[str, int]) -> str:
 
 
 def _find_workable(network: Network, wanted: Sequence[ChannelSet], alpha: float) -> list[ChannelSet]:
-    """Return the sets that can be narrowed such that the network runs and its outputs keep their shapes.
-
-    The sets are tried all at once, then by halves.
-    """
+    """Return the sets that can be narrowed such that the network runs and its outputs keep their shapes."""
     module = on_meta(network.module)
     whole = observe(module, network.input_shape, name=network.name).outputs
-    accepted: list[ChannelSet] = []
 
     def runs(sets: Sequence[ChannelSet]) -> bool:
         trial = copy_module(module)
@@ -98,17 +94,7 @@ def _find_workable(network: Network, wanted: Sequence[ChannelSet], alpha: float)
         except ModelError:
             return False
 
-    def accept(candidates: Sequence[ChannelSet]) -> None:
-        if not candidates:
-            return
-        if runs([*accepted, *candidates]):
-            accepted.extend(candidates)
-        elif len(candidates) > 1:
-            accept(candidates[: len(candidates) // 2])
-            accept(candidates[len(candidates) // 2 :])
-
-    accept(wanted)
-    return accepted
+    return find_workable(wanted, runs)
 
 
 # -- choosing channels --------------------------------------------------------------------------------------
@@ -141,43 +127,14 @@ def _least_important(channel_set: ChannelSet, alpha: float, importance: NDArray[
 def _cut(module: fx.GraphModule, channels: Channels, dropped: Sequence[int]) -> None:
     """Remove the channels from every tensor, layer and size argument of the graph."""
     gone = np.asarray(sorted(dropped), dtype=np.int64)
-    replaced = _sliced_tensors(module, channels, gone)
+    stays = {place: ~np.isin(labels, gone) for place, labels in channels.tensors.items()}
+    index_tensors(module, {place: np.flatnonzero(each) for place, each in stays.items() if not each.all()})
     for owner in module.modules():
-        kinds: list[dict[str, Any]] = [owner._parameters, owner._buffers]
-        for kind in kinds:
-            for key, tensor in kind.items():
-                if tensor is not None and id(tensor) in replaced:
-                    kind[key] = replaced[id(tensor)]
         _set_sizes(owner)
     for node in module.graph.nodes:
-        if node.op == "get_attr":
-            _set_attribute(module, str(node.target), replaced)
-        elif channels.reshaped.get(node.name):
+        if channels.reshaped.get(node.name):
             _set_size_arguments(node, [~np.isin(labels, gone) for labels in channels.reshaped[node.name]])
     module.recompile()
-
-
-def _sliced_tensors(module: fx.GraphModule, channels: Channels, gone: NDArray[np.int64]) -> dict[int, Tensor]:
-    """Return the smaller tensors, by the id of the tensors that they replace."""
-    replaced = {}
-    for name, tensor in module_tensors(module):
-        smaller = tensor.detach()
-        for dim in range(tensor.dim()):
-            labels = channels.tensors.get((name, dim))
-            if labels is not None and bool((stays := ~np.isin(labels, gone)).sum() < len(labels)):
-                index = torch.as_tensor(np.flatnonzero(stays), device=tensor.device)
-                smaller = smaller.index_select(dim, index)
-        if smaller.shape != tensor.shape:
-            is_parameter = isinstance(tensor, nn.Parameter)
-            replaced[id(tensor)] = nn.Parameter(smaller, tensor.requires_grad) if is_parameter else smaller
-    return replaced
-
-
-def _set_attribute(module: nn.Module, path: str, replaced: Mapping[int, Tensor]) -> None:
-    value = attribute(module, path)
-    if id(value) in replaced:
-        owner, _, key = path.rpartition(".")
-        setattr(attribute(module, owner) if owner else module, key, replaced[id(value)])
 
 
 def _set_sizes(layer: nn.Module) -> None:

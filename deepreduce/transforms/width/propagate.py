@@ -39,7 +39,8 @@ _MOVING = operations_of(Role.MOVE, Role.PART, Role.SPLIT)
 _CUTTING = operations_of(Role.PART, Role.SPLIT)
 """Operations that return parts of the input, each of which must be scaled on its own."""
 
-_SAME = operations_of(Role.SAME, Role.SHUFFLE)
+_SHUFFLES = operations_of(Role.SHUFFLE)
+_SAME = operations_of(Role.SAME) | _SHUFFLES
 _POSITIONS = operations_of(Role.POSITIONS)
 _REDUCING = operations_of(Role.REDUCTION)
 _NORMS = operations_of(Role.BATCH_NORM)
@@ -167,6 +168,8 @@ class _LabellingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif base in _SAME:
             self._set(out, self.labels_of(args[0]))
             self._pass_on_shuffle(args[0], out)
+            if base in _SHUFFLES:
+                self.book.shuffle(self.labels_of(args[0]))
         elif base in _POSITIONS or (base == "constant_pad_nd" and args[0].shape[:2] == out.shape[:2]):
             self._spatial(args[0], out)
         elif base in _REDUCING and isinstance(out, Tensor) and out.shape != args[0].shape:
@@ -292,6 +295,7 @@ class _LabellingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _view(self, source: Tensor, labels: Tensor, out: Tensor) -> Tensor:
         seen = labels.reshape(out.shape)
         if id(source) in self._unshuffled and self._unshuffled[id(source)].shape == out.shape:
+            self.book.shuffle(seen)
             return self._unshuffled[id(source)]
         varying = [d for d in range(out.dim()) if _varies(seen, d)]
         if out.dim() > source.dim() and len(varying) > 1:

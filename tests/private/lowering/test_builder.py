@@ -49,8 +49,9 @@ def test_consecutive_operations_of_a_layer_are_one_and_later_ones_another() -> N
     [
         ("relu", (), "relu"), ("hardtanh", (0, 6), "relu6"), ("clamp", (0, None), "relu"), ("clamp", (0, 6), "relu6"),
         ("clamp", (-1, 1), "clamp"), ("clamp_min", (0,), "relu"), ("clamp_min", (1,), "clamp"),
-        ("mul", (2.0,), "add"), ("mul", (Ref("image"),), "product"), ("mul", ("weight",), "scale"),
-        ("mul", ("mask",), "add"), ("view", ((1, -1),), "move"),
+        ("mul", (2.0,), "add"), ("mul", (Ref("other"),), "product"), ("mul", ("weight",), "scale"),
+        ("mul", ("mask",), "add"), ("mul", (Ref("image"),), "square"), ("pow", (2,), "square"),
+        ("pow", (3,), "product"), ("view", ((1, -1),), "move"),
     ],
 )  # fmt: skip
 def test_the_kind_of_a_layer_follows_from_what_it_multiplies_and_compares(
