@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CONV, LINEAR, PRODUCT = "convolution", "linear", "product"
 RELU, RELU6, CLAMP, MAX_POOL = "relu", "relu6", "clamp", "max_pool"
@@ -32,12 +32,12 @@ LOCAL = (ADD, MOVE)
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer of a network, for one image.
+    """One layer of a network, for one image or for the `images` of a query (`for_images`).
 
-    `kind` is one of `KINDS`. Shapes are without the batch dimension: (C, H, W) of a feature map,
-    (features,) of a vector. `kernel` is (height, width) of a convolution's or a pool's window; `macs` are
-    multiply-accumulates. `kept` is how many elements of a ReLU a mask keeps, None where there is no mask. An output
-    of an activation costs as much as `compared` comparisons, `levels` of which follow each other.
+    `kind` is one of `KINDS`. Shapes are without the batch dimension: (C, H, W) of a feature map, (features,) of a
+    vector. `kernel` is (height, width) of a convolution's or a pool's window; `macs` are multiply-accumulates. `kept`
+    is how many elements of a ReLU a mask keeps, None where there is no mask. An output of an activation costs as much
+    as `compared` comparisons, `levels` of which follow each other. All counts are those of all images.
     """
 
     name: str
@@ -50,16 +50,25 @@ class Layer:
     kept: int | None = None
     compared: int = 0
     levels: int = 0
+    images: int = 1
+
+    def for_images(self, images: int) -> Layer:
+        """Return this layer of one image for a query of `images` images."""
+        assert self.images == 1, self.images
+        if images == 1:
+            return self
+        kept = None if self.kept is None else images * self.kept
+        return replace(self, images=images, macs=images * self.macs, kept=kept)
 
     @property
     def inputs(self) -> int:
         """Elements of the input."""
-        return math.prod(self.in_shape)
+        return self.images * math.prod(self.in_shape)
 
     @property
     def outputs(self) -> int:
         """Elements of the output."""
-        return math.prod(self.out_shape)
+        return self.images * math.prod(self.out_shape)
 
     @property
     def weights(self) -> int:
@@ -70,7 +79,7 @@ class Layer:
 
     @property
     def comparisons(self) -> int:
-        """Comparisons of secrets per image: 1 per output of a ReLU, 2 of a ReLU6, k*k - 1 of a k x k max-pool."""
+        """Comparisons of secrets: 1 per output of a ReLU, 2 of a ReLU6, k*k - 1 of a k x k max-pool."""
         each = {RELU: 1, RELU6: 2, ACTIVATION: self.compared, MAX_POOL: math.prod(self.kernel) - 1}
         return each.get(self.kind, 0) * self.outputs
 

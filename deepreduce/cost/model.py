@@ -87,14 +87,19 @@ class CostModel:
     online: Phase
     offline: Phase = field(default_factory=Phase)
 
-    def estimate(self, layers: Sequence[Layer], link: Link) -> CostEstimate:
-        """Return the cost of one image over `link`, for a network with these layers."""
-        shares = [_share(kind_of(a.kind), self.online.of_layer(a), self.offline.of_layer(a), link) for a in layers]
-        return CostEstimate.of([*shares, _share(OTHER_LAYERS, self.online.once, self.offline.once, link)])
+    def estimate(self, layers: Sequence[Layer], link: Link, *, batch: int = 1) -> CostEstimate:
+        """Return the cost of one image over `link`, for a network with these layers.
 
-    def latency_of(self, link: Link) -> Callable[[Layer], float]:
-        """Return a function: a layer's part of the latency over `link`, in seconds. A cost to collapse by."""
-        return lambda layer: self.online.of_layer(layer).latency(link)
+        In a query of `batch` images each has an equal part of the query's cost.
+        """
+        found = [layer.for_images(batch) for layer in layers]
+        shares = [_share(kind_of(a.kind), self.online.of_layer(a), self.offline.of_layer(a), link) for a in found]
+        query = CostEstimate.of([*shares, _share(OTHER_LAYERS, self.online.once, self.offline.once, link)])
+        return query.divided(batch)
+
+    def latency_of(self, link: Link, *, batch: int = 1) -> Callable[[Layer], float]:
+        """Return a function: a layer's part of the latency of a query, in seconds. A cost to collapse by."""
+        return lambda layer: self.online.of_layer(layer.for_images(batch)).latency(link)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
