@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from deepreduce.errors import UserError
 from deepreduce.network import Network
 from deepreduce.private.lowering.aten_graph import aten_graph, layer_of
+from deepreduce.private.lowering.batch import check_images_apart
 from deepreduce.private.lowering.builder import Norm, ProgramBuilder, build_program
 from deepreduce.private.lowering.constants import Array as Array
 from deepreduce.private.lowering.constants import Constants, find_number_read
@@ -34,12 +35,13 @@ class Lowered:
     masks: Mapping[str, Array]
 
 
-def lower(network: Network) -> Lowered:
-    """Lower a prepared network (`deepreduce.private.lowering.aten_graph.prepare`) to a program for one image.
+def lower(network: Network, *, batch: int = 1) -> Lowered:
+    """Lower a prepared network (`deepreduce.private.lowering.aten_graph.prepare`) to a program for `batch` images.
 
     Batch-norms after a convolution or linear layer are folded into it. Floating-point parameters and buffers are the
     server's; integer and boolean buffers are masks of the plan, and public. Raises `UserError` that names the layer
-    for an operation that is not supported and for one that would make a number of the server's public.
+    for an operation that is not supported and for one that would make a number of the server's public, and for a
+    network that computes other logits for an image where others are in its batch.
     """
     if network.output_shape is None:
         raise UserError(
@@ -50,8 +52,9 @@ def lower(network: Network) -> Lowered:
         call, name = number
         reason = f"makes {name} a public number, but it is the server's; compute with the tensor itself"
         raise _unsupported_error(network, call, reason)
+    check_images_apart(network, batch)
     try:
-        graph = aten_graph(network)
+        graph = aten_graph(network, batch=batch)
     except Exception as error:  # torch's, of any type, where values of the image decide what is computed
         first_line = str(error).strip().partition("\n")[0]
         raise _unsupported_error(
@@ -67,7 +70,12 @@ def lower(network: Network) -> Lowered:
     built = walker.builder
     drafts, logits = fold_batchnorms(built.layers, built.norms, constants, logits=walker.logits)
     program = build_program(
-        drafts, constants, network=network.name, image=IMAGE, image_shape=(1, *network.input_shape), logits=logits
+        drafts,
+        constants,
+        network=network.name,
+        image=IMAGE,
+        image_shape=(batch, *network.input_shape),
+        logits=logits,
     )
     _check_shapes(network, program, constants.masks)
     return Lowered(program=program, weights=constants.weights, masks=constants.masks)
