@@ -34,7 +34,7 @@ pytestmark = needs_engine
 @pytest.mark.parametrize("protocol", ["cheetah", "aby3"])
 def test_other_protocols_agree_too(protocol: str) -> None:
     network = small_resnet()
-    found = measure(network, images(2, network), protocol=protocol, repeats=1, timeout_s=120)
+    found = measure(network, images(2, network), protocol=protocol, repeats=1, batch=2, timeout_s=120)
     assert found.agreement.same_argmax == 2 and found.agreement.max_abs_error < 0.01
 
 
