@@ -106,7 +106,7 @@ def test_a_run_a_resume_a_plot_and_an_evaluation(
 
     monkeypatch.chdir(tmp_path)
     config = str(tiny_config(tmp_path / "tiny.yaml"))
-    first = command("optimize", "--config", config, "--out", "run", cwd=tmp_path)
+    first = command("optimize", "--config", config, "--out", "run", cwd=tmp_path, timeout=300)
     assert first.returncode == 0, first.stderr
     assert "full network" in first.stdout and "frontier.csv" in first.stdout
     count = 1 + NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
@@ -197,7 +197,7 @@ def _started(config: Path, cwd: Path) -> subprocess.Popen[str]:
 
 
 def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         if path.exists():
             return
         assert process.poll() is None, process.communicate()
@@ -211,12 +211,16 @@ def test_a_second_run_on_the_folder_is_refused_and_ctrl_c_exits_with_130_and_say
 ) -> None:
     config = tiny_config(tmp_path / "t.yaml", training={"epochs": 200})
     process = _started(config, tmp_path)
-    _wait_for(tmp_path / "run" / "teacher", process)
-    assert run_command(["optimize", "--config", str(config), "--out", str(tmp_path / "run")]) == 2
-    assert "in use by another run" in one_line(capsys.readouterr().err)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        _wait_for(tmp_path / "run" / "teacher", process)
+        assert run_command(["optimize", "--config", str(config), "--out", str(tmp_path / "run")]) == 2
+        assert "in use by another run" in one_line(capsys.readouterr().err)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130, stderr
     assert "all is saved in run" in stderr
     assert f"go on with: deepreduce optimize --config {config} --out run" in stderr
