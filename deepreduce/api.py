@@ -43,6 +43,7 @@ from deepreduce.network import (
 )
 from deepreduce.observers.base import RunObserver
 from deepreduce.private import PrivateRun, measure
+from deepreduce.private.batches import check_batch_of
 from deepreduce.report.published import Overlay
 from deepreduce.run.dry_run import DryRun, dry_run_of
 from deepreduce.run.optimize import run
@@ -369,6 +370,7 @@ def private_run(
     shape: bool = False,
     images: int = 1,
     repeats: int = 3,
+    batch: int = 1,
     ports: Sequence[int] | None = None,
     timeout_s: float = 600.0,
     data: Any = None,
@@ -377,11 +379,13 @@ def private_run(
 ) -> PrivateRun:
     """Run a network of a run under secure computation on its first `images` test images; measure it layer by layer.
 
-    Its linear regions are collapsed where that is faster over `link`; with `shape`, queries are timed over that link
-    too, as the kernel makes it. What was measured is kept in the network's folder, for the plots and tables of its
-    run. `config`, `data`, `model` and `trust_code` are as in `evaluate`, the rest as in `deepreduce.private.measure`.
+    A query takes `batch` of them. Its linear regions are collapsed where that is faster over `link`; with `shape`,
+    queries are timed over that link too, as the kernel makes it. What was measured is kept in the network's folder,
+    for the plots and tables of its run. `config`, `data`, `model` and `trust_code` are as in `evaluate`, the rest as
+    in `deepreduce.private.measure`.
     """
     over = link_named(link)
+    check_batch_of(images, batch)
     config = config or _config_of_run(folder, data)
     network = SavedNetwork.read(folder).load(model, trust_code=trust_code)
     found = load_data(config.data, seed=config.seed, given=data)
@@ -391,13 +395,14 @@ def private_run(
         first_images(found, images),
         protocol=protocol,
         repeats=repeats,
+        batch=batch,
         ports=ports,
         shaped=over if shape else None,
-        cost=collapse_cost(protocol, over),
+        cost=collapse_cost(protocol, over, batch=batch),
         timeout_s=timeout_s,
     )
     try:
-        write_record(Path(folder) / private_run_file(protocol), measured.to_json())
+        write_record(Path(folder) / private_run_file(protocol, batch), measured.to_json())
     except DeepReduceError as error:  # a measurement that took minutes is returned all the same
         log.warning("the measurement is not kept: %s", error)
     return measured

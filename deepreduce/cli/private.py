@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,11 @@ from deepreduce.utils.printable import printable
 from deepreduce.utils.text import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
+
+    from deepreduce.private.querying import Reply
 
 app = typer.Typer(
     help="Run a reduced network under secure computation, on SPU. Needs deepreduce[private] and Python 3.10 or 3.11.",
@@ -36,6 +40,9 @@ TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="Speak TLS with
 TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="The key of --tls-cert (PEM, no passphrase).")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that a query may take.")]
 Data = Annotated[str | None, typer.Option("--data", help="A data set other than the run's.")]
+Batch = Annotated[
+    int, typer.Option("--batch", help="Images in one query, which pays for the network's weights once (1 to 256).")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of config keys.")]
 Settings = Annotated[
     list[str] | None,
@@ -60,8 +67,9 @@ def run(
     protocol: ProtocolName = "cheetah",
     link: LinkName = "loopback",
     shape: Shape = False,
-    images: Annotated[int, typer.Option("--images", help="Number of test images, one query each.")] = 1,
+    images: Annotated[int, typer.Option("--images", help="Number of test images.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", help="Least number of timed queries.")] = 3,
+    batch: Batch = 1,
     ports: Ports = None,
     timeout: Timeout = 600.0,
     data: Data = None,
@@ -78,12 +86,14 @@ def run(
     from deepreduce.api import private_run
     from deepreduce.config.load import config_for_network
     from deepreduce.cost.link import link_named
+    from deepreduce.private.batches import check_batch_of
     from deepreduce.private.protocol import protocol_named
     from deepreduce.utils.files import write_text
 
     parties, chosen_link = protocol_named(protocol).parties, link_named(link)
     _check_count("--images", images)
     _check_count("--repeats", repeats)
+    check_batch_of(images, batch)
     _check_seconds("--timeout", timeout)
     chosen_ports = _parse_ports(ports, parties)
     check_writable(csv_file)
@@ -95,6 +105,7 @@ def run(
         shape=shape,
         images=images,
         repeats=repeats,
+        batch=batch,
         ports=chosen_ports,
         timeout_s=timeout,
         trust_code=trust_code,
@@ -135,6 +146,9 @@ def serve(
         typer.Option("--silent", help="Seconds that a client's engine may be silent, at its start or in a query."),
     ] = 60.0,
     timeout: Timeout = 600.0,
+    batch: Annotated[
+        int, typer.Option("--batch", help="Most images that a client may put in one query (1 to 256).")
+    ] = 16,
     trust_code: TrustCode = False,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -144,6 +158,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a network's weights to one client after another, until Ctrl-C."""
+    from deepreduce.cost.batch import check_batch
     from deepreduce.cost.link import link_named
     from deepreduce.private.handshake import two_party_protocol
     from deepreduce.private.serving import listen
@@ -157,6 +172,7 @@ def serve(
     _check_seconds("--idle", idle)
     _check_seconds("--silent", silent)
     _check_seconds("--timeout", timeout)
+    check_batch(batch)
     tls = server_tls(tls_cert, tls_key, tls_ca)
     saved = SavedNetwork.read(candidate)
     with listen(host, port) as listener:
@@ -171,6 +187,7 @@ def serve(
             silent_s=silent,
             tls=tls,
             cost=cost,
+            most_images=batch,
         )
 
 
@@ -189,6 +206,7 @@ def query(
             "--protocol", help="Protocol that the server must use: cheetah, or semi2k (a cost reference, not secure)."
         ),
     ] = "cheetah",
+    batch: Batch = 1,
     timeout: Timeout = 600.0,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -206,12 +224,14 @@ def query(
     """Have a server classify images that it never sees. Only the client learns the logits."""
     from deepreduce.config.load import resolve_config
     from deepreduce.config.query_images import images_to_query
+    from deepreduce.private.batches import check_batch_of
     from deepreduce.private.handshake import two_party_protocol
     from deepreduce.private.querying import open_session
     from deepreduce.private.tls import client_tls
 
     host, port = _parse_address(connect)
     two_party_protocol(protocol)
+    check_batch_of(len(image), batch)
     _check_seconds("--timeout", timeout)
     for name in image:
         if not name.isdecimal() and not os.path.exists(name):
@@ -225,6 +245,7 @@ def query(
         port,
         timeout_s=timeout,
         protocol=protocol,
+        batch=batch,
         tls=tls,
         check=lambda server: tensors.extend(on_scale_of(server)),
         report=lambda line: say(line, to_errors=True),
@@ -232,22 +253,45 @@ def query(
         label = session.server.protocol.label
         if not as_json:
             say(f"{printable(session.server.program.network)} under {label}")
-        replies = []
-        for name, tensor in zip(image, tensors, strict=True):
-            reply = session.query(tensor)
-            replies.append(
-                {
-                    "image": name,
-                    "class": reply.predicted_class,
-                    "seconds": reply.seconds,
-                    "logits": list(reply.logits),
-                }
-            )
+        replies: list[Reply] = []
+        for first in range(0, len(tensors), batch):
+            found = session.query_together(tensors[first : first + batch])
+            replies += found
             if not as_json:
-                logits = " ".join(f"{value:.3f}" for value in reply.logits)
-                say(f"{printable(name)}: class {reply.predicted_class}, {reply.seconds:.2f} s, logits {logits}")
+                say(_text_of_query(image[first : first + batch], found, batch=batch))
     if as_json:
-        say(json.dumps({"protocol": label, "replies": replies}, indent=2))
+        values = [_json_of_reply(name, reply) for name, reply in zip(image, replies, strict=True)]
+        say(json.dumps({"protocol": label, "batch": batch, "replies": values}, indent=2))
+
+
+def _text_of_query(names: Sequence[str], replies: Sequence[Reply], *, batch: int) -> str:
+    """Return the lines of a query's images; in a session of more than one, a line with its cost follows."""
+    lines, seconds, sent = [], replies[0].seconds, replies[0].sent_bytes
+    for name, reply in zip(names, replies, strict=True):
+        logits = " ".join(f"{value:.3f}" for value in reply.logits)
+        own = f", {seconds:.2f} s" if batch == 1 else ""
+        lines.append(f"{printable(name)}: class {reply.predicted_class}{own}, logits {logits}")
+    if batch > 1:
+        count = len(replies)
+        filled = f" (filled up to {batch})" if count < batch else ""
+        lines.append(
+            f"one query, images: {count}{filled}; {seconds:.2f} s and {sent:,} bytes from here, an image"
+            f" {seconds / count:.2f} s and {sent / count:,.0f} bytes"
+        )
+    return "\n".join(lines)
+
+
+def _json_of_reply(name: str, reply: Reply) -> dict[str, Any]:
+    """Return a reply as plain values; seconds and bytes are those of its query and its part of them."""
+    return {
+        "image": name,
+        "class": reply.predicted_class,
+        "seconds": reply.seconds,
+        "sent_bytes": reply.sent_bytes,
+        "images_in_query": reply.images,
+        "per_image": {"seconds": reply.seconds / reply.images, "sent_bytes": reply.sent_bytes / reply.images},
+        "logits": list(reply.logits),
+    }
 
 
 @app.command()

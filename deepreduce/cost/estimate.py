@@ -79,9 +79,16 @@ class CostEstimate:
                 totals[part.kind][amount] += getattr(part, amount)
         return cls(shares=tuple(Share(kind=kind, **totals[kind]) for kind in KINDS))
 
+    def divided(self, images: int) -> CostEstimate:
+        """Return an image's part of this cost, which is that of a query of `images` images."""
+        parts = ({amount: getattr(share, amount) / images for amount in _AMOUNTS} for share in self.shares)
+        return CostEstimate(
+            shares=tuple(Share(kind=share.kind, **part) for share, part in zip(self.shares, parts, strict=True))
+        )
+
     @property
     def latency(self) -> float:
-        """Seconds from the image to its logits."""
+        """Seconds from the image to its logits; in a query of several, its part of the query's seconds."""
         return sum(share.seconds for share in self.shares)
 
     @property

@@ -1,8 +1,9 @@
 """Features of layers: the counts that a layer's cost under a protocol is linear in.
 
 A convolution runs as a matrix product (m x k) by (k x n), by im2col: m output positions, k weights of a filter, n
-filters; a linear layer has m = 1. Groups save nothing: SPU widens a grouped convolution's filters with zeros to all
-channels. What then costs depends on the protocol:
+filters; a linear layer has m = 1. The images of a query lie one below the other in the left matrix, so that m counts
+the positions of all, and the weights to the right are there once. Groups save nothing: SPU widens a grouped
+convolution's filters with zeros to all channels. What then costs depends on the protocol:
 
 - Secret sharing with Beaver triples (Semi2k) opens both masked matrices, m*k + k*n ring elements, and works on m*n.
 - Homomorphic encryption (Cheetah, USENIX Security 2022, section 3) packs blocks of the matrices into polynomials of
@@ -27,6 +28,7 @@ from deepreduce.cost.layers import (
     CONV,
     MAX_POOL,
     MULTIPLYING,
+    PRODUCT,
     RELU,
     RELU6,
     SCALE,
@@ -60,17 +62,23 @@ class Packing:
 def product_of(layer: Layer) -> tuple[int, int, int]:
     """Return (m, k, n) of the layer's matrix product.
 
-    A convolution in which every output sees the whole input is compiled to one product with all of it, (1, inputs,
-    outputs). A product of two activations counts as (m, macs / (m*n), n).
+    A convolution in which every output sees the whole input is compiled to one product with all of it, (images,
+    inputs, outputs). A product of two activations counts as (m, macs / (m*n), n), for each image one.
     """
     if layer.kind == CONV:
         sizes = zip(layer.kernel, layer.in_shape[1:], layer.out_shape[1:], strict=True)
         if all(kernel >= before + after - 1 for kernel, before, after in sizes):
-            return 1, layer.inputs, layer.outputs
-        return math.prod(layer.out_shape[1:]), layer.in_shape[0] * math.prod(layer.kernel), layer.out_shape[0]
+            return layer.images, math.prod(layer.in_shape), math.prod(layer.out_shape)
+        positions = layer.images * math.prod(layer.out_shape[1:])
+        return positions, layer.in_shape[0] * math.prod(layer.kernel), layer.out_shape[0]
     n = layer.out_shape[-1] if layer.out_shape else 1
-    m = max(1, layer.outputs // n)
-    return m, max(1, layer.macs // (m * n)), n
+    m = max(1, layer.outputs // n // _products(layer))
+    return m, max(1, layer.macs // (m * n * _products(layer))), n
+
+
+def _products(layer: Layer) -> int:
+    """Return the number of matrix products: a layer that multiplies by weights takes all images in one."""
+    return layer.images if layer.kind == PRODUCT else 1
 
 
 @lru_cache(maxsize=4096)
@@ -107,12 +115,12 @@ def _of_products(count: Callable[[Layer], float]) -> Callable[[Layer], float]:
 
 
 def _of_packing(part: str) -> Callable[[Layer], float]:
-    return _of_products(lambda layer: getattr(packing_of(*product_of(layer)), part))
+    return _of_products(lambda layer: _products(layer) * getattr(packing_of(*product_of(layer)), part))
 
 
 def _of_dimensions(*which: int) -> Callable[[Layer], float]:
     """Return the feature that is the product of some of (m, k, n)."""
-    return _of_products(lambda layer: math.prod(product_of(layer)[place] for place in which))
+    return _of_products(lambda layer: _products(layer) * math.prod(product_of(layer)[place] for place in which))
 
 
 def _panels(layer: Layer) -> float:

@@ -36,7 +36,7 @@ LOCAL = (ADD, MOVE)
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer of a network, for one image.
+    """One layer of a network, for one image or for the `images` of a query (`for_images`).
 
     `kind` is one of `KINDS`. Shapes are without the batch dimension: (C, H, W) of a feature map,
     (features,) of a vector. `kernel` is (height, width) of a convolution's or a pool's window; `macs` are
@@ -44,7 +44,7 @@ class Layer:
     computes under a mask; None: all. `moved` is how many elements each party moves one by one because the mask is no
     slice of channels. An output of an activation costs as much as `compared` comparisons, `levels` of which follow
     each other. `selected` is how many outputs secret signs select, where they are not as many as the comparisons:
-    channels that share the sign of another.
+    channels that share the sign of another. All counts are those of all images.
     """
 
     name: str
@@ -59,16 +59,28 @@ class Layer:
     levels: int = 0
     moved: int = 0
     selected: int | None = None
+    images: int = 1
+
+    def for_images(self, images: int) -> Layer:
+        """Return this layer of one image for a query of `images` images."""
+        assert self.images == 1, self.images
+        if images == 1:
+            return self
+        kept = None if self.kept is None else images * self.kept
+        selected = None if self.selected is None else images * self.selected
+        return replace(
+            self, images=images, macs=images * self.macs, kept=kept, moved=images * self.moved, selected=selected
+        )
 
     @property
     def inputs(self) -> int:
         """Elements of the input."""
-        return math.prod(self.in_shape)
+        return self.images * math.prod(self.in_shape)
 
     @property
     def outputs(self) -> int:
         """Elements of the output."""
-        return math.prod(self.out_shape)
+        return self.images * math.prod(self.out_shape)
 
     @property
     def weights(self) -> int:
@@ -84,7 +96,7 @@ class Layer:
 
     @property
     def comparisons(self) -> int:
-        """Comparisons of secrets per image: 1 per output of a ReLU, 2 of a ReLU6, k*k - 1 of a k x k max-pool."""
+        """Comparisons of secrets: 1 per output of a ReLU, 2 of a ReLU6, k*k - 1 of a k x k max-pool."""
         each = {RELU: 1, RELU6: 2, ACTIVATION: self.compared, MAX_POOL: math.prod(self.kernel) - 1}
         return each.get(self.kind, 0) * self.computed
 

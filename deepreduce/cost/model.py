@@ -87,20 +87,27 @@ class CostModel:
     online: Phase
     offline: Phase = field(default_factory=Phase)
 
-    def estimate(self, layers: Sequence[Layer], link: Link) -> CostEstimate:
-        """Return the cost of one image over `link`, for a network with these layers."""
-        run = [self.as_run(layer, link) for layer in layers]
+    def estimate(self, layers: Sequence[Layer], link: Link, *, batch: int = 1) -> CostEstimate:
+        """Return the cost of one image over `link`, for a network with these layers.
+
+        In a query of `batch` images each has an equal part of the query's cost.
+        """
+        run = [self.as_run(layer.for_images(batch), link) for layer in layers]
         shares = [_share(kind_of(a.kind), self.online.of_layer(a), self.offline.of_layer(a), link) for a in run]
-        return CostEstimate.of([*shares, _share(OTHER_LAYERS, self.online.once, self.offline.once, link)])
+        query = CostEstimate.of([*shares, _share(OTHER_LAYERS, self.online.once, self.offline.once, link)])
+        return query.divided(batch)
 
     def as_run(self, layer: Layer, link: Link) -> Layer:
         """Return the layer as the lowering computes it: whole, where moving the elements of a mask costs more."""
-        chosen: Layer = min((layer, layer.whole), key=self.latency_of(link))
-        return chosen
 
-    def latency_of(self, link: Link) -> Callable[[Layer], float]:
-        """Return a function: a layer's part of the latency over `link`, in seconds. A cost to collapse by."""
-        return lambda layer: self.online.of_layer(layer).latency(link)
+        def latency(a: Layer) -> float:
+            return self.online.of_layer(a).latency(link)
+
+        return min((layer, layer.whole), key=latency)
+
+    def latency_of(self, link: Link, *, batch: int = 1) -> Callable[[Layer], float]:
+        """Return a function: a layer's part of the latency of a query, in seconds. A cost to collapse by."""
+        return lambda layer: self.online.of_layer(layer.for_images(batch)).latency(link)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

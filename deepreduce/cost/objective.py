@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
+from deepreduce.cost.batch import split_batch
 from deepreduce.cost.estimate import CostEstimate
 from deepreduce.errors import UserError, unknown_name
 from deepreduce.utils.format import BYTES, COUNT, SECONDS, Unit
@@ -250,13 +251,15 @@ def objectives_under(presets: Iterable[str]) -> list[Objective]:
 
 def basis_of(preset: str) -> str:
     """Return where the costs under a preset come from: "cheetah over lan (estimated)"."""
-    protocol, _, link = preset.removeprefix(MEASURED).rpartition("-")
+    given, _, link = preset.removeprefix(MEASURED).rpartition("-")
+    protocol, batch = split_batch(given)
     source = "estimated"
     if preset.startswith(MEASURED):
         source = "measured" if link == "loopback" else "measured; link computed"
     # semi2k, the user's own model of it too, is never shown without a word about its dealer
     dealer = "trusted dealer, a cost reference; " if protocol.rpartition("-")[2] == "semi2k" else ""
-    return f"{protocol} over {link} ({dealer}{source})"
+    images = f"{batch} images a query; " if batch > 1 else ""
+    return f"{protocol} over {link} ({images}{dealer}{source})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepreduce.cost.batch import split_batch, with_batch
 from deepreduce.cost.builtin import MODELS
 from deepreduce.cost.link import LINKS, Link
 from deepreduce.cost.model import CostModel
@@ -20,19 +21,20 @@ CALIBRATED = "mine-"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A protocol's cost model over a link."""
+    """A protocol's cost model over a link, for queries of `batch` images; costs are those of one of them."""
 
     model: CostModel
     link: Link
+    batch: int = 1
 
     @property
     def name(self) -> str:
-        """MODEL-LINK, as in "cheetah-wan"; names of columns end in it."""
-        return f"{self.model.name}-{self.link.name}"
+        """MODEL-LINK or MODEL-xBATCH-LINK, as in "cheetah-wan" and "semi2k-x16-lan"; names of columns end in it."""
+        return f"{with_batch(self.model.name, self.batch)}-{self.link.name}"
 
 
 def preset_named(name: str, *, folder: Path | None = None, models: Mapping[str, CostModel] | None = None) -> Preset:
-    """Return the preset called MODEL-LINK, as in "delphi-lan" or "mine-cheetah-wan".
+    """Return the preset called MODEL-LINK, as in "delphi-lan" or "mine-cheetah-wan", or MODEL-xBATCH-LINK.
 
     The model is looked up in `models`, then among those that come with deepreduce, then among those of this machine
     in `folder` (None: `calibration_folder`). Raises `UserError` for an unknown name.
@@ -41,8 +43,9 @@ def preset_named(name: str, *, folder: Path | None = None, models: Mapping[str, 
     if link not in LINKS or not model:
         known = [f"{model}-{link}" for model in MODELS for link in LINKS]
         raise UserError(unknown_name("cost preset", name, known))
+    model, batch = split_batch(model)
     found = (models or {}).get(model) or model_named(model, folder=folder)
-    return Preset(model=found, link=LINKS[link])
+    return Preset(model=found, link=LINKS[link], batch=batch)
 
 
 def model_named(name: str, *, folder: Path | None = None) -> CostModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.objective import Limits
@@ -44,8 +45,7 @@ class Proposal:
 
         Raises `PlanError` or `ModelError` where the plan does not fit, and where no ReLU goes.
         """
-        plan = normalise_plan(network, plan)
-        reduced = apply_plan(network, plan)
+        plan, reduced = _reduced(network, plan)
         check_input_size(reduced)
         if plan.is_empty or reduced.relu_count == network.relu_count:
             raise PlanError("it has as many ReLUs as the full network")
@@ -76,6 +76,23 @@ class Proposal:
     def estimated_by(self, estimator: CostEstimator) -> Proposal:
         """Return the same proposal with the cost estimates of another estimator."""
         return replace(self, cost_estimates=estimator(self.network))
+
+
+_REDUCED: WeakKeyDictionary[Network, dict[ReductionPlan, tuple[ReductionPlan, Network]]] = WeakKeyDictionary()
+"""Of networks without weights, which nothing changes: what plans made of them. A run searches several times."""
+
+
+def _reduced(network: Network, plan: ReductionPlan) -> tuple[ReductionPlan, Network]:
+    """Return the plan in normal form and the network that it reduces `network` to."""
+    known = _REDUCED.setdefault(network, {}) if _is_without_weights(network) else {}
+    if plan not in known:
+        normal = normalise_plan(network, plan)
+        known[plan] = normal, apply_plan(network, normal)
+    return known[plan]
+
+
+def _is_without_weights(network: Network) -> bool:
+    return all(parameter.device.type == "meta" for parameter in network.module.parameters())
 
 
 @dataclass(frozen=True, kw_only=True)

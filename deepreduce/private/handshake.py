@@ -13,10 +13,11 @@ from deepreduce.errors import RunError, UserError
 from deepreduce.private.lowering.program import Program
 from deepreduce.private.parties.wire import Message
 from deepreduce.private.protocol import MpcProtocol, protocol_named
+from deepreduce.utils.printable import printable
 
 Array = NDArray[Any]
 
-VERSION = 2
+VERSION = 3
 """Version of the messages; both sides must have the same."""
 HANDSHAKE_S = 20.0
 """Seconds that connecting may take, TLS included, and each message of the handshake."""
@@ -58,10 +59,13 @@ class ServerInfo:
             if message.kind != "server":
                 raise ValueError(message.kind)
             channels, height, width = (int(n) for n in values["input_shape"])
+            program = Program.from_json(values["program"])
+            if program.batch < 1 or program.shapes[program.image] != (program.batch, height, width, channels):
+                raise ValueError(program.shapes[program.image])
             scale = values["standardisation"]
             return cls(
                 protocol=protocol_named(values["protocol"]),
-                program=Program.from_json(values["program"]),
+                program=program,
                 masks=message.arrays,
                 input_shape=(channels, height, width),
                 standardisation=None
@@ -69,7 +73,15 @@ class ServerInfo:
                 else Standardisation(mean=_floats(scale["mean"], channels), std=_floats(scale["std"], channels)),
                 link_tls=_is_true(values["link_tls"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, UserError) as error:
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+            UserError,
+        ) as error:
             raise RunError(NO_SERVER) from error
 
 
@@ -86,14 +98,32 @@ def _is_true(value: Any) -> bool:
     return value
 
 
-def hello_message() -> Message:
-    """Return a client's first message, which tells the server nothing but the version."""
-    return Message(kind="hello", values={"version": VERSION})
+def hello_message(batch: int = 1) -> Message:
+    """Return a client's first message, which tells the server the version and the number of images of a query."""
+    return Message(kind="hello", values={"version": VERSION, "batch": batch})
 
 
-def is_hello(message: Message) -> bool:
-    """Return whether an untrusted sender's message is a `hello_message` of this version."""
-    return message.kind == "hello" and message.values.get("version") == VERSION
+def read_hello(message: Message) -> int | None:
+    """Return the batch of an untrusted sender's `hello_message` of this version; None for any other message."""
+    batch = message.values.get("batch")
+    is_hello = message.kind == "hello" and message.values.get("version") == VERSION
+    return batch if is_hello and type(batch) is int and 0 < batch < 2**16 else None
+
+
+def lowering_message() -> Message:
+    """Return the message that tells a client that the server lowers its network for the client's batch first."""
+    return Message(kind="lowering")
+
+
+def refusal_message(reason: str) -> Message:
+    """Return the message that tells a client why its batch is refused."""
+    return Message(kind="refused", values={"reason": reason})
+
+
+def read_refusal(message: Message) -> str | None:
+    """Return the reason of a `refusal_message` from an untrusted sender; None for any other message."""
+    reason = message.values.get("reason")
+    return printable(reason)[:200] if message.kind == "refused" and type(reason) is str else None
 
 
 def wait_message(ahead: int) -> Message:

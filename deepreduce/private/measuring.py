@@ -18,6 +18,7 @@ from deepreduce.errors import UserError
 from deepreduce.network import Network
 from deepreduce.network.copying import copy_module
 from deepreduce.private.approximations import approximated
+from deepreduce.private.batches import batches_of, check_batch_of, check_query_fits
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import Array, Lowered, lower
 from deepreduce.private.lowering.program import REVEALED, Program
@@ -38,6 +39,7 @@ def measure(
     *,
     protocol: str = "cheetah",
     repeats: int = 3,
+    batch: int = 1,
     ports: Sequence[int] | None = None,
     shaped: Link | None = None,
     cost: LayerCostFunction = macs,
@@ -45,26 +47,30 @@ def measure(
 ) -> PrivateRun:
     """Return the cost of `network` under `protocol`, layer by layer, and its logits for `images` (N, C, H, W).
 
-    The images are standardised, as the network takes them. Each is one query; at least `repeats` queries are timed,
-    after one that is not. Every party is a process that ends with the call. `ports` holds one port per party (None:
-    free ones). With `shaped`, the same queries are timed again over that link, shaped by the kernel
-    (`deepreduce.private.parties.link_shaping`). Linear regions are collapsed where that lowers `cost`, the cost of a
-    layer. Raises `UserError` for a network that can't be lowered and a link that can't be shaped, and `RunError` if a
-    party dies or a query takes more than `timeout_s` seconds.
+    The images are standardised, as the network takes them. A query is one of `batch` images, and the last is filled
+    up with zeros (`deepreduce.private.batches`); at least `repeats` queries are timed, after one that is not. Every
+    party is a process that ends with the call. `ports` holds one port per party (None: free ones). With `shaped`, the
+    same queries are timed again over that link, shaped by the kernel (`deepreduce.private.parties.link_shaping`).
+    Linear regions are collapsed where that lowers `cost`, the cost of a layer. Raises `UserError` for a network that
+    can't be lowered, a link that can't be shaped, and a batch that the images don't fill or that exceeds the free
+    memory, and `RunError` if a party dies or a query takes more than `timeout_s` seconds.
     """
     chosen = protocol_named(protocol)
     check_installed()
     _check_arguments(network, images, repeats=repeats, timeout_s=timeout_s)
+    check_batch_of(len(images), batch)
     slow = None if shaped is None else ShapedLink.on_this_machine(shaped)
-    lowered = lower(prepare(network, cost=cost), cost=cost)
-    turns = [images[index % len(images)] for index in range(max(len(images), repeats))]
+    lowered = lower(prepare(network, cost=cost), batch=batch, cost=cost)
+    check_query_fits(lowered.program, batch, parties=chosen.parties)
+    batches = batches_of(images, batch)
+    turns = [batches[index % len(batches)] for index in range(max(len(batches), repeats))]
     setup_seconds, answers = _run_queries(lowered, chosen, Loopback(ports=ports), turns, timeout_s=timeout_s)
     over_link = None
     if slow is not None:
         _, delayed = _run_queries(lowered, chosen, slow, turns, timeout_s=timeout_s)
         seconds = Spread.of([answer.seconds for answer in delayed])
         over_link = OverLink(link=slow.link, delays=slow.delays, seconds=seconds)
-    logits = np.concatenate([answer.logits for answer in answers[: len(images)]])  # (N, classes)
+    logits = np.concatenate([answer.logits for answer in answers[: len(batches)]])[: len(images)]  # (N, classes)
     return PrivateRun(
         network=network.name,
         relu_count=network.relu_count,
@@ -76,6 +82,7 @@ def measure(
         logits=tuple(tuple(float(value) for value in row) for row in logits),
         over_link=over_link,
         approximations=approximated(lowered.program),
+        batch=batch,
     )
 
 
@@ -90,9 +97,9 @@ def _check_arguments(network: Network, images: Tensor, *, repeats: int, timeout_
 
 
 def _run_queries(
-    lowered: Lowered, protocol: MpcProtocol, transport: Transport, images: Sequence[Tensor], *, timeout_s: float
+    lowered: Lowered, protocol: MpcProtocol, transport: Transport, batches: Sequence[Tensor], *, timeout_s: float
 ) -> tuple[float, list[Answer]]:
-    """Return the seconds of setup, which include an extra query of the first image, and the answer for each image."""
+    """Return the seconds of setup, which include an extra query of the first batch, and the answer for each batch."""
     begin = time.perf_counter()
     with running_parties(
         lowered.program,
@@ -102,25 +109,25 @@ def _run_queries(
         transport=transport,
         timeout_s=timeout_s,
     ) as parties:
-        run_query(parties, images[0], timeout_s=timeout_s)
+        run_query(parties, batches[0], timeout_s=timeout_s)
         setup_seconds = time.perf_counter() - begin
-        return setup_seconds, [run_query(parties, image, timeout_s=timeout_s) for image in images]
+        return setup_seconds, [run_query(parties, images, timeout_s=timeout_s) for images in batches]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The outcome of one query: the client's logits (1, classes), wall seconds, and each party's layer profiles."""
+    """The outcome of one query: the client's logits (N, classes), wall seconds, and each party's layer profiles."""
 
     logits: Array
     seconds: float
     profiles: tuple[tuple[LayerProfile, ...], ...]
 
 
-def run_query(parties: Sequence[PartyProcess], image: Tensor, *, timeout_s: float) -> Answer:
-    """Compute the logits of one image (C, H, W), which only the client's process receives."""
+def run_query(parties: Sequence[PartyProcess], images: Tensor, *, timeout_s: float) -> Answer:
+    """Compute the logits of a batch (N, C, H, W), which only the client's process receives."""
     begin = time.perf_counter()
     for party in parties:
-        party.send(query_message(image) if party.rank == CLIENT else Message(kind="query"))
+        party.send(query_message(images) if party.rank == CLIENT else Message(kind="query"))
     messages = receive_answers(parties, timeout_s=timeout_s)
     return Answer(
         logits=messages[CLIENT].arrays["logits"],
@@ -131,9 +138,9 @@ def run_query(parties: Sequence[PartyProcess], image: Tensor, *, timeout_s: floa
     )
 
 
-def query_message(image: Tensor) -> Message:
-    """Return the message that gives the client's process an image (C, H, W); it is sent channels-last."""
-    stored = image.detach().float().permute(1, 2, 0)[None].contiguous().cpu()  # (1, H, W, C)
+def query_message(images: Tensor) -> Message:
+    """Return the message that gives the client's process a batch (N, C, H, W); it is sent channels-last."""
+    stored = images.detach().float().permute(0, 2, 3, 1).contiguous().cpu()  # (N, H, W, C)
     return Message(kind="query", arrays={"image": stored.numpy()})
 
 

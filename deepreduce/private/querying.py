@@ -5,21 +5,25 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
+from deepreduce.cost.batch import check_batch
 from deepreduce.errors import RunError, UserError
+from deepreduce.private.batches import batches_of, check_query_fits
 from deepreduce.private.handshake import (
     HANDSHAKE_S,
     NO_SERVER,
     ServerInfo,
     hello_message,
+    lowering_message,
     port_message,
     read_port,
+    read_refusal,
     read_wait,
     two_party_protocol,
 )
@@ -38,10 +42,16 @@ _LOOK = "look at its terminal, then try again"
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """The logits of one image, which only the client knows, and the wall seconds of the query."""
+    """The logits of one image, which only the client knows, and what its query cost.
+
+    `images` is the number of images that were given in the query, `seconds` its wall seconds, and `sent_bytes` what
+    the client's engine sent, for all of them together.
+    """
 
     logits: tuple[float, ...]
     seconds: float
+    sent_bytes: int = 0
+    images: int = 1
 
     @property
     def predicted_class(self) -> int:
@@ -51,7 +61,7 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A client's connection to a server, ready for queries."""
+    """A client's connection to a server, ready for queries of as many images as the server's program takes."""
 
     server: ServerInfo
     connection: socket.socket
@@ -60,18 +70,35 @@ class Session:
 
     def query(self, image: Tensor) -> Reply:
         """Return the reply for one standardised image (C, H, W). Raises `UserError` for another shape."""
-        if tuple(image.shape) != self.server.input_shape:
-            raise UserError(
-                f"the image is {tuple(image.shape)}; the server's network takes {self.server.input_shape}"
-            )
+        return self.query_together([image])[0]
+
+    def query_together(self, images: Sequence[Tensor]) -> list[Reply]:
+        """Return the replies for the images (C, H, W) of one query, filled up with zeros to the session's batch.
+
+        Raises `UserError` for no image, for more than the batch, and for another shape.
+        """
+        batch = self.server.program.batch
+        if not 1 <= len(images) <= batch:
+            raise UserError(f"{len(images)} images are given for one query; give 1 to {batch}, the session's batch")
+        for image in images:
+            if tuple(image.shape) != self.server.input_shape:
+                raise UserError(
+                    f"the image is {tuple(image.shape)}; the server's network takes {self.server.input_shape}"
+                )
         if has_hung_up(self.connection):
             raise RunError("the server ended the session, as it does when no query comes for a while; connect again")
         begin = time.perf_counter()
         _send(self.connection, Message(kind="query"))
-        self.party.send(query_message(image))
+        self.party.send(query_message(batches_of(images, batch)[0]))
         (answer,) = receive_answers([self.party], timeout_s=self.timeout_s, other=self.connection)
-        logits = answer.arrays["logits"][0]
-        return Reply(logits=tuple(float(value) for value in logits), seconds=time.perf_counter() - begin)
+        seconds, logits = time.perf_counter() - begin, answer.arrays["logits"]  # (batch, classes)
+        if logits.ndim != 2 or len(logits) != batch:
+            raise RunError(f"the server's program gives logits of shape {logits.shape} for {batch} images")
+        sent = sum(profile["bytes_sent"] for profile in answer.values["profiles"])
+        return [
+            Reply(logits=tuple(float(v) for v in row), seconds=seconds, sent_bytes=sent, images=len(images))
+            for row in logits[: len(images)]
+        ]
 
 
 @contextmanager
@@ -81,6 +108,7 @@ def open_session(
     *,
     timeout_s: float,
     protocol: str = "cheetah",
+    batch: int = 1,
     tls: Tls | None = None,
     check: Callable[[ServerInfo], None] = lambda server: None,
     report: Callable[[str], None] = lambda line: None,
@@ -88,21 +116,21 @@ def open_session(
     """Connect to the server at `host`:`port`, wait for the turn, and start a session, which ends with the context.
 
     `check` is called with what the server says of its network, before the client asks for its turn; what it raises
-    ends the connection. `report` is called with a line if others come first.
+    ends the connection. `report` is called with a line if others come first. A query is of at most `batch` images.
 
-    Raises `RunError` if no server answers or it disconnects, and `UserError` if it serves under another protocol than
-    `protocol`: the client chooses how its image is protected. Before that check the client sends nothing but the
-    version of its messages.
+    Raises `RunError` if no server answers or it disconnects, and `UserError` if it refuses the batch, if a query does
+    not fit into memory, and if it serves under another protocol than `protocol`: the client chooses how its image is
+    protected. Before that check the client sends nothing but the version of its messages and the batch.
     """
-    chosen = two_party_protocol(protocol)
+    chosen, at = two_party_protocol(protocol), f"{host}:{port}"
+    check_batch(batch)
     check_installed()
     with _connect(host, port, tls) as connection:
-        _send(connection, hello_message())
-        repair = _LOOK if tls is not None else f"{_LOOK}; if it speaks TLS, give --tls-ca"
-        server = ServerInfo.from_message(_receive(connection, within_s=HANDSHAKE_S, repair=repair))
-        _check_protocol(server.protocol, chosen, at=f"{host}:{port}")
-        _check_link(server, tls, at=f"{host}:{port}")
+        server = _meet(connection, batch, tls, at=at, timeout_s=timeout_s, report=report)
+        _check_protocol(server.protocol, chosen, at=at)
+        _check_link(server, tls, at=at)
         check(server)
+        check_query_fits(server.program, batch, parties=1)
         with PartyProcess(CLIENT) as party:
             _start(party, connection, server, tls, timeout_s=timeout_s, report=report)
             yield Session(server=server, connection=connection, party=party, timeout_s=timeout_s)
@@ -120,6 +148,31 @@ def _connect(host: str, port: int, tls: Tls | None) -> socket.socket:
     except BaseException:
         connection.close()
         raise
+
+
+def _meet(
+    connection: socket.socket,
+    batch: int,
+    tls: Tls | None,
+    *,
+    at: str,
+    timeout_s: float,
+    report: Callable[[str], None],
+) -> ServerInfo:
+    """Ask for queries of `batch` images; return what the server says of its network."""
+    _send(connection, hello_message(batch))
+    repair = _LOOK if tls is not None else f"{_LOOK}; if it speaks TLS, give --tls-ca"
+    message = _receive(connection, within_s=HANDSHAKE_S, repair=repair)
+    if message.kind == lowering_message().kind:
+        report(f"the server prepares its network for {batch} images a query")
+        message = _receive(connection, within_s=timeout_s)
+    reason = read_refusal(message)
+    if reason is not None:
+        raise UserError(f"the server at {at} refuses a batch of {batch}: {reason}")
+    server = ServerInfo.from_message(message)
+    if server.program.batch != batch:
+        raise RunError(NO_SERVER)
+    return server
 
 
 def _start(

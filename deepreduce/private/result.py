@@ -32,7 +32,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """The cost of one query, from the image to its logits, with all parties on one machine.
+    """The cost of one query, from its images to their logits, with all parties on one machine.
 
     `seconds` is wall time. `bytes` and `sent_messages` are the sums over all parties, from the engine's profile.
     `serial_bytes` and `messages` count only what is sent one after another (`MpcProtocol`): a link's bandwidth and
@@ -48,7 +48,7 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """The cost of one layer for one image, in the quantities of `Query`: medians over the timed queries.
+    """The cost of one layer for the images of a query, in the quantities of `Query`: medians over the timed queries.
 
     `name` is the site or layer of the network that ran, `kind` one of `KINDS` in
     `deepreduce.cost.layers`.
@@ -103,9 +103,9 @@ class PrivateRun:
 
     `layers` are in execution order. Their medians need not add up to a query's cost, so `queries` are kept too: from
     time to time Cheetah refills its oblivious transfers, each time in another layer. `setup_seconds` covers what
-    happens once: starting the parties, compiling, and the first query, which no other figure includes. `logits` holds
-    one row per image. `approximations` lists the layers of each operation that the engine approximates
-    (`deepreduce.private.approximations`).
+    happens once: starting the parties, compiling, and the first query, which no other figure includes. `batch` is the
+    number of images of a query, and of a layer's cost. `logits` holds one row per image. `approximations` lists the
+    layers of each operation that the engine approximates (`deepreduce.private.approximations`).
     """
 
     network: str
@@ -118,6 +118,7 @@ class PrivateRun:
     logits: tuple[tuple[float, ...], ...]
     over_link: OverLink | None = None
     approximations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    batch: int = 1
 
     @property
     def seconds(self) -> Spread:
@@ -126,17 +127,17 @@ class PrivateRun:
 
     @property
     def bytes(self) -> int:
-        """Return the bytes that all parties send for one image: the median of the queries."""
+        """Return the bytes that all parties send for a query: the median of the queries."""
         return statistics.median_low(query.bytes for query in self.queries)
 
     @property
     def serial_bytes(self) -> int:
-        """Return the bytes that are sent one after another for one image: the median of the queries."""
+        """Return the bytes that are sent one after another for a query: the median of the queries."""
         return statistics.median_low(query.serial_bytes for query in self.queries)
 
     @property
     def messages(self) -> int:
-        """Return the one-way messages that follow one after another for one image: the median of the queries."""
+        """Return the one-way messages that follow one after another for a query: the median of the queries."""
         return statistics.median_low(query.messages for query in self.queries)
 
     @property
@@ -191,6 +192,8 @@ class PrivateRun:
             },
             "seconds": asdict(self.seconds),
             "setup_seconds": self.setup_seconds,
+            "batch": self.batch,
+            "per_image": {"seconds": self.seconds.median / self.batch, "bytes": self.bytes / self.batch},
             "bytes": self.bytes,
             "serial_bytes": self.serial_bytes,
             "messages": self.messages,
@@ -211,15 +214,18 @@ class PrivateRun:
 def cost_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
     """Return the measured cost of one image over `link`; `value` is what `PrivateRun.to_json` returned.
 
+    Each image of a query has an equal part of the query's cost.
     The sum is the cost of a whole query: what a query costs beyond its layers is counted as other layers, and if the
     layers' medians add up to more than a query, they are scaled down. Raises `UserError` for any other value.
     """
     try:
         layers = value["layers"]
         kinds = [kind_of(layer["kind"]) for layer in layers] + [OTHER_LAYERS]
-        seconds = _fit_to_total([layer["seconds"]["median"] for layer in layers], value["seconds"]["median"])
+        batch = batch_of_run(value)
+        parts = _fit_to_total([layer["seconds"]["median"] for layer in layers], value["seconds"]["median"])
+        seconds = [part / batch for part in parts]
         sent, serial, messages = (
-            _fit_to_total([layer[name] for layer in layers], value[name])
+            [part / batch for part in _fit_to_total([layer[name] for layer in layers], value[name])]
             for name in ("bytes", "serial_bytes", "messages")
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -237,6 +243,14 @@ def cost_of_run(value: Mapping[str, Any], link: Link) -> CostEstimate:
             for i, kind in enumerate(kinds)
         ]
     )
+
+
+def batch_of_run(value: Mapping[str, Any]) -> int:
+    """Return the number of images of a query in what `PrivateRun.to_json` returned. Raises `UserError` for none."""
+    batch = value.get("batch", 1)  # an earlier version had no other
+    if type(batch) is not int or batch < 1:
+        raise UserError(f"its batch is {str(batch)[:40]!r}, which is no number of images")
+    return batch
 
 
 def _fit_to_total(parts: Sequence[float], total: float) -> list[float]:

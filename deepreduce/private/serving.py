@@ -12,13 +12,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from deepreduce.cost.batch import check_batch
 from deepreduce.data import Standardisation
 from deepreduce.errors import RunError, UserError
 from deepreduce.network import Network
-from deepreduce.private.handshake import ServerInfo, two_party_protocol
+from deepreduce.private.handshake import two_party_protocol
 from deepreduce.private.lowering.aten_graph import prepare
-from deepreduce.private.lowering.lower import lower
 from deepreduce.private.parties.wire import ClosedError
+from deepreduce.private.serving_offers import Offers
 from deepreduce.private.serving_session import Limits, Service
 from deepreduce.private.spu.install import check_installed
 from deepreduce.private.tls import Tls
@@ -26,6 +27,8 @@ from deepreduce.private.turns import Turns
 from deepreduce.transforms.collapse.choose import LayerCostFunction, macs
 from deepreduce.utils.printable import printable
 
+MOST_SERVED = 16
+"""Most images of a client's query, unless the server is given another number."""
 _MOST_CONNECTIONS = 64
 """Most clients at a time; the oldest one that has not met the server yet makes room for another."""
 _MOST_WAITING_PER_HOST = 16
@@ -66,28 +69,27 @@ def serve(
     silent_s: float = 60.0,
     tls: Tls | None = None,
     cost: LayerCostFunction = macs,
+    most_images: int = MOST_SERVED,
 ) -> None:
     """Serve `network` to one client after another, forever; call `report` with a line for every event.
 
     Linear regions are collapsed where that lowers `cost`, the cost of a layer. A client that fails, disconnects,
     sends anything invalid, sends no query for `idle_s` seconds or whose engine is silent for `silent_s` seconds ends
-    only its own session. Raises `UserError`, before the first client, for a network that can't be lowered and for a
-    protocol of more than two parties.
+    only its own session. A client may ask for queries of up to `most_images` images. Raises `UserError`, before the
+    first client, for a network that can't be lowered and for a protocol of more than two parties.
     """
     chosen = two_party_protocol(protocol)
     check_installed()
-    lowered = lower(prepare(network, cost=cost), cost=cost)
-    info = ServerInfo(
-        protocol=chosen,
-        program=lowered.program,
-        masks=lowered.masks,
-        input_shape=network.input_shape,
-        standardisation=standardisation,
-        link_tls=tls is not None and tls.link is not None,
-    )
+    check_batch(most_images)
     service = Service(
-        info=info,
-        lowered=lowered,
+        offers=Offers(
+            prepare(network, cost=cost),
+            chosen,
+            most_images=most_images,
+            standardisation=standardisation,
+            link_tls=tls is not None and tls.link is not None,
+            cost=cost,
+        ),
         limits=Limits(timeout_s=timeout_s, idle_s=idle_s, silent_s=silent_s),
         tls=tls,
         turns=Turns(most_per_host=_MOST_WAITING_PER_HOST),

@@ -1,6 +1,7 @@
 """Take one client through the phases of a session, each with a limit of its own.
 
-1. Meeting: TLS, the client's hello, the server's facts, the port of the client's engine: `HANDSHAKE_S` each.
+1. Meeting: TLS, the client's hello with its batch, the server's facts, the port of the client's engine:
+   `HANDSHAKE_S` each. The server lowers its network first if no client has asked for this batch before.
 2. Waiting for the turn, as long as the client stays; many clients meet and wait at the same time.
 3. Starting: the server's engine compiles (`timeout_s`), then the two engines connect (`silent_s`).
 4. Queries: at most `idle_s` between two, at most `timeout_s` for one, in which the client's engine is never silent
@@ -16,11 +17,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deepreduce.errors import RunError
-from deepreduce.private.handshake import HANDSHAKE_S, ServerInfo, is_hello, port_message, read_port, wait_message
-from deepreduce.private.lowering.lower import Lowered
+from deepreduce.private.handshake import (
+    HANDSHAKE_S,
+    lowering_message,
+    port_message,
+    read_hello,
+    read_port,
+    refusal_message,
+    wait_message,
+)
 from deepreduce.private.parties.processes import PartyProcess, choose_ports, has_hung_up, receive_answers
 from deepreduce.private.parties.wire import ClosedError, Message, MessageError, SilentError, receive, send
 from deepreduce.private.protocol import SERVER
+from deepreduce.private.serving_offers import Offer, Offers, RefusedError
 from deepreduce.private.tls import Tls
 from deepreduce.private.turns import Turns
 
@@ -42,8 +51,7 @@ class Limits:
 class Service:
     """What a server offers to every client, and the turns in which it does."""
 
-    info: ServerInfo
-    lowered: Lowered
+    offers: Offers
     limits: Limits
     tls: Tls | None
     turns: Turns
@@ -66,10 +74,10 @@ class Service:
     def _serve(
         self, connection: socket.socket, host: str, has_met: Callable[[], None], report: Callable[[str], None]
     ) -> int:
-        port = self._meet(connection)
+        offer, port = self._meet(connection)
         has_met()
         with self.turns.turn(host, while_waiting=_WhileWaiting(connection, report)), PartyProcess(SERVER) as party:
-            self._start(party, connection, host, port)
+            self._start(party, offer, connection, host, port)
             count = 0
             while _wait_for_query(connection, idle_s=self.limits.idle_s):
                 party.send(Message(kind="query"))
@@ -77,27 +85,39 @@ class Service:
                 count += 1
             return count
 
-    def _meet(self, connection: socket.socket) -> int:
-        """Tell the client what is served; return the port of its engine, which it has begun to start."""
-        if not is_hello(receive(connection, max_bytes=_MAX_MESSAGE_BYTES, within_s=HANDSHAKE_S)):
+    def _meet(self, connection: socket.socket) -> tuple[Offer, int]:
+        """Tell the client what is served; return that and the port of its engine, which it has begun to start."""
+        batch = read_hello(receive(connection, max_bytes=_MAX_MESSAGE_BYTES, within_s=HANDSHAKE_S))
+        if batch is None:
             raise RunError(_STRANGER)
-        send(connection, self.info.to_message())
+        offer = self._offer(connection, batch)
+        send(connection, offer.info.to_message())
         port = read_port(receive(connection, max_bytes=_MAX_MESSAGE_BYTES, within_s=HANDSHAKE_S))
         if port is None:
             raise RunError(_STRANGER)
-        return port
+        return offer, port
 
-    def _start(self, party: PartyProcess, connection: socket.socket, host: str, port: int) -> None:
+    def _offer(self, connection: socket.socket, batch: int) -> Offer:
+        """Return what is offered for a batch; tell the client if that takes time, or why there is none."""
+        if not self.offers.has(batch):
+            send(connection, lowering_message())
+        try:
+            return self.offers.get(batch)
+        except RefusedError as error:
+            send(connection, refusal_message(error.reason))
+            raise
+
+    def _start(self, party: PartyProcess, offer: Offer, connection: socket.socket, host: str, port: int) -> None:
         """Start the engine and connect it to the client's at `host`:`port`."""
-        info, limits = self.info, self.limits
-        party.prepare(info.program, info.protocol, self.lowered.masks, timeout_s=limits.timeout_s)
+        info, limits = offer.info, self.limits
+        party.prepare(info.program, info.protocol, info.masks, timeout_s=limits.timeout_s)
         receive_answers([party], timeout_s=limits.timeout_s, other=connection)
         (own_host, _) = connection.getsockname()
         (own_port,) = choose_ports(1, None, host=own_host)
         send(connection, port_message(own_port))
         party.connect(
             [f"{own_host}:{own_port}", f"{host}:{port}"],
-            self.lowered.weights,
+            offer.weights,
             silent_s=limits.silent_s,
             tls=self.tls.link if self.tls is not None else None,
         )

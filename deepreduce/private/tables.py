@@ -33,12 +33,14 @@ def csv_of(run: PrivateRun) -> str:
     """Return a CSV table with one row per layer."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "kind", "seconds", "seconds_low", "seconds_high", "repeats", *COUNTS, "protocol"])
+    writer.writerow(
+        ["name", "kind", "seconds", "seconds_low", "seconds_high", "repeats", *COUNTS, "protocol", "batch"]
+    )
     for layer in run.layers:
         spread = layer.seconds
         seconds = [f"{value:.6f}" for value in (spread.median, spread.low, spread.high)]
         counts = [getattr(layer, count) for count in COUNTS]
-        writer.writerow([layer.name, layer.kind, *seconds, spread.count, *counts, run.protocol.label])
+        writer.writerow([layer.name, layer.kind, *seconds, spread.count, *counts, run.protocol.label, run.batch])
     return text.getvalue()
 
 
@@ -49,15 +51,29 @@ def _summary(run: PrivateRun, link: Link) -> list[str]:
         f"same prediction as PyTorch on {agreement.same_argmax} of {agreement.images} images; logits differ by at"
         f" most {agreement.max_abs_error:.3g} (largest: {agreement.max_abs_logit:.3g})",
         *describe(run.approximations),
-        f"a query over loopback: {seconds.median:.3f} s, {seconds.low:.3f} to {seconds.high:.3f} in {seconds.count}"
-        f" queries; {_amount(run, 'bytes')}, {_amount(run, 'messages')} one after another",
+        f"a query{_of_images(run)} over loopback: {seconds.median:.3f} s, {seconds.low:.3f} to {seconds.high:.3f} in"
+        f" {seconds.count} queries; {_amount(run, 'bytes')}, {_amount(run, 'messages')} one after another",
+        *_per_image(run),
         f"setup, once: {run.setup_seconds:.1f} s",
     ]
     if link.computed:
-        lines.append(f"a query over {link.label}: {run.seconds_over(link):.3f} s, computed from that, not measured")
+        seconds_over = run.seconds_over(link)
+        each = "" if run.batch == 1 else f" ({seconds_over / run.batch:.3f} s an image)"
+        lines.append(f"a query over {link.label}: {seconds_over:.3f} s{each}, computed from that, not measured")
     if run.over_link is not None:
         lines.append(_over_link(run.over_link, run.messages))
     return lines
+
+
+def _of_images(run: PrivateRun) -> str:
+    return "" if run.batch == 1 else f" of {run.batch} images"
+
+
+def _per_image(run: PrivateRun) -> list[str]:
+    """Return a line about each image's part of a query; none where a query is of one image."""
+    if run.batch == 1:
+        return []
+    return [f"an image's part of it: {run.seconds.median / run.batch:.3f} s, {run.bytes / run.batch:,.0f} bytes"]
 
 
 def _over_link(found: OverLink, messages: int) -> str:

@@ -7,19 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepreduce.candidate import Candidate
+from deepreduce.cost.batch import with_batch
 from deepreduce.cost.estimate import CostEstimate
 from deepreduce.cost.link import LINKS
 from deepreduce.cost.objective import MEASURED, Objective, objective_class, objective_named
 from deepreduce.errors import CheckpointError, UserError, unknown_name
 from deepreduce.methods.base import EarlierNetwork
 from deepreduce.private.protocol import PROTOCOLS
-from deepreduce.private.result import cost_of_run
+from deepreduce.private.result import batch_of_run, cost_of_run
 from deepreduce.report.page import SiteCount
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.store.candidates import read_candidates
 from deepreduce.store.checkpoint import SavedNetwork
 from deepreduce.store.description import read_description
-from deepreduce.store.names import CANDIDATES_CSV, CANDIDATES_RECORD, PLAN, WEIGHTS, private_run
+from deepreduce.store.names import CANDIDATES_CSV, CANDIDATES_RECORD, PLAN, WEIGHTS, private_runs
 from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.store.records import read_costs
 from deepreduce.store.sealed import is_of_earlier_version, read_run_record
@@ -62,12 +63,13 @@ def _recorded_candidates(folder: Path) -> list[Candidate]:
 def _measured_costs(network: Path) -> dict[str, CostEstimate]:
     costs = {}
     for protocol in PROTOCOLS:
-        path = network / private_run(protocol)
-        if path.is_file():
+        for batch, path in private_runs(network, protocol).items():
             try:
                 value = read_run_record(path)
+                if batch_of_run(value) != batch:
+                    raise UserError(f"it holds queries of {batch_of_run(value)} images, and its name says {batch}")
                 for name, link in LINKS.items():
-                    costs[f"{MEASURED}{protocol}-{name}"] = cost_of_run(value, link)
+                    costs[f"{MEASURED}{with_batch(protocol, batch)}-{name}"] = cost_of_run(value, link)
             except UserError as error:
                 raise CheckpointError(f"{path}: {error}; remove the file, or measure again") from error
             except CheckpointError as error:

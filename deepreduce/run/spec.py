@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -42,10 +43,19 @@ class SearchSpec:
 
     def search(self) -> Search:
         """Begin the method's search for networks."""
-        return self.method.search(without_weights(self.network), self.options, self.context)
+        return self.method.search(self._without_weights, self.options, self.context)
+
+    @cached_property
+    def _without_weights(self) -> Network:
+        """The network of every search: what was proposed of it once need not be made again."""
+        return without_weights(self.network)
 
     def preview(self) -> tuple[Preview, Schedule]:
         """Return what would be trained, without training anything. Raises what the method raises."""
+        return self._preview
+
+    @cached_property
+    def _preview(self) -> tuple[Preview, Schedule]:
         preview = preview_search(self.search())
         objective = self.context.objective
         full = Costs(

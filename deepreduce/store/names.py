@@ -5,7 +5,8 @@ RUN/
   config.yaml  environment.json  log.txt  criticality.json  costs.json
   teacher/  {probes,drafts,candidates}/<hash>/     plan.json  model.safetensors  metrics.json  history.csv
                                                masks.safetensors, where the plan has masks
-                                               private-PROTOCOL.json, by 'deepreduce private run'
+                                               private-PROTOCOL.json, private-PROTOCOL-xBATCH.json,
+                                               by 'deepreduce private run'
   candidates.json  candidates.csv  frontier.csv  frontier.png  frontier.svg  layers.png  costs-PRESET.png  report.html
 ```
 
@@ -18,6 +19,7 @@ metrics.json those of history.csv and model.safetensors. The other .csv and the 
 
 from pathlib import Path
 
+from deepreduce.cost.batch import split_batch, with_batch
 from deepreduce.utils.file_names import checked_name
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "log.txt", ".lock"
@@ -46,9 +48,19 @@ def costs_plot(preset: str) -> str:
     return f"costs-{checked_name(preset)}.png"
 
 
-def private_run(protocol: str) -> str:
+def private_run(protocol: str, batch: int = 1) -> str:
     """Return the name of the file, in a network's folder, that holds what 'deepreduce private run' measured."""
-    return f"private-{checked_name(protocol)}.json"
+    return f"private-{checked_name(with_batch(protocol, batch))}.json"
+
+
+def private_runs(network: Path, protocol: str) -> dict[int, Path]:
+    """Return the files of `private_run` in a network's folder for a protocol, by the batch of their queries."""
+    found = {}
+    for path in sorted(network.glob(f"private-{checked_name(protocol)}*.json")):
+        name, batch = split_batch(path.stem)
+        if name == f"private-{protocol}":
+            found[batch] = path
+    return found
 
 
 def run_of(network: Path) -> Path | None:

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_path: Path) -> None:
     done = command(
         "private", "run", folder, "--protocol", "semi2k", "--link", "lan", "--images", "2", "--repeats", "2",
-        "--csv", "layers.csv", "--json", cwd=tmp_path, timeout=300,
+        "--batch", "2", "--csv", "layers.csv", "--json", cwd=tmp_path, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -55,9 +55,11 @@ def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_pat
     assert found["link"] == "lan" and found["links"]["lan"]["computed"] and not found["links"]["loopback"]["computed"]
     assert len((tmp_path / "layers.csv").read_text().splitlines()) == 1 + len(found["layers"])
     # and it is kept with the network, for the plots and tables of its run
-    assert json.loads((folder / private_run("semi2k")).read_text())["layers"] == found["layers"]
+    assert json.loads((folder / private_run("semi2k", 2)).read_text())["layers"] == found["layers"]
+    assert not (folder / private_run("semi2k")).exists()  # a query of one image is another measurement
     cost = cost_of_run(found, LINKS["lan"])
-    assert cost.latency == pytest.approx(found["links"]["lan"]["seconds"], rel=0.02)
+    assert cost.latency == pytest.approx(found["links"]["lan"]["seconds"] / 2, rel=0.02)
+    assert cost.bytes == pytest.approx(found["per_image"]["bytes"]) == found["bytes"] / 2
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,10 @@ def test_run_prints_the_whole_result_and_writes_the_layers(folder: Path, tmp_pat
         (["--ports", "9001,70000"], "port 70000 can't be used"),
         (["--ports", "9001,9002", "--protocol", "aby3"], "2 ports are given for 3 parties"),
         (["--images", "0"], "--images is 0; give 1 to 1,000,000"),
+        (["--batch", "0"], "the batch is 0; give a whole number of images for each query, 1 to 256"),
+        (["--batch", "257", "--images", "300"], "the batch is 257; give a whole number of images"),
+        (["--batch", "2.5"], "--batch"),
+        (["--batch", "4", "--images", "3"], "the batch is 4, and 3 images are given"),
         (["--repeats", "0"], "--repeats is 0; give 1 to 1,000,000"),
         (["--timeout", "-1"], "--timeout is -1; give seconds above 0, at most 86,400"),
         (["--timeout", "0"], "--timeout is 0; give seconds"),
@@ -130,6 +136,7 @@ def test_a_mistake_in_calibrating_is_one_line(
         (["--protocol", "semi3k"], "did you mean 'semi2k'"),
         (["--timeout", "nan"], "--timeout is nan; give seconds"),
         (["--idle", "0"], "--idle is 0; give seconds"),
+        (["--batch", "0"], "the batch is 0; give a whole number of images"),
         (["--link", "van"], "unknown link 'van'"),
         (["--port", "-1"], "127.0.0.1:-1 can't be used"),
         (["--port", "65536"], "127.0.0.1:65536 can't be used"),
@@ -153,6 +160,8 @@ def test_a_mistake_in_serving_is_one_line(
     [
         (["--protocol", "aby3"], "aby3 needs 3 parties, but serve and query are two"),
         (["--timeout", "-inf"], "--timeout is -inf; give seconds"),
+        (["--batch", "2"], "the batch is 2, and 1 image is given"),
+        (["--batch", "-3"], "the batch is -3; give a whole number of images"),
         (["--connect", "127.0.0.1:65536"], "give HOST:PORT"),
         (["--connect", "127.0.0.1:0"], "give HOST:PORT"),
         (["--connect", "127.0.0.1:²"], "give HOST:PORT"),
@@ -213,6 +222,32 @@ def test_what_a_server_says_is_shown_without_its_escapes(
     shown, answer = printed.out.splitlines()
     assert shown == r"net\x1b[2J\nfake line under semi2k (trusted dealer: a cost reference)"
     assert answer.startswith("3: class 0") and printed.err == "waiting for the server's turn: 2 first\n"
+
+
+def test_images_are_asked_for_in_batches_and_the_cost_is_that_of_a_query_and_of_an_image(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Party(FakeParty):
+        links: list[LinkTls | None] = []  # noqa: RUF012
+
+    monkeypatch.setattr(querying, "PartyProcess", Party)
+    printed = []
+    for words in ([], ["--json"]):
+        with scripted_server(server_info("semi2k", batch=2).to_message(), port_message(9)) as (port, _):
+            numbers = [word for number in (3, 4, 5) for word in ("--image", str(number))]
+            query = ["private", "query", "--connect", f"127.0.0.1:{port}", "--protocol", "semi2k", "--batch", "2"]
+            assert run_command([*query, *numbers, *words]) == 0
+        printed.append(capsys.readouterr().out)
+    lines = printed[0].splitlines()
+    assert [line.split(":")[0] for line in lines[1:]] == ["3", "4", "one query, images", "5", "one query, images"]
+    assert lines[3].startswith("one query, images: 2; ") and lines[3].endswith(" s and 512 bytes")
+    assert lines[5].startswith("one query, images: 1 (filled up to 2); ") and lines[5].endswith(" s and 1,024 bytes")
+    value = json.loads(printed[1])
+    assert value["batch"] == 2
+    assert [reply["images_in_query"] for reply in value["replies"]] == [2, 2, 1]
+    for reply in value["replies"]:
+        assert reply["logits"] == [7.0] * 10 and reply["sent_bytes"] == 1024
+        assert reply["per_image"]["seconds"] == reply["seconds"] / reply["images_in_query"]
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
@@ -278,9 +313,11 @@ def test_a_server_answers_one_client_after_another_under_tls_until_ctrl_c(folder
         doomed.kill()
         doomed.communicate()
         assert left and all_end(left, seconds=10)
-        later = client(port, *both[1], "--image", "image.npy", "--image", "3", "--json", cwd=tmp_path)
-        assert (later.returncode, later.stderr) == (0, "")
-        by_file, by_number = json.loads(later.stdout)["replies"]
+        batch = ["--batch", "2", "--image", "image.npy", "--image", "3", "--image", "3"]
+        later = client(port, *both[1], *batch, "--json", cwd=tmp_path)
+        assert (later.returncode, later.stderr) == (0, "the server prepares its network for 2 images a query\n")
+        by_file, by_number, alone = json.loads(later.stdout)["replies"]
+        np.testing.assert_allclose(alone["logits"], by_number["logits"], atol=0.01)
         np.testing.assert_allclose(by_file["logits"], by_number["logits"], atol=0.01)
         expected = load_reduced(folder, raw_pixels=True)(digits.images[3][None]).detach().numpy()[0]
         np.testing.assert_allclose(by_file["logits"], expected, atol=0.01)

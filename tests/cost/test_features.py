@@ -9,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepreduce.cost.features import FEATURES, POLYNOMIAL, feature, packing_of, product_of
-from deepreduce.cost.layers import ADD, CONV, LINEAR, MAX_POOL, RELU, RELU6, SCALE, SQUARE, Layer, conv_macs
+from deepreduce.cost.layers import (
+    ADD,
+    CONV,
+    LINEAR,
+    MAX_POOL,
+    PRODUCT,
+    RELU,
+    RELU6,
+    SCALE,
+    SQUARE,
+    Layer,
+    conv_macs,
+)
 
 sizes = st.integers(1, 3000)
 
@@ -120,3 +132,28 @@ def test_an_addition_multiplies_and_compares_nothing() -> None:
     layer = Layer(name="add", kind=ADD, in_shape=(4, 8, 8), out_shape=(4, 8, 8))
     there = {name for name in FEATURES if feature(name, layer)}
     assert there == {"other_layers", "other_elements"}
+
+
+@given(batch=st.integers(2, 300), kernel=st.sampled_from([1, 3]), size=sizes.filter(lambda n: n <= 16))
+def test_a_query_pays_for_its_weights_once_and_for_every_image_of_its_own(batch: int, kernel: int, size: int) -> None:
+    one = conv(4, 8, size, kernel=kernel)
+    many = one.for_images(batch)
+    assert feature("right", many) == feature("right", one)
+    for name in ("left", "made", "multiplications", "macs", "read"):
+        assert feature(name, many) == batch * feature(name, one), name
+    assert feature("multiplying_layers", many) == 1
+
+
+def test_of_other_layers_a_query_counts_every_image() -> None:
+    relu = Layer(name="relu", kind=RELU, in_shape=(4, 6, 6), out_shape=(4, 6, 6), kept=10)
+    assert feature("comparisons", relu.for_images(5)) == 5 * 10
+    assert feature("kept_comparisons", relu.for_images(5)) == 5 * 10
+    assert feature("comparing_layers", relu.for_images(5)) == 1
+    linear = Layer(name="fc", kind=LINEAR, in_shape=(128,), out_shape=(10,), macs=1280)
+    assert product_of(linear.for_images(7)) == (7, 128, 10)
+    whole = conv(128, 128, 2)
+    assert product_of(whole) == (1, 512, 512) and product_of(whole.for_images(3)) == (3, 512, 512)
+    # each image has matrices of its own where two activations are multiplied
+    attention = Layer(name="mm", kind=PRODUCT, in_shape=(4, 8), out_shape=(4, 5), macs=4 * 8 * 5)
+    for name in ("left", "right", "made", "sent"):
+        assert feature(name, attention.for_images(3)) == 3 * feature(name, attention)

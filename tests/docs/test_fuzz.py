@@ -83,9 +83,10 @@ def test_a_short_campaign_finds_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_short_campaign_on_run_folders_finds_nothing(tmp_path: Path) -> None:
-    rows = campaign(tmp_path, "--n", "12", "--kills", "4", "--seed", "0", "--parts", "plans,folders,kills")
-    assert (rows["folders"]["inputs"], rows["kills"]["inputs"], rows["kills"]["right"]) == (12, 4, 4)
+    words = ["--n", "6", "--kills", "2", "--seed", "0", "--parts", "plans,folders,kills"]
+    rows = campaign(tmp_path, *words)
+    assert (rows["folders"]["inputs"], rows["kills"]["inputs"], rows["kills"]["right"]) == (6, 2, 2)
     # the same command goes on where it was stopped
     verdicts = (tmp_path / "verdicts.jsonl").read_text().splitlines()
     (tmp_path / "verdicts.jsonl").write_text("\n".join([*verdicts[1:-1], verdicts[-1][:20]]) + "\n")
-    assert campaign(tmp_path, "--n", "12", "--kills", "4", "--seed", "0", "--parts", "plans,folders,kills") == rows
+    assert campaign(tmp_path, *words) == rows

@@ -35,11 +35,11 @@ def answers_over_delays(
             party.connect(addresses, lowered.weights if party.rank == SERVER else None, silent_s=_PATIENCE)
         receive_answers(parties, timeout_s=_PATIENCE)  # prepared
         receive_answers(parties, timeout_s=_PATIENCE)  # connected
-        run_query(parties, image, timeout_s=_PATIENCE)
+        run_query(parties, image[None], timeout_s=_PATIENCE)
         answers = []
         for delay in one_way_s:
             link.one_way_s = delay
-            answers.append(run_query(parties, image, timeout_s=_PATIENCE))
+            answers.append(run_query(parties, image[None], timeout_s=_PATIENCE))
     return answers
 
 

@@ -47,10 +47,12 @@ class FakeParty:
 
     def send(self, message: Message) -> None:
         assert message.kind == "query"
-        self._answer("answer", {"logits": np.full((1, 10), 7.0, np.float32)} if self.role == "client" else {})
+        images = message.arrays.get("image", ())  # (N, H, W, C)
+        logits = {"logits": np.full((len(images), 10), 7.0, np.float32)} if self.role == "client" else {}
+        self._answer("answer", logits, profiles=[{"bytes_sent": 1_000}, {"bytes_sent": 24}])
 
     def receive(self) -> Message:
         return receive(self.channel)
 
-    def _answer(self, kind: str, arrays: Mapping[str, np.ndarray[Any, Any]] | None = None) -> None:
-        send(self._inside, Message(kind=kind, arrays=arrays or {}))
+    def _answer(self, kind: str, arrays: Mapping[str, np.ndarray[Any, Any]] | None = None, **values: Any) -> None:
+        send(self._inside, Message(kind=kind, values=values, arrays=arrays or {}))

@@ -13,18 +13,18 @@ from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import Lowered, lower
 
 
-def lowered(network: Network) -> Lowered:
+def lowered(network: Network, *, batch: int = 1) -> Lowered:
     """Return the prepared and lowered network."""
-    return lower(prepare(network))
+    return lower(prepare(network), batch=batch)
 
 
-def logits_of(found: Lowered, image: Tensor) -> np.ndarray[Any, Any]:
-    """Return the program's logits (1, classes) for one image (1, C, H, W)."""
+def logits_of(found: Lowered, images: Tensor) -> np.ndarray[Any, Any]:
+    """Return the program's logits (N, classes) for the images (N, C, H, W) of a query."""
     from deepreduce.private.spu.layer_function import layer_function
 
     program = found.program
     values: dict[str, Any] = dict(found.weights)
-    values[program.image] = image.permute(0, 2, 3, 1).numpy()
+    values[program.image] = images.permute(0, 2, 3, 1).numpy()
     for layer in program.layers:
         given = [values[name] for name in (*layer.inputs, *layer.weights)]
         values.update(zip(layer.outputs, layer_function(layer, found.masks)(*given), strict=True))
@@ -42,12 +42,11 @@ def calibrated(module: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
 
 
 def assert_agrees(network: Network, *, images: int = 2) -> None:
-    """Check that the lowered network computes what the network does."""
-    found = lowered(network)
+    """Check that the network, lowered for a query of `images`, computes what the network does for each of them."""
+    found = lowered(network, batch=images)
     network.module.eval()
     torch.manual_seed(1)
-    for _ in range(images):
-        image = torch.randn(1, *network.input_shape)
-        with torch.no_grad():
-            expected = network.module(image).numpy()
-        np.testing.assert_allclose(logits_of(found, image), expected, rtol=1e-3, atol=1e-4)
+    batch = torch.randn(images, *network.input_shape)
+    with torch.no_grad():
+        expected = torch.cat([network.module(image[None]) for image in batch]).numpy()
+    np.testing.assert_allclose(logits_of(found, batch), expected, rtol=1e-3, atol=1e-4)

@@ -105,7 +105,7 @@ MOVES: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "pixel_unshuffle": lambda x, net: F.pixel_unshuffle(x, 3),
     "channel_shuffle": lambda x, net: F.channel_shuffle(x, 2),
     "flip": lambda x, net: x.flip(1, 3),
-    "roll": lambda x, net: torch.roll(x, (1, -2), (1, 3)) + torch.roll(x, 5),
+    "roll": lambda x, net: torch.roll(x, (1, -2), (1, 3)),
     "stack": lambda x, net: torch.stack([x, 2 * x], 2) + torch.stack([x, x + 1], -1).movedim(-1, 2),
     "repeat": lambda x, net: x.repeat(1, 2, 1, 3),
     "repeat, new dimension": lambda x, net: x.repeat(2, 1, 1, 1, 1).movedim(0, 1),
@@ -121,7 +121,7 @@ MOVES: dict[str, Callable[[Tensor, Any], Tensor]] = {
 BETWEEN: list[Callable[[Tensor, Any], Tensor]] = [
     lambda x, net: five(x) * net.four,
     lambda x, net: net.four - five(x),
-    lambda x, net: five(x) + five(x).sum(1),
+    lambda x, net: five(x) + five(x).sum(1, keepdim=True),
     lambda x, net: five(x).sum(2, keepdim=True),
     lambda x, net: five(x).mean((1, 4)),
     lambda x, net: torch.where(net.wide, F.relu(five(x)), five(x)),
@@ -140,3 +140,10 @@ BETWEEN: list[Callable[[Tensor, Any], Tensor]] = [
     lambda x, net: x * (net.alpha > 0).float(),
     lambda x, net: (x + 0).copy_(F.relu(x)),
 ]
+
+MIXING: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "a roll of all values": lambda x, net: torch.roll(x, 5),
+    "a broadcast over images": lambda x, net: five(x) + five(x).sum(1),
+    "a mean over images": lambda x, net: x - x.mean(0),
+}
+"""Operations that compute for one image what they do not compute for each of several."""

@@ -54,10 +54,10 @@ HELLO = with_header(json.dumps({"kind": "hello", "values": dict(hello_message().
 """The first bytes of a client."""
 
 
-def server_info(protocol: str) -> ServerInfo:
+def server_info(protocol: str, *, batch: int = 1) -> ServerInfo:
     """Return what a server of `small_resnet` sends to its clients."""
     network = small_resnet()
-    found = lowered(network)
+    found = lowered(network, batch=batch)
     return ServerInfo(
         protocol=PROTOCOLS[protocol],
         program=found.program,
@@ -111,7 +111,7 @@ class RunningServer:
     def connect(self) -> socket.socket:
         """Connect as a client that has received the server's information."""
         connection = self.connect_silently()
-        send(connection, hello_message())
+        send(connection, hello_message(1))
         assert receive(connection, within_s=30).kind == "server"
         return connection
 
@@ -122,7 +122,7 @@ class RunningServer:
 
 @contextmanager
 def running_server(
-    *, idle_s: float = 60.0, silent_s: float = 60.0, tls: Tls | None = None
+    *, idle_s: float = 60.0, silent_s: float = 60.0, tls: Tls | None = None, most_images: int = 16
 ) -> Iterator[RunningServer]:
     """Serve `small_resnet` under Semi2k on a free port."""
     lines: queue.Queue[str] = queue.Queue()
@@ -133,7 +133,7 @@ def running_server(
             try:
                 serve(
                     small_resnet(), listener, protocol="semi2k", standardisation=None, timeout_s=60, report=lines.put,
-                    idle_s=idle_s, silent_s=silent_s, tls=tls,
+                    idle_s=idle_s, silent_s=silent_s, tls=tls, most_images=most_images,
                 )  # fmt: skip
             except OSError as error:
                 ended.append(error)

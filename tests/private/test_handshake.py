@@ -36,6 +36,10 @@ def test_a_server_info_is_read_as_it_was_sent() -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"program": {**PROGRAM.to_json(), "shapes": {"image": [0, 2, 2, 1]}}}, {"input_shape": [1, 2, 3]},
+        {"program": {**PROGRAM.to_json(), "image": "no"}},
+        {"program": {**PROGRAM.to_json(), "shapes": {"image": []}}},
+        {"program": {**PROGRAM.to_json(), "shapes": {"image": [1, 2, 2, None]}}},
         {"protocol": "rot13"}, {"protocol": ["semi2k"]}, {"program": []}, {"program": {"shapes": []}},
         {"input_shape": 3}, {"input_shape": [1, 2]}, {"input_shape": [float("inf")] * 3},
         {"standardisation": []}, {"standardisation": {"mean": 1, "std": 2}},

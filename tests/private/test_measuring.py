@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from deepreduce.cost.builtin import SEMI2K
+from deepreduce.cost.features import feature
 from deepreduce.cost.link import LINKS
 from deepreduce.errors import UserError
 from deepreduce.export.onnx import export_network, relus_in_onnx
@@ -61,6 +63,23 @@ def test_bytes_and_messages_follow_from_what_a_layer_computes(run: PrivateRun) -
     assert {costs[site.name].messages for site in sites} == {8}
     assert all(layer.bytes >= layer.serial_bytes for layer in run.layers)
     assert all(layer.bytes == 0 for layer in run.layers if layer.kind == "add")
+
+
+@pytest.mark.slow
+def test_queries_of_several_images_give_the_same_logits_and_pay_for_the_weights_once(run: PrivateRun) -> None:
+    network = small_resnet()
+    three = measure(network, images(4, network), protocol="semi2k", repeats=1, batch=3, timeout_s=60)
+    assert (three.batch, len(three.queries), three.agreement.same_argmax) == (3, 2, 4)  # the second is filled up
+    np.testing.assert_allclose(np.array(three.logits), np.array(run.logits), atol=0.01)
+    layers = layers_of(prepare(network))
+    weights = sum(feature("right", layer) for layer in layers)
+    sent = {batch: sum(layer.bytes for layer in found.layers if layer.kind in ("convolution", "linear"))
+            for batch, found in ((1, run), (3, three))}  # fmt: skip
+    assert 3 * sent[1] - sent[3] == 2 * 16 * weights > 0
+    assert {layer.messages for layer in three.layers} == {layer.messages for layer in run.layers}
+    for batch, found in ((1, run), (3, three)):  # but for the logits' shares, which the model counts as those of ten
+        estimated = SEMI2K.estimate(layers, LINKS["loopback"], batch=batch)
+        assert found.bytes / batch == pytest.approx(estimated.bytes, rel=0.002)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 
 from deepreduce.errors import RunError, UserError
 from deepreduce.private import querying
+from deepreduce.private.handshake import ServerInfo, lowering_message, refusal_message
 from deepreduce.private.parties.processes import HOST
 from deepreduce.private.parties.wire import Message
 from deepreduce.private.querying import Reply, open_session
@@ -66,6 +67,27 @@ def test_a_query_after_the_server_ended_the_idle_session_says_so() -> None:
                 server.wait_for("connected", within_s=20)
             with pytest.raises(RunError, match="the server ended the session, as it does when no query comes"):
                 session.query(image)
+
+
+@needs_engine
+@pytest.mark.parametrize("answer", [server_info("semi2k"), server_info("semi2k", batch=2)])
+def test_a_program_of_another_batch_than_asked_for_is_refused(answer: ServerInfo) -> None:
+    with (
+        scripted_server(answer.to_message()) as (port, _),
+        pytest.raises(RunError, match="not answer like a 'deepreduce private serve' of this version"),
+        open_session(HOST, port, timeout_s=20, protocol="semi2k", batch=3),
+    ):
+        raise AssertionError("the server's program was accepted")
+
+
+@needs_engine
+def test_a_servers_reason_is_shown_in_one_line() -> None:
+    with (
+        scripted_server(lowering_message(), refusal_message("no\x1b[2J\n" + 300 * "!")) as (port, _),
+        pytest.raises(UserError, match=r"refuses a batch of 3: no\\x1b\[2J\\n!{,190}$"),
+        open_session(HOST, port, timeout_s=20, batch=3),
+    ):
+        raise AssertionError("the refusal was ignored")
 
 
 def test_the_predicted_class_is_that_of_the_largest_logit() -> None:

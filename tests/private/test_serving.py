@@ -21,7 +21,7 @@ import torch
 from deepreduce.cost.link import LINKS
 from deepreduce.errors import UserError
 from deepreduce.private import querying, serving, serving_session
-from deepreduce.private.handshake import port_message, read_port, read_wait
+from deepreduce.private.handshake import VERSION, port_message, read_port, read_wait
 from deepreduce.private.lowering.aten_graph import prepare
 from deepreduce.private.lowering.lower import lower
 from deepreduce.private.parties.link_tls import LinkTls
@@ -31,6 +31,7 @@ from deepreduce.private.querying import open_session
 from deepreduce.private.serving import listen
 from deepreduce.store.checkpoint import SavedNetwork
 from deepreduce.transforms.collapse.costs import collapse_cost
+from deepreduce.utils import memory
 from tests.helpers import REPOSITORY
 from tests.helpers.fake_parties import FakeParty
 from tests.helpers.memory import Secrets, reads_memory
@@ -237,6 +238,57 @@ def test_a_server_full_of_waiting_clients_refuses_more(
         with server.connect_silently() as refused:
             assert refused.recv(1) == b""
         server.wait_for("refused: 1 clients are waiting", within_s=5)
+
+
+def test_a_client_asks_for_a_batch_and_gets_the_logits_of_each_image(parties: type[FakeParty]) -> None:
+    lines: list[str] = []
+    given = list(images(3, small_resnet()))
+    with running_server(most_images=3) as server:
+        for again in (False, True):
+            with open_session(
+                HOST, server.port, timeout_s=60, protocol="semi2k", batch=3, report=lines.append
+            ) as session:
+                assert session.server.program.batch == 3
+                whole, part = session.query_together(given), session.query_together(given[:2])
+                for wrong in ([], [*given, given[0]]):
+                    with pytest.raises(UserError, match=r"\d images are given for one query; give 1 to 3"):
+                        session.query_together(wrong)
+            assert [reply.logits for reply in whole + part] == [(7.0,) * 10] * 5
+            assert {(reply.images, reply.sent_bytes) for reply in whole + part} == {(3, 1024), (2, 1024)}
+            server.wait_for("left after 2 queries", within_s=20)
+            # lowered for the first client that asked; a client with another batch changes nothing
+            assert lines == ["the server prepares its network for 3 images a query"], again
+            with open_session(HOST, server.port, timeout_s=60, protocol="semi2k") as session:
+                assert session.server.program.batch == 1
+            server.wait_for("left after 0 queries", within_s=20)
+
+
+def test_a_batch_that_a_server_does_not_take_is_one_line_on_both_sides(
+    parties: type[FakeParty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(batch: int) -> None:
+        with open_session(HOST, server.port, timeout_s=20, protocol="semi2k", batch=batch):
+            raise AssertionError("the batch was accepted")
+
+    with running_server(most_images=4) as server:
+        with pytest.raises(
+            UserError, match=r"refuses a batch of 5: it takes at most 4 images a query; give a smaller"
+        ):
+            ask(5)
+        server.wait_for("refused: it asked for 5 images a query, 4 are the most", within_s=5)
+        for wrong in (0, 257, 1.0):
+            with pytest.raises(UserError, match=r"the batch is .*; give a whole number"):
+                ask(wrong)  # type: ignore[arg-type]
+        with monkeypatch.context() as changed:
+            changed.setattr(memory, "free_memory", lambda: 10**6)
+            with pytest.raises(UserError, match="refuses a batch of 4: the network or the server's memory does not"):
+                ask(4)
+            line = server.wait_for("refused: a query of 4 images to resnet20 needs about", within_s=5)
+            assert "give a smaller batch" in line
+        for batch in (0, -1, 2**16, True, "3", None, 1.5):
+            with server.connect_silently() as connection:
+                send(connection, Message(kind="hello", values={"version": VERSION, "batch": batch}))
+                server.wait_for("the client is no 'deepreduce private query' of this version", within_s=5)
 
 
 def test_what_a_client_sends_is_reported_without_its_escapes(parties: type[FakeParty]) -> None:

@@ -212,6 +212,17 @@ def test_a_measured_network_has_its_costs_over_every_link(measured: deepreduce.R
     assert shares == {"linear": pytest.approx(0.9), "ReLU": pytest.approx(0.25), "other": pytest.approx(0.35)}
 
 
+def test_queries_of_several_images_are_a_cost_of_their_own(measured: deepreduce.Result) -> None:
+    place = measured.folder / measured.teacher.candidate.folder
+    write_record(place / private_run("cheetah", 4), {**RUN, "batch": 4})
+    found = deepreduce.load_result(measured.folder).teacher.cost_estimates
+    assert found["measured-cheetah-loopback"].latency == pytest.approx(1.5)
+    assert found["measured-cheetah-x4-loopback"].latency == pytest.approx(1.5 / 4)
+    write_record(place / private_run("cheetah", 2), {**RUN, "batch": 4})
+    with pytest.raises(CheckpointError, match=r"it holds queries of 4 images, and its name says 2; remove the file"):
+        deepreduce.load_result(measured.folder)
+
+
 def test_the_frontier_is_drawn_by_another_cost_and_by_measurements(measured: deepreduce.Result) -> None:
     before = (measured.folder / "frontier.svg").read_bytes()
     assert redraw(measured.folder)[0].exists() and (measured.folder / "frontier.svg").read_bytes() == before

@@ -112,7 +112,7 @@ def test_a_command_on_a_failing_disk_says_one_line_each_time_and_ends_like_an_un
     while not ended:
         capsys.readouterr()
         with failing_disk(
-            run, number=7 + 31 * attempts, error=ERRORS[attempts % 3], forever=attempts % 2 == 0
+            run, number=7 + 61 * attempts, error=ERRORS[attempts % 3], forever=attempts % 2 == 0
         ) as disk:
             code = run_command([*words, str(run)])
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("deepreduce: ")]

@@ -14,13 +14,13 @@ from tests.helpers.runs import plain_environment, tiny_config, without_seconds
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("side_by_side", "kills"), [(1, 12), (2, 6)])
+@pytest.mark.parametrize(("side_by_side", "kills"), [(1, 10), (2, 4)])
 def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(
     tmp_path: Path, side_by_side: int, kills: int
 ) -> None:
     # a snapshot after every step, so that kills also fall into the writing of snapshots; some networks are dropped
     config = tiny_config(
-        tmp_path / "t.yaml", training={"epochs": 6, "checkpoint_seconds": 0}, fast={"margin": 0.0},
+        tmp_path / "t.yaml", data={"train_limit": 150}, training={"checkpoint_seconds": 0}, fast={"margin": 0.0},
         side_by_side=side_by_side,
     )  # fmt: skip
     root = REPOSITORY

@@ -249,7 +249,7 @@ def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(
     finished: deepreduce.Result, tmp_path: Path, side_by_side: int
 ) -> None:
     options = {**TINY, "side_by_side": side_by_side}
-    for number in STOPS[::side_by_side]:  # each start of another process takes seconds
+    for number in STOPS if side_by_side == 1 else STOPS[2::2]:  # each start of another process takes seconds
         with pytest.raises(RunInterrupted, match="stopped; all is saved in") as caught:
             deepreduce.optimize(out=tmp_path / "run", observers=[StopsIn(number)], **options)
         assert caught.value.folder == tmp_path / "run"
@@ -260,8 +260,13 @@ def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(
     for name in ("frontier.csv", "candidates.csv"):
         one, other = (without_seconds((r.folder / name).read_text()) for r in (result, finished))
         assert one == other
-    assert not list((tmp_path / "run").rglob("training.safetensors"))
-    assert not (tmp_path / "run" / "teacher-answers.bin").exists()
+    assert result.criticality == finished.criticality and cells(result) == cells(finished)
+    # nothing is left of a training, and every network has the same weights
+    one, other = ({p.relative_to(r.folder) for p in r.folder.rglob("*")} for r in (result, finished))
+    assert one == other
+    for path in finished.folder.rglob("model.safetensors"):
+        name = path.relative_to(finished.folder)
+        assert (result.folder / name).read_bytes() == path.read_bytes(), name
 
 
 # -- recipe fast ----------------------------------------------------------------------------------------------
@@ -445,21 +450,6 @@ def test_the_teacher_is_asked_once_for_each_view_and_its_answers_are_gone_at_the
 @pytest.mark.parametrize("settings", [["distill.remember_gb=0"], ["distill.remember_gb=1e-6"]])
 def test_remembering_less_changes_no_number(finished: deepreduce.Result, tmp_path: Path, settings: list[str]) -> None:
     assert cells(deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)) == cells(finished)
-
-
-@pytest.mark.slow
-def test_students_side_by_side_are_those_trained_one_after_the_other(
-    finished: deepreduce.Result, tmp_path: Path
-) -> None:
-    beside = deepreduce.optimize(out=tmp_path / "run", **{**TINY, "side_by_side": 2})
-    assert cells(beside) == cells(finished)
-    one, other = ((r.folder / "frontier.csv").read_text() for r in (beside, finished))
-    assert without_seconds(one) == without_seconds(other)
-    assert beside.criticality == finished.criticality
-    assert {p.name for p in beside.folder.iterdir()} == {p.name for p in finished.folder.iterdir()}
-    names = sorted(p.relative_to(finished.folder) for p in finished.folder.rglob("model.safetensors"))
-    for name in names:
-        assert (beside.folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def prepare(network: Network, *, cost: LayerCostFunction = macs) -> Network:
     return order_channels(collapsed)
 
 
-def aten_graph(network: Network) -> fx.GraphModule:
-    """Trace the network's forward pass of one image to ATen operations; `layer_of` returns the layer of each.
+def aten_graph(network: Network, *, batch: int = 1) -> fx.GraphModule:
+    """Trace the network's forward pass of `batch` images to ATen operations; `layer_of` returns the layer of each.
 
     The graph is functional: in-place operations and views are replaced by operations that return new tensors.
     """
@@ -55,7 +55,7 @@ def aten_graph(network: Network) -> fx.GraphModule:
         return fx.Interpreter(labelled).run(image)
 
     with torch.fx.traceback.preserve_node_meta(), torch.no_grad(), _CircularPads():
-        return make_fx(torch.func.functionalize(run))(torch.zeros(1, *network.input_shape))
+        return make_fx(torch.func.functionalize(run))(torch.zeros(batch, *network.input_shape))
 
 
 class _CircularPads(TorchFunctionMode):

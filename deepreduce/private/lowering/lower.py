@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from deepreduce.errors import UserError
 from deepreduce.network import Network
 from deepreduce.private.lowering.aten_graph import aten_graph, layer_of
+from deepreduce.private.lowering.batch import check_images_apart
 from deepreduce.private.lowering.builder import Norm, ProgramBuilder, build_program
 from deepreduce.private.lowering.constants import Array as Array
 from deepreduce.private.lowering.constants import Constants, find_number_read
@@ -36,14 +37,14 @@ class Lowered:
     masks: Mapping[str, Array]
 
 
-def lower(network: Network, *, cost: LayerCostFunction = macs) -> Lowered:
-    """Lower a prepared network (`deepreduce.private.lowering.aten_graph.prepare`) to a program for one image.
+def lower(network: Network, *, batch: int = 1, cost: LayerCostFunction = macs) -> Lowered:
+    """Lower a prepared network (`deepreduce.private.lowering.aten_graph.prepare`) to a program for `batch` images.
 
     Batch-norms after a convolution or linear layer are folded into it. Of a masked ReLU, the elements that the mask
     keeps are compared, unless `cost`, the cost of a layer, is lower if all are (`slice_masks`). Floating-point
     parameters and buffers are the server's; integer and boolean buffers are masks of the plan, and public. Raises
     `UserError` that names the layer for an operation that is not supported and for one that would make a number of
-    the server's public.
+    the server's public, and for a network that computes other logits for an image where others are in its batch.
     """
     if network.output_shape is None:
         raise UserError(
@@ -54,8 +55,9 @@ def lower(network: Network, *, cost: LayerCostFunction = macs) -> Lowered:
         call, name = number
         reason = f"makes {name} a public number, but it is the server's; compute with the tensor itself"
         raise _unsupported_error(network, call, reason)
+    check_images_apart(network, batch)
     try:
-        graph = aten_graph(network)
+        graph = aten_graph(network, batch=batch)
     except Exception as error:  # torch's, of any type, where values of the image decide what is computed
         first_line = str(error).strip().partition("\n")[0]
         raise _unsupported_error(
@@ -69,7 +71,7 @@ def lower(network: Network, *, cost: LayerCostFunction = macs) -> Lowered:
         except UnsupportedError as error:
             raise _unsupported_error(network, layer_of(node), error) from error
     built = walker.builder
-    image_shape = (1, *network.input_shape)
+    image_shape = (batch, *network.input_shape)
     folded, logits = fold_batchnorms(built.layers, built.norms, constants, logits=walker.logits)
     drafts = slice_masks(folded, constants, image=IMAGE, image_shape=image_shape, logits=logits, cost=cost)
     program = build_program(

@@ -61,6 +61,11 @@ class Program:
     shapes: Mapping[str, tuple[int, ...]]
 
     @property
+    def batch(self) -> int:
+        """Return the number of images of a query."""
+        return self.shapes[self.image][0]
+
+    @property
     def weights(self) -> tuple[str, ...]:
         """Return the names of the server's inputs."""
         return tuple(dict.fromkeys(name for layer in self.layers for name in layer.weights))
@@ -76,7 +81,7 @@ class Program:
             network=value["network"],
             image=value["image"],
             logits=value["logits"],
-            shapes={name: tuple(shape) for name, shape in value["shapes"].items()},
+            shapes={name: _read_shape(shape) for name, shape in value["shapes"].items()},
             layers=tuple(_read_layer(layer) for layer in value["layers"]),
         )
 
@@ -86,13 +91,17 @@ def _read_layer(value: Mapping[str, Any]) -> ProgramLayer:
         name=value["name"],
         kind=value["kind"],
         ops=tuple(
-            Op(name=op["name"], args=_read_arguments(op["args"]), output=op["output"], shape=tuple(op["shape"]))
+            Op(name=op["name"], args=_read_arguments(op["args"]), output=op["output"], shape=_read_shape(op["shape"]))
             for op in value["ops"]
         ),
         inputs=tuple(value["inputs"]),
         weights=tuple(value["weights"]),
         outputs=tuple(value["outputs"]),
     )
+
+
+def _read_shape(values: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(int(size) for size in values)
 
 
 def _read_arguments(values: Sequence[Any]) -> tuple[Argument, ...]:

@@ -97,15 +97,17 @@ class _Selection:
         """Compute the selection in parts, where it is by a public mask and saves something."""
         condition, *sides = self.op.args
         mask = self.constants.masks.get(condition.name) if isinstance(condition, Ref) else None
-        if mask is None or mask.dtype != np.bool_ or len(self.op.shape) not in (2, 4) or self.op.shape[0] != 1:
+        if mask is None or mask.dtype != np.bool_ or len(self.op.shape) not in (2, 4):
             return
         branches = [self._branch(side) for side in sides]
         if not any(branch.compares for branch in branches) or not all(branch.is_whole for branch in branches):
             return
         wanted = np.broadcast_to(_in_torch_layout(mask, len(self.op.shape)), self.op.shape)
-        whole = wanted.reshape(1, wanted.shape[1], -1)
-        if bool((whole == whole[..., :1]).all()):
-            kept = whole[0, :, 0]
+        if bool((wanted != wanted[:1]).any()):  # no mask of a plan, which is the same for all images
+            return
+        whole = wanted[0].reshape(wanted.shape[1], -1)
+        if bool((whole == whole[:, :1]).all()):
+            kept = whole[:, 0]
             if len(runs_of(kept)) <= _MOST_RUNS:
                 _SlicedParts(self, branches, kept).lower()
             else:
@@ -148,16 +150,18 @@ class _Selection:
             yield from draft.ops
 
     def _is_cheaper(self, branches: Sequence[_Branch], wanted: NDArray[np.bool_], cost: LayerCostFunction) -> bool:
-        counts = int(wanted.sum()), int((~wanted).sum())
-        moved = moved_elements(wanted.size, [n for n, each in zip(counts, branches, strict=True) if each.ops])
+        one = wanted[0]  # as costs are of one image, whatever the batch
+        counts = int(one.sum()), int((~one).sum())
+        moved = moved_elements(one.size, [n for n, each in zip(counts, branches, strict=True) if each.ops])
         layers = [
             (layer, replace(layer, kept=count))
             for branch, count in zip(branches, counts, strict=True)
             for layer in map(self._layer, branch.ops)
         ]
         (first_whole, first_part), *others = layers
-        whole = cost(first_whole) + sum(cost(layer) for layer, _ in others)
-        return cost(replace(first_part, moved=moved)) + sum(cost(part) for _, part in others) <= whole
+        wholes = [first_whole, *(layer for layer, _ in others)]
+        parts = [replace(first_part, moved=moved), *(part for _, part in others)]
+        return sum(map(cost, parts)) <= sum(map(cost, wholes))
 
     def _layer(self, op: Op) -> Layer:
         kind = kind_of(op, self.constants.weights, self.constants.masks)

@@ -61,7 +61,7 @@ def _runs(indices: list[int]) -> list[tuple[int, int, int]]:
 
 
 def resample(x: Value, rows: Value, columns: Value, *, shape: tuple[int, ...]) -> Value:
-    """Return feature maps (1, H, W, C) with public weights (H', H) and (W', W) over rows and columns."""
-    mixed = jnp.tensordot(rows, x[0], axes=(1, 0))  # (H', W, C)
-    mixed = jnp.tensordot(columns, mixed, axes=(1, 1))  # (W', H', C)
-    return jnp.transpose(mixed, (1, 0, 2))[None]
+    """Return feature maps (N, H, W, C) with public weights (H', H) and (W', W) over rows and columns."""
+    mixed = jnp.tensordot(rows, x, axes=(1, 1))  # (H', N, W, C)
+    mixed = jnp.tensordot(columns, mixed, axes=(1, 2))  # (W', H', N, C)
+    return jnp.transpose(mixed, (2, 1, 0, 3))

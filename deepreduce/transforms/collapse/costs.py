@@ -35,15 +35,15 @@ def estimate_costs(network: Network, presets: Iterable[Preset]) -> dict[str, Cos
     """
     estimates = {}
     for preset in presets:
-        collapsed = collapse(network, cost=preset.model.latency_of(preset.link)).network
-        estimates[preset.name] = preset.model.estimate(layers_of(collapsed), preset.link)
+        collapsed = collapse(network, cost=preset.model.latency_of(preset.link, batch=preset.batch)).network
+        estimates[preset.name] = preset.model.estimate(layers_of(collapsed), preset.link, batch=preset.batch)
     return estimates
 
 
-def collapse_cost(protocol: str, link: Link) -> LayerCostFunction:
-    """Return the cost by which a network is collapsed to run under `protocol` over `link`: a layer's latency.
+def collapse_cost(protocol: str, link: Link, *, batch: int = 1) -> LayerCostFunction:
+    """Return the cost by which a network is collapsed for queries of `batch` images: a layer's latency over `link`.
 
     It is the latency of the model that comes with deepreduce, so that a network is the same on every machine. A
     protocol without such a model is collapsed by multiply-accumulates.
     """
-    return MODELS[protocol].latency_of(link) if protocol in MODELS else macs
+    return MODELS[protocol].latency_of(link, batch=batch) if protocol in MODELS else macs

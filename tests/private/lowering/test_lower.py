@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from deepreduce.network.cost_layers import layers_of
 from deepreduce.transforms import apply_plan
 from tests.helpers.actions import EXAMPLES, random_plan
 from tests.helpers.plain_engine import assert_agrees, calibrated, lowered
-from tests.helpers.private_layers import ACTIVATIONS, BETWEEN, MOVES, SUPPORTED, MaskedPolynomials, between
+from tests.helpers.private_layers import ACTIVATIONS, BETWEEN, MIXING, MOVES, SUPPORTED, MaskedPolynomials, between
 from tests.helpers.zoo import STEPS, TOYS, WRITTEN, OptionA, RandomGraph
 
 pytest.importorskip("jax", reason="kernels are JAX functions: pip install 'deepreduce[private]'")
@@ -126,6 +127,30 @@ def test_an_operation_between_layers_computes_what_pytorch_computes(call: Callab
 @pytest.mark.parametrize("name", [*ACTIVATIONS, *MOVES])
 def test_an_activation_or_a_move_computes_what_pytorch_computes(name: str) -> None:
     assert_agrees(between({**ACTIVATIONS, **MOVES}[name]))
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_images_that_change_each_others_logits_are_refused_together_and_run_alone(name: str) -> None:
+    network = between(MIXING[name])
+    assert_agrees(network, images=1)
+    with pytest.raises(UserError, match=r"computes other logits for an image if others .*; give a batch of 1"):
+        lowered(network, batch=2)
+
+
+def test_a_number_of_images_that_a_network_can_not_take_is_refused() -> None:
+    network = between(MIXING["a broadcast over images"])
+    with pytest.raises(UserError, match=r"can't take 3 images in one query \(RuntimeError: .*\); give a batch of 1"):
+        lowered(network, batch=3)
+
+
+def test_a_batch_changes_no_weight_and_no_layer_but_its_values() -> None:
+    one, three = (lowered(TOYS["bottleneck"].network(), batch=batch) for batch in (1, 3))
+    assert (one.program.batch, three.program.batch) == (1, 3)
+    assert one.weights.keys() == three.weights.keys()
+    assert all(np.array_equal(one.weights[key], three.weights[key]) for key in one.weights)
+    for value, shape in one.program.shapes.items():
+        wanted = shape if value in one.weights else (3 * shape[0], *shape[1:])
+        assert three.program.shapes[value] == wanted, value
 
 
 def test_shortcuts_of_option_a_compute_what_pytorch_computes_and_are_analyzed() -> None:

@@ -56,8 +56,10 @@ def test_a_channel_masked_network_compares_what_it_keeps(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["channel_mask", "pixel_mask"])
 def test_a_masked_toy_compares_what_it_keeps(toy: str, kind: str) -> None:
     network = apply_plan(TOYS[toy].network(), random_plan(TOYS[toy].network(), kind, 1))
-    assert compared(lowered(network)) == network.relu_count
+    for batch in (1, 3):
+        assert compared(lowered(network, batch=batch)) == batch * network.relu_count
     assert_agrees(network, images=1)
+    assert_agrees(network, images=3)
 
 
 class Masked(nn.Module):

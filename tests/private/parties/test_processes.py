@@ -51,7 +51,7 @@ def test_a_party_that_is_killed_ends_the_query_at_once(rank: int) -> None:
         threading.Timer(0.3, os.kill, (pids[rank], signal.SIGKILL)).start()
         begin = time.monotonic()
         with pytest.raises(RunError, match=f"the {('server', 'client')[rank]}'s process was killed"):
-            run_query(parties, image, timeout_s=60)
+            run_query(parties, image[None], timeout_s=60)
         assert time.monotonic() - begin < 10
     assert all_end(pids, seconds=5)
 
@@ -65,7 +65,7 @@ def test_a_query_that_takes_too_long_is_given_up() -> None:
         pids = [party.pid for party in parties]
         os.kill(pids[0], signal.SIGSTOP)
         with pytest.raises(RunError, match=r"no answer from .*the server's.* process within 0.5 s"):
-            run_query(parties, image, timeout_s=0.5)
+            run_query(parties, image[None], timeout_s=0.5)
     assert all_end(pids, seconds=5)
 
 

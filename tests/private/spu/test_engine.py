@@ -34,7 +34,7 @@ pytestmark = needs_engine
 @pytest.mark.parametrize("protocol", ["cheetah", "aby3"])
 def test_other_protocols_agree_too(protocol: str) -> None:
     network = small_resnet()
-    found = measure(network, images(2, network), protocol=protocol, repeats=1, timeout_s=120)
+    found = measure(network, images(2, network), protocol=protocol, repeats=1, batch=2, timeout_s=120)
     assert found.agreement.same_argmax == 2 and found.agreement.max_abs_error < 0.01
 
 
@@ -56,7 +56,7 @@ def test_every_toy_agrees_on_the_engine(name: str, parties: list[PartyProcess]) 
         party.connect(addresses, found.weights if party.rank == SERVER else None, silent_s=60)
     for _ in ("prepared", "connected"):
         receive_answers(parties, timeout_s=60)
-    logits = run_query(parties, image, timeout_s=60).logits
+    logits = run_query(parties, image[None], timeout_s=60).logits
     with torch.no_grad():
         expected = network.module.eval()(image[None])
     np.testing.assert_allclose(logits, expected.numpy(), rtol=0, atol=1e-3)
@@ -107,7 +107,7 @@ def test_no_process_holds_the_input_of_another(protocol: str) -> None:
     with running_parties(
         found.program, chosen, weights=found.weights, masks=found.masks, transport=Loopback(), timeout_s=60
     ) as parties:
-        run_query(parties, image, timeout_s=60)
+        run_query(parties, image[None], timeout_s=60)
         for party in parties:
             # the search finds the owners' inputs, so that finding nothing elsewhere means something
             expected = party.rank == CLIENT, set(secrets.weights) if party.rank == SERVER else set()

@@ -83,7 +83,7 @@ def query_through_proxies(tls: Sequence[LinkTls | None], *, connect_s: float = 6
                 tls=tls[party.rank],
             )
         receive_answers(parties, timeout_s=connect_s)
-        logits = run_query(parties, image, timeout_s=60).logits
+        logits = run_query(parties, image[None], timeout_s=60).logits
         np.testing.assert_allclose(logits, network.module.eval()(image[None]).detach().numpy(), rtol=0, atol=1e-3)
         return b"".join(bytes(passed) for _, passed in proxies)
 
