@@ -43,6 +43,8 @@ _RISE = 13.0
 """Weight of the last site less that of the first, which is 1."""
 _LEAST_BATCHES = 20
 """Batches that are trained between two choices of masks, at least: in fewer, chance decides."""
+_REMEMBERED = 100
+"""Batches that a choice is made of, at least: the sums of fewer pass to the next choice, in part."""
 
 
 class SenetOptions(BudgetOptions, MatchingOptions):
@@ -262,7 +264,8 @@ class ReluLocating(MaskLearner):
         if is_due and self._batches and not self._is_settled:
             moved = self._choose(self._sums)
             self._calm = self._calm + 1 if moved <= self._options.settled else 0
-            self._sums = {name: torch.zeros_like(sums) for name, sums in self._sums.items()}
+            left = max(1 - self._batches / _REMEMBERED, 0.0)  # the paper's epochs leave nothing
+            self._sums = {name: sums * left for name, sums in self._sums.items()}
             self._batches = 0
 
     @property
