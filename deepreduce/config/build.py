@@ -87,7 +87,6 @@ def build_run(
         search=search,
         data=images,
         recipe=recipe_of(config),
-        own_rate=config.fast.rate,
         distillation=Distillation(temperature=config.distill.temperature, weight=config.distill.weight),
         logits_cache_bytes=config.distill.remember_gb * 1e9,
         checkpoint_seconds=config.training.checkpoint_seconds,
@@ -177,8 +176,6 @@ def budget_of(config: OptimizeConfig, network: Network, facts: DataFacts) -> Bud
         schedule_epochs=min(fast.views, epochs),
         price=fast.price,
         probe_share=fast.probe_share,
-        draft_share=fast.draft_share,
-        margin=fast.margin,
         anneal_share=fast.ease,
     )
 

@@ -88,4 +88,7 @@ def test_the_share_follows_from_the_step_alone(original: Network) -> None:
 
 
 def test_the_factory_is_plain_data() -> None:
-    assert pickle.loads(pickle.dumps(Anneal(0.5))) == Anneal(0.5) and repr(Anneal(0.5)) == "Anneal(share=0.5)"
+    assert (
+        pickle.loads(pickle.dumps(Anneal(0.5))) == Anneal(0.5)
+        and repr(Anneal(0.5)) == "Anneal(share=0.5, start=None)"
+    )

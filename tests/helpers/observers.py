@@ -28,9 +28,9 @@ QUICK: dict[str, Any] = {
     "data": {**TINY["data"], "train_limit": 100},
     "training": {**TINY["training"], "epochs": 2},
     "method": {**TINY["method"], "alphas": [1.0]},
-    "fast": {"margin": 1.0, "price": 20.0, "probe_share": 0.05},
+    "fast": {"price": 20.0, "probe_share": 0.05},
 }
-"""Three short probes, and two levels of culling, each as it is and thinned, trained alone for two epochs."""
+"""Three short probes, and two levels of culling, each as it is and thinned, trained for two epochs."""
 
 
 def epoch(number: int, *, val_accuracy: float | None = 0.5) -> EpochRecord:
