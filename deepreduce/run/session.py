@@ -74,9 +74,9 @@ class Session:
         """Return the task of training the `number`-th of the proposed networks, which starts as its parent."""
         budget = self.spec.search.budget
         start = TEACHER_START if parent is None else WarmStart(folder=folder_of(CANDIDATES, parent), plan=parent.plan)
-        return TrainTask.alone(
-            self.student(proposal, CANDIDATES, start=start),
-            budget.changes.of(self.spec.student_recipe(epochs)),
+        return TrainTask(
+            student=self.student(proposal, CANDIDATES, start=start),
+            recipe=budget.changes.of(self.spec.student_recipe(epochs)),
             first_epoch=budget.first_epoch(number),
             callbacks=self._anneal(start),
         )
@@ -84,9 +84,9 @@ class Session:
     def _task_of_trial(self, request: TrainingRequest, number: int) -> TrainTask:
         """Return the task of a training that only helps to choose, such as a probe's."""
         budget = self.spec.search.budget
-        return TrainTask.alone(
-            self.student(request.proposal, PROBES),
-            self.spec.student_recipe(request.epochs, batch_size=budget.trial_batch_size),
+        return TrainTask(
+            student=self.student(request.proposal, PROBES),
+            recipe=self.spec.student_recipe(request.epochs, batch_size=budget.trial_batch_size),
             first_epoch=budget.first_epoch(number),
             # first, so that other callbacks see the annealed module, and end before it hands its weights over
             callbacks=(*self._anneal(TEACHER_START), *request.callbacks),
@@ -107,9 +107,9 @@ class Session:
             start=start,
             statistics_batches=budget.statistics_batches,
         )
-        return TrainTask.alone(
-            student,
-            changes.of(self.spec.student_recipe(request.epochs)),
+        return TrainTask(
+            student=student,
+            recipe=changes.of(self.spec.student_recipe(request.epochs)),
             first_epoch=budget.first_epoch(number),
             callbacks=request.callbacks,
             learner=request.learner,

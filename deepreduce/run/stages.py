@@ -56,8 +56,8 @@ def train_teacher(session: Session) -> tuple[Session, RunState]:
     session.runner.expect(schedule.count, schedule.total_work)
     plan = ReductionPlan()
     student = Student(name=TEACHER_ID, plan=plan, folder=TEACHER, seed=derived_seed(spec.seed, TEACHER_ID))
-    task = TrainTask.alone(student, scaled_recipe(spec.recipe, epochs=search.teacher_epochs))
-    ((_, (result,)),) = session.runner.run({TEACHER: task}, {TEACHER: schedule.teacher_work.total}, session.context)
+    task = TrainTask(student=student, recipe=scaled_recipe(spec.recipe, epochs=search.teacher_epochs))
+    ((_, result),) = session.runner.run({TEACHER: task}, {TEACHER: schedule.teacher_work.total}, session.context)
     if result.failure is not None:
         raise RunError(f"the teacher could not be trained: {result.failure}; lower training.learning_rate")
     candidate = Candidate(
@@ -133,7 +133,7 @@ def _train_requests(
     tasks = {r: session.task_requested(r, number) for r, number in requests.items()}
     works = {r: budget.request_work(r).total for r in requests}
     answers = {}
-    for request, (result,) in session.runner.run(tasks, works, session.context):
+    for request, result in session.runner.run(tasks, works, session.context):
         proposal = session.trained_proposal(request, result)
         answers[request] = TrainingAnswer(val_accuracy=result.val_accuracy, proposal=proposal)
         if limits.allow(request.proposal) and (proposal or request.learner is None):
@@ -176,7 +176,7 @@ def train_proposed(session: Session, state: RunState, schedule: Schedule) -> Run
     for level in schedule.levels:
         tasks = {p: session.task_on_path(p, schedule.epochs[p], parent=start_of(p), number=numbers[p]) for p in level}
         works = {p: schedule.works[p].total for p in level}
-        for proposal, (result,) in session.runner.run(tasks, works, session.context):
+        for proposal, result in session.runner.run(tasks, works, session.context):
             if result.failure is not None:
                 failed.add(proposal)
             state = session.keep_trained(state, proposal, folder_of(CANDIDATES, proposal), result)

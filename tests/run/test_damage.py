@@ -71,11 +71,7 @@ def files_of(run: Path) -> list[Path]:
     return sorted(
         [path for path in run.iterdir() if path.name in READERS]
         + [path for path in (run / "teacher").iterdir()]
-        + [
-            path
-            for kind in ("probes", "drafts", "candidates")
-            for path in sorted((run / kind).iterdir())[0].iterdir()
-        ]
+        + [path for kind in ("probes", "candidates") for path in sorted((run / kind).iterdir())[0].iterdir()]
     )
 
 

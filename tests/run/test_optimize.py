@@ -180,7 +180,7 @@ class _Listener(RunObserver):
         self.numbers.append(number)
         self.work, self.total, self.count = self.work + work, total, count
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
         self.done_before[network.folder] = was_done
 
 
@@ -332,7 +332,7 @@ def test_all_training_of_students_together_costs_no_more_than_the_price(
     for task in tasks[1:]:
         batch_size = task.recipe.batch_size
         steps = task.recipe.num_steps(images.train.num_steps(batch_size))
-        reduced = apply_plan(network, task.students[0].plan)
+        reduced = apply_plan(network, task.student.plan)
         spent += steps * batch_size * reduced.compute_cost.per_image(batch_size)
     assert len(tasks) == NUM_TRAININGS
     whole = 6 * images.facts.train_images * network.compute_cost.per_image(32)
@@ -347,7 +347,7 @@ def test_each_network_starts_as_one_that_was_trained_before_it_and_decays_linear
     values = {**TINY, "data": {**TINY["data"], "train_limit": 100}, "fast": {**TINY["fast"], "price": 0.5}}
     deepreduce.optimize(out=tmp_path / "run", settings=["method.cull_order=S1,S2"], **values)
     folders = {task.name: task.folder for task in tasks}
-    starts = {task.name: task.students[0].start for task in tasks if task.students[0].start is not None}
+    starts = {task.name: task.student.start for task in tasks if task.student.start is not None}
     assert {name: start.folder for name, start in starts.items()} == {
         "cull S1": "teacher",
         "cull S1, thin": folders["cull S1"],
@@ -358,7 +358,7 @@ def test_each_network_starts_as_one_that_was_trained_before_it_and_decays_linear
     }
     done = [task.folder for task in tasks]
     assert all(done.index(start.folder) < done.index(folders[name]) for name, start in starts.items())
-    plans = {task.folder: task.students[0].plan for task in tasks}
+    plans = {task.folder: task.student.plan for task in tasks}
     assert all(start.plan == plans[start.folder] for start in starts.values())
     assert {(task.recipe.decay, task.recipe.batch_size) for task in tasks[1:]} == {("linear", 16)}
 
@@ -448,7 +448,7 @@ def test_a_loss_that_explodes_fails_that_candidate_and_the_next_ones_start_as_it
     assert failed.plan_id not in {n.plan_id for n in result.frontier}
     assert 'failed,"the loss was not finite' in (result.folder / "candidates.csv").read_text()
     assert f"1 of {NUM_PROPOSED} networks failed" in result.summary()
-    starts = {task.name: task.students[0].start for task in tasks[1:]}
+    starts = {task.name: task.student.start for task in tasks[1:]}
     for name in ("cull S1", "cull S1, thin", "cull S1 S2"):
         start = starts[name]
         assert start is not None and start.folder == "teacher"
@@ -481,7 +481,7 @@ def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
     recipe = tasks[0].recipe
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (6, 32, 0.1)
     for task in tasks:
-        (student,) = task.students
+        student = task.student
         assert student.start is None and student.statistics_batches == 0 and task.recipe == recipe
         assert len(NetworkFolder(path=result.folder / student.folder).history()) == 6
     # from scratch: what a student starts with is what the original does
@@ -489,7 +489,7 @@ def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
     images = load_data(config.data, seed=0)
     original = original_network(config.model, images.facts, seed=model_seed(config))
     task = next(task for task in tasks if task.folder.startswith("candidates/"))
-    untrained = apply_plan(original, task.students[0].plan, seed=task.seed % 2**31).module.state_dict()
+    untrained = apply_plan(original, task.student.plan, seed=task.student.seed % 2**31).module.state_dict()
     trained = NetworkFolder(path=result.folder / task.folder).weights()
     assert untrained.keys() == trained.keys()
     again = train_alone(original, task, images, result)
@@ -498,12 +498,12 @@ def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
 
 def train_alone(original: Network, task: TrainTask, images: ImageData, result: deepreduce.Result) -> dict[str, Any]:
     """The student by `train` alone, from the original's initial weights and the run's teacher."""
-    network = apply_plan(original, task.students[0].plan, seed=task.seed % 2**31)
+    network = apply_plan(original, task.student.plan, seed=task.student.seed % 2**31)
     teacher = deepreduce.load_reduced(result.teacher.folder).requires_grad_(False)
     config = deepreduce.load_config(values=TINY)
     distillation = Distillation(temperature=config.distill.temperature, weight=config.distill.weight)
     train(
-        network.module, images, task.recipe, seed=task.seed, precision=FP32, device=torch.device("cpu"),
+        network.module, images, task.recipe, seed=task.student.seed, precision=FP32, device=torch.device("cpu"),
         teacher=Teacher(teacher, precision=FP32), distillation=distillation,
         schedule=AugmentationSchedule(seed=derived_seed(0, "views"), epochs=6),
     )  # fmt: skip
