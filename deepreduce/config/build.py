@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deepreduce.config.inputs import choose_device, load_data, original_network, some_images
-from deepreduce.config.load import differing_keys, dump_config, load_config
+from deepreduce.config.load import differing_keys_of_run, dump_config
 from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig
 from deepreduce.cost.model import CostModel
 from deepreduce.cost.objective import Limits, Objective, objective_class, objective_named
@@ -99,7 +99,7 @@ def build_run(
         overlay=overlay_of(config),
         identity=RunIdentity(
             config_yaml=dump_config(config),
-            differing_keys=lambda path: differing_keys(load_config(path), config),
+            differing_keys=lambda path: differing_keys_of_run(path, config),
             environment=environment,
         ),
         model=model,

@@ -93,7 +93,7 @@ class RunObserver:
     def run_finished(self, candidates: Sequence[Candidate], objective: Objective) -> None:
         """Note that all networks are done, and tables and plots written.
 
-        `candidates` hold the full network, as `is_teacher`, and those that were dropped or failed. The frontier is
+        `candidates` hold the full network, as `is_teacher`, and those that failed. The frontier is
         `front_by(objective, candidates)`.
         """
 
