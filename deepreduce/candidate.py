@@ -53,8 +53,8 @@ class Candidate:
     """A plan with what became of it.
 
     `label` is the plan in a reader's words ("cull S1, thin"). `folder` holds its plan and weights, relative
-    to the run folder. A candidate whose training failed, or was given up because another one is better
-    (`is_dropped`), has `measurement` None and the reason in `failure`. `cost_estimates` are those of one image
+    to the run folder. A candidate whose training failed, or that an earlier version gave up since another one was
+    better (`is_dropped`), has `measurement` None and the reason in `failure`. `cost_estimates` are those of one image
     under secure computation, by the name of a preset such as "cheetah-lan".
     """
 

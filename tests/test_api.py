@@ -54,7 +54,6 @@ def _tensors() -> tuple[torch.Tensor, ...]:
 _QUICK: dict[str, Any] = {
     "training": {"epochs": 1, "batch_size": 16},
     "method": {"alphas": [1.0]},
-    "fast": {"margin": 1.0},
     "threads": 1,
     "side_by_side": 1,
 }

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deepreduce.config.inputs import choose_device, load_data, original_network, some_images
-from deepreduce.config.load import differing_keys, dump_config, load_config
+from deepreduce.config.load import differing_keys_of_run, dump_config
 from deepreduce.config.schema import FROM_PYTHON, OptimizeConfig, default_method
 from deepreduce.cost.model import CostModel
 from deepreduce.cost.objective import Limits, Objective, objective_class, objective_named
@@ -87,7 +87,6 @@ def build_run(
         search=search,
         data=images,
         recipe=recipe_of(config),
-        own_rate=config.fast.rate,
         distillation=Distillation(temperature=config.distill.temperature, weight=config.distill.weight),
         logits_cache_bytes=config.distill.remember_gb * 1e9,
         checkpoint_seconds=config.training.checkpoint_seconds,
@@ -100,7 +99,7 @@ def build_run(
         overlay=overlay_of(config),
         identity=RunIdentity(
             config_yaml=dump_config(config),
-            differing_keys=lambda path: differing_keys(load_config(path), config),
+            differing_keys=lambda path: differing_keys_of_run(path, config),
             environment=environment,
         ),
         model=model,
@@ -175,8 +174,6 @@ def budget_of(config: OptimizeConfig, network: Network, facts: DataFacts) -> Bud
         schedule_epochs=min(fast.views, epochs),
         price=fast.price,
         probe_share=fast.probe_share,
-        draft_share=fast.draft_share,
-        margin=fast.margin,
         anneal_share=fast.ease,
     )
 

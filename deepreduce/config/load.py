@@ -33,6 +33,9 @@ Device, threads and `side_by_side` change numbers only by what they resolve to, 
 _NAMED_SECTIONS = ("model", "data", "method")
 """Sections that may be written as the plain name of what they configure."""
 
+_GONE = ("draft_share", "margin", "rate")
+"""Keys of section `fast` in runs of earlier versions, whose recipe `fast` let networks share weights."""
+
 _MOST_MISTAKES = 10
 """Mistakes that a message lists; of more, it says how many there are."""
 _MOST_LEVELS = 20
@@ -100,7 +103,24 @@ def resolve_config(
 def read_run_config(folder: Path) -> OptimizeConfig:
     """Return the config of a run folder. Raises `UserError` where it has none, or another than the run began with."""
     read_config_text(folder)
-    return load_config(folder / CONFIG)
+    return _read_run_file(folder / CONFIG)[0]
+
+
+def differing_keys_of_run(path: Path, config: OptimizeConfig) -> list[str]:
+    """Return what makes a config differ from that of a run's config.yaml, as `differing_keys` does."""
+    found, gone = _read_run_file(path)
+    without = [f"fast.{key} ({value!r}, now gone)" for key, value in gone.items()]
+    return [*differing_keys(found, config), *(without if found.recipe == "fast" else [])]
+
+
+def _read_run_file(path: Path) -> tuple[OptimizeConfig, dict[str, Any]]:
+    """Return the config of a run, which may be of an earlier version, and the keys of `fast` that are gone since."""
+    merged = read_yaml(path)
+    fast = merged.get("fast")
+    if not isinstance(fast, dict) or fast.keys().isdisjoint(_GONE):
+        return load_config(path), {}
+    merged["fast"] = {key: value for key, value in fast.items() if key not in _GONE}
+    return load_config(values=merged), {key: value for key, value in fast.items() if key in _GONE}
 
 
 def config_of_network(folder: Path) -> OptimizeConfig | None:

@@ -147,18 +147,12 @@ class FastConfig(_Section):
     """Price of all students and probes together, in units of training the original for `training.epochs`."""
     probe_share: Fraction = 0.2
     """Share of the price for the probes that measure criticality; if the cull order is given, students have it."""
-    draft_share: Fraction = 0.8
-    """Share of the remaining price for weight-sharing drafts, which decide which networks are trained further."""
-    margin: NotNegative = 0.02
-    """A draft is dropped if a network with no more ReLUs exceeds its validation accuracy by more than this."""
     batch: Annotated[Fraction, Field(gt=0)] = 0.5
     """Batch size of students, and learning rate in proportion, in units of the teacher's: few epochs need steps."""
     views: Count = 4
     """Epochs of augmented images whose teacher logits are computed; students see these images again and again."""
     ease: Fraction = 0.0
     """Share of a student's training over which its dropped ReLUs are annealed; 0: they are removed at once."""
-    rate: Annotated[Positive, Field(le=1e6)] = 0.25
-    """Highest learning rate of a network trained on its own after its draft, in units of `training.learning_rate`."""
 
 
 def default_method(*, recipe: str, objective: str) -> str:

@@ -6,19 +6,24 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from deepreduce.plan import ReductionPlan
 from deepreduce.training import PreparedStudent, TrainingCallback, TrainingState
 from deepreduce.transforms import AnnealedNetwork, anneal
 
 
 @dataclass(frozen=True)
 class Anneal:
-    """Build callbacks that remove the ReLUs which a plan drops gradually, over the first `share` of the training."""
+    """Build callbacks that remove the ReLUs which a plan drops gradually, over the first `share` of the training.
+
+    The network starts as its reduction by `start` (None: as the original): what is gone there is gone at once.
+    """
 
     share: float
+    start: ReductionPlan | None = None
 
     def build(self, student: PreparedStudent) -> TrainingCallback:
         """Have the annealed network trained in the student's place; do nothing if no ReLU can be annealed."""
-        annealed = anneal(student.original, student.plan, seed=student.seed)
+        annealed = anneal(student.original, student.plan, start=self.start, seed=student.seed)
         if annealed is None:
             return TrainingCallback()
         replaced, student.module = student.module, annealed.module

@@ -23,8 +23,8 @@ class Executor(AbstractContextManager["Executor"], Protocol):
         *,
         on_event: Callable[[TrainTask, TrainingEvent], None],
         stop: Callable[[], bool],
-    ) -> Iterator[tuple[TrainTask, tuple[TrainResult, ...]]]:
-        """Train the tasks, of which none starts from another one; yield each with its students' results as it ends.
+    ) -> Iterator[tuple[TrainTask, TrainResult]]:
+        """Train the tasks, of which none starts from another one; yield each with its result as it ends.
 
         The numbers are the same wherever a task is trained. `on_event` is called in this process. When `stop` returns
         true, every training that has begun saves its snapshot; then `Stopped` is raised. Also raises what

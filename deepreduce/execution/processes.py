@@ -74,8 +74,8 @@ class _Worker:
             with contextlib.suppress(OSError):  # that it is gone, `receive` finds out
                 self.connection.send(None)
 
-    def receive(self, on_event: OnEvent) -> tuple[TrainTask, tuple[TrainResult, ...]] | None:
-        """Take one message; return the task with its results where that is what the message holds.
+    def receive(self, on_event: OnEvent) -> tuple[TrainTask, TrainResult] | None:
+        """Take one message; return the task with its result where that is what the message holds.
 
         Raises `RunError` where the process is gone, and what the training raised.
         """
@@ -87,7 +87,7 @@ class _Worker:
         match message:
             case logging.LogRecord():
                 logging.getLogger(message.name).handle(message)
-            case tuple():
+            case TrainResult():
                 task, self.task = self.task, None
                 return task, message
             case Stopped():
@@ -140,7 +140,7 @@ class ProcessExecutor:
         *,
         on_event: OnEvent,
         stop: Callable[[], bool],
-    ) -> Iterator[tuple[TrainTask, tuple[TrainResult, ...]]]:
+    ) -> Iterator[tuple[TrainTask, TrainResult]]:
         if len(tasks) > 1 and self._context is not context:
             self._end()
             self._start(context)
@@ -155,7 +155,7 @@ class ProcessExecutor:
 
     def _run_in_workers(
         self, waiting: list[TrainTask], *, on_event: OnEvent, stop: Callable[[], bool]
-    ) -> Iterator[tuple[TrainTask, tuple[TrainResult, ...]]]:
+    ) -> Iterator[tuple[TrainTask, TrainResult]]:
         left, stopping = len(waiting), False
         while left:
             for worker in self._workers:

@@ -30,11 +30,11 @@ class SerialExecutor:
         *,
         on_event: Callable[[TrainTask, TrainingEvent], None],
         stop: Callable[[], bool],
-    ) -> Iterator[tuple[TrainTask, tuple[TrainResult, ...]]]:
+    ) -> Iterator[tuple[TrainTask, TrainResult]]:
         trainer = CandidateTrainer(context, stop)
         for task in tasks:
             if stop():
                 raise Stopped
             with using_threads(context.threads):
-                results = trainer.train(task, partial(on_event, task))
-            yield task, results
+                result = trainer.train(task, partial(on_event, task))
+            yield task, result

@@ -31,8 +31,7 @@ class Student:
 
     Its initial weights are those of `start`, or the original's where that is None; `seed` draws those that it does
     not inherit. After the training, `statistics_batches` batches give it new batch-norm statistics (0: it keeps the
-    training's). `test` says whether to measure its test accuracy: what only helps to choose has a validation accuracy
-    alone.
+    training's).
     """
 
     name: str
@@ -41,57 +40,42 @@ class Student:
     seed: int
     start: WarmStart | None = None
     statistics_batches: int = 0
-    test: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTask:
-    """One training: of one student, or of several of one size, whose convolutions share weights.
+    """One training of a student; its folder holds the snapshot until the training is done.
 
-    Students that share weights all start from what the first one does. `turns` are their numbers, each as often as
-    that student is trained before all turns come again; a student alone needs none. `folder` holds the snapshot of
-    the training until it is done: the student's own folder, or one for the students together. `first_epoch` is the
-    epoch of the augmentation schedule that is shown first: students that are trained at the same time begin apart, so
-    that they need not ask the teacher the same. `callbacks` take part in the training. A `learner` decides what is
-    done at the ReLU sites of a student alone, whose plan is then what it begins with; the result tells the plan.
-    `distillation` is the loss of this training; None: the run's.
+    `first_epoch` is the epoch of the augmentation schedule that is shown first: students that are trained at the same
+    time begin apart, so that they need not ask the teacher the same. `callbacks` take part in the training. A
+    `learner` decides what is done at the ReLU sites of the student, whose plan is then what it begins with; the
+    result tells the plan. `distillation` is the loss of this training; None: the run's.
     """
 
-    name: str
-    students: tuple[Student, ...]
-    folder: str
+    student: Student
     recipe: Recipe
-    seed: int
-    turns: tuple[int, ...] = ()
     first_epoch: int = 0
     callbacks: tuple[CallbackFactory, ...] = ()
     learner: LearnerFactory | None = None
     distillation: Distillation | None = None
 
-    @classmethod
-    def alone(cls, student: Student, recipe: Recipe, **others: Any) -> TrainTask:
-        """Return the task of training one student, in its own folder; `others` are further fields."""
-        return cls(
-            name=student.name, students=(student,), folder=student.folder, recipe=recipe, seed=student.seed, **others
-        )
+    @property
+    def name(self) -> str:
+        """Name of the student."""
+        return self.student.name
 
     @property
-    def shares_weights(self) -> bool:
-        """True where the students are trained together; then none of them has a history of its own."""
-        return bool(self.turns) or len(self.students) > 1
-
-    def share_of_steps(self, number: int) -> float:
-        """Return the share of the training's steps that train the student of that number."""
-        return self.turns.count(number) / len(self.turns) if self.turns else 1.0
+    def folder(self) -> str:
+        """Folder of the student."""
+        return self.student.folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """Result of a student's training: accuracies and churn as fractions, or why it failed.
 
-    `test_accuracy` and `churn` (the share of test images on which it disagrees with the teacher) are None where they
-    were not asked for. `train_seconds` are wall seconds over all interruptions. `plan` is the plan that was learned
-    in the training, None where the student's stayed.
+    `churn` is the share of test images on which it disagrees with the teacher. `train_seconds` are wall seconds over
+    all interruptions. `plan` is the plan that was learned in the training, None where the student's stayed.
     """
 
     val_accuracy: float | None = None
@@ -109,11 +93,8 @@ class TrainResult:
         return {name: value for name, value in vars(self).items() if value is not None and name != "plan"}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, test: bool) -> TrainResult:
-        """Return the result that `to_json` gave, of a student with or without a test accuracy.
-
-        Raises `ValueError` for any other value.
-        """
+    def from_json(cls, value: Mapping[str, Any]) -> TrainResult:
+        """Return the result that `to_json` gave. Raises `ValueError` for any other value."""
         try:
             result = cls(**value)
         except TypeError as error:
@@ -122,8 +103,7 @@ class TrainResult:
             raise ValueError("its metrics hold what is no count, fraction or time")
         if result.failure is not None and not isinstance(result.failure, str):
             raise ValueError("its metrics hold a failure that is no text")
-        measured = result.val_accuracy is not None and test == (result.test_accuracy is not None)
-        if result.failure is None and not measured:
+        if result.failure is None and None in (result.val_accuracy, result.test_accuracy):
             raise ValueError("its metrics are incomplete")
         return result
 
@@ -151,7 +131,7 @@ class TrainResult:
         return f"{', '.join(parts)}, {self.relu_count:,} ReLUs, {self.train_seconds:.0f} s"
 
     def measurement(self) -> Measurement | None:
-        """Return the result as a measurement; None for a network that failed or that was not tested."""
+        """Return the result as a measurement; None for a network that failed."""
         if self.failure is not None or self.val_accuracy is None or self.test_accuracy is None:
             return None
         return Measurement(

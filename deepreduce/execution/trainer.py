@@ -1,9 +1,9 @@
-"""Train the students of a task in this process: from their initial weights to the files of their folders."""
+"""Train the student of a task in this process: from its initial weights to the files of its folder."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,6 @@ from deepreduce.training import (
     Precision,
     Predictions,
     PreparedStudent,
-    SharedWeights,
     Snapshot,
     Teacher,
     TrainingEvent,
@@ -87,50 +86,35 @@ class CandidateTrainer:
     def __init__(self, context: TrainingContext, stop: Callable[[], bool] = lambda: False) -> None:
         self.context, self._stop = context, stop
 
-    def finished(self, task: TrainTask) -> tuple[TrainResult, ...] | None:
-        """Return the results in the order of the students, None unless the folders of all hold them, whole.
+    def finished(self, task: TrainTask) -> TrainResult | None:
+        """Return the result of the task, None unless the student's folder holds it, whole.
 
-        A corrupt file is named in the log, and its network's folder cleared.
+        A corrupt file is named in the log, and the folder cleared.
         """
         with _translate_errors(task, self.context.device):
             if task.learner is not None:
-                found = [self._finished_learner(student, task.learner) for student in task.students]
-            else:
-                found = [self._finished(student) for student in task.students]
-        results = tuple(result for result in found if result is not None)
-        if len(results) < len(found):
-            return None
-        self._discard_snapshot(task)
-        return results
+                return self._finished_learner(task.student, task.learner)
+            return self._finished(task.student)
 
-    def train(self, task: TrainTask, on_event: Callable[[TrainingEvent], None]) -> tuple[TrainResult, ...]:
-        """Train the task's students, from the snapshot in its folder if there is one; return their results in order.
+    def train(self, task: TrainTask, on_event: Callable[[TrainingEvent], None]) -> TrainResult:
+        """Train the task's student, from the snapshot in its folder if there is one; return its result.
 
         A student whose loss is never finite gets a result that says so. Raises `Stopped` after a stop, when the
         snapshot is saved, `RunError` where the task does not fit into memory, `UserError` where a batch is too small
         for it, and `CheckpointError` where the weights to start from can't be read.
         """
         with _translate_errors(task, self.context.device):
-            networks = self._initial_networks(task.students)
+            network = self._initial_network(task.student)
             try:
-                trained, plan = self._fit(task, networks, on_event)
+                trained, plan = self._fit(task, network, on_event)
             except NonFiniteLossError as error:
                 log.warning("%s failed: %s", task.name, error)
-                failure = str(error)
-                results = [self._keep_failure(n, s, failure) for n, s in zip(networks, task.students, strict=True)]
+                return self._keep_failure(network, task.student, str(error))
             except _ForeignSnapshot:
                 return self.train(task, on_event)  # from the start: its folder is empty now
-            else:
-                if plan is not None:
-                    networks = [self._learned(task.students[0], plan, weights=networks[0])]
-                results = [self._keep(network, task, i, trained, plan) for i, network in enumerate(networks)]
-        self._discard_snapshot(task)
-        return tuple(results)
-
-    def record_untrained(self, student: Student, reason: str) -> None:
-        """Write down which network the student would be, and why it is not trained."""
-        if self._finished(student) is None:
-            self._keep_failure(self._reduced(student), student, reason)
+            if plan is not None:
+                network = self._learned(task.student, plan, weights=network)
+            return self._keep(network, task, trained, plan)
 
     def load(self, student: Student) -> Network:
         """Return the student's trained network, in evaluation mode on the device."""
@@ -140,9 +124,7 @@ class CandidateTrainer:
         return network
 
     def history(self, task: TrainTask) -> tuple[EpochRecord, ...]:
-        """Return the epochs of a task that is finished; none for students together, or where they can't be read."""
-        if task.shares_weights:
-            return ()
+        """Return the epochs of a task that is finished; none where they can't be read."""
         try:
             return self._folder(task.folder).history()
         except CheckpointError as error:  # which changes no result
@@ -158,14 +140,6 @@ class CandidateTrainer:
     def _reduced(self, student: Student) -> Network:
         return apply_plan(self.context.original, student.plan, seed=_seed(student))
 
-    def _initial_networks(self, students: Sequence[Student]) -> list[Network]:
-        """Return the networks as they start: with the weights that the first one inherits."""
-        first = self._initial_network(students[0])
-        others = [self._reduced(student) for student in students[1:]]
-        for student, network in zip(students[1:], others, strict=True):
-            load_weights(network.module, first.module.state_dict(), source=self._folder(student.folder).path)
-        return [first, *others]
-
     def _initial_network(self, student: Student) -> Network:
         if student.start is None:
             return self._reduced(student)
@@ -177,39 +151,34 @@ class CandidateTrainer:
     # -- training ---------------------------------------------------------------------------------------------
 
     def _fit(
-        self, task: TrainTask, networks: Sequence[Network], on_event: Callable[[TrainingEvent], None]
+        self, task: TrainTask, network: Network, on_event: Callable[[TrainingEvent], None]
     ) -> tuple[TrainingSummary, ReductionPlan | None]:
-        """Train the networks, from the snapshot in the task's folder if there is one; return a plan that was learned.
+        """Train the network; return what the training was, and the plan that it learned.
 
-        Raises `_ForeignSnapshot`, with an empty folder, where the snapshot is of another training.
+        Raises `_ForeignSnapshot` after a snapshot of another training has been removed.
         """
-        context = self.context
-        students = [
-            PreparedStudent(
-                original=context.original,
-                plan=s.plan,
-                seed=_seed(s),
-                network=network,
-                module=network.module,
-                teacher=context.teacher.module if context.teacher is not None else None,
-            )
-            for network, s in zip(networks, task.students, strict=True)
-        ]
+        context, seed = self.context, _seed(task.student)
+        student = PreparedStudent(
+            original=context.original,
+            plan=task.student.plan,
+            seed=seed,
+            network=network,
+            module=network.module,
+            teacher=context.teacher.module if context.teacher is not None else None,
+        )
         # a task without a teacher is the teacher's own
         factories = (*task.callbacks, *(context.callbacks if context.teacher is not None else ()))
-        learner = task.learner.build(students[0]) if task.learner is not None else None
-        callbacks = [*([learner] if learner is not None else []), *build_callbacks(factories, students)]
-        modules = [student.module for student in students]
-        module = SharedWeights(modules) if task.shares_weights else modules[0]
+        learner = task.learner.build(student) if task.learner is not None else None
+        callbacks = [*([learner] if learner is not None else []), *build_callbacks(factories, student)]
         folder = NetworkFolder.open(context.root / task.folder)
         snapshot = self._snapshot(task, folder)
         try:
             summary = train(
-                module, context.data, task.recipe, seed=task.seed, precision=context.precision, device=context.device,
-                teacher=context.teacher, distillation=task.distillation or context.distillation,
-                schedule=self._schedule(task),
-                turns=[modules[i] for i in task.turns], callbacks=callbacks, resume=snapshot, on_event=on_event,
-                save=folder.save_snapshot, save_every=context.checkpoint_seconds, stop=self._stop,
+                student.module, context.data, task.recipe, seed=task.student.seed, precision=context.precision,
+                device=context.device, teacher=context.teacher,
+                distillation=task.distillation or context.distillation, schedule=self._schedule(task),
+                callbacks=callbacks, resume=snapshot, on_event=on_event, save=folder.save_snapshot,
+                save_every=context.checkpoint_seconds, stop=self._stop,
             )  # fmt: skip
         except CheckpointError as error:
             if snapshot is None:
@@ -237,17 +206,16 @@ class CandidateTrainer:
             folder.clear()
             return None
 
-    def _measure(self, network: Network, student: Student, seconds: float) -> TrainResult:
+    def _measure(self, network: Network, seconds: float) -> TrainResult:
         # in the plain layout of a network that is loaded back, so that its accuracies are those measured here
         network.module.to(memory_format=torch.contiguous_format)
-        val_accuracy = self._predict(network.module, self.context.data.val).accuracy
-        test_accuracy = disagreement = None
-        if student.test:
-            test, teacher_test = self.predict_test(network.module), self.context.teacher_test
-            test_accuracy = test.accuracy
-            disagreement = churn(test, teacher_test) if teacher_test is not None else 0.0
+        test, teacher_test = self.predict_test(network.module), self.context.teacher_test
         return _counted(
-            network, val_accuracy=val_accuracy, test_accuracy=test_accuracy, churn=disagreement, train_seconds=seconds
+            network,
+            val_accuracy=self._predict(network.module, self.context.data.val).accuracy,
+            test_accuracy=test.accuracy,
+            churn=churn(test, teacher_test) if teacher_test is not None else 0.0,
+            train_seconds=seconds,
         )
 
     def _predict(self, module: nn.Module, split: Split) -> Predictions:
@@ -257,11 +225,6 @@ class CandidateTrainer:
 
     def _folder(self, folder: str) -> NetworkFolder:
         return NetworkFolder(path=self.context.root / folder)
-
-    def _discard_snapshot(self, task: TrainTask) -> None:
-        """Remove the folder of students together, which holds a snapshot alone."""
-        if task.folder not in (student.folder for student in task.students):
-            self._folder(task.folder).discard()
 
     def _finished_learner(self, student: Student, learner: LearnerFactory) -> TrainResult | None:
         """Return the result of a student whose plan was learned, as its folder holds it."""
@@ -289,7 +252,7 @@ class CandidateTrainer:
             if metrics is None:
                 return None
             network = self._reduced(student)
-            result = _result_in(folder, metrics, network, test=student.test)
+            result = _result_in(folder, metrics, network)
         except CheckpointError as error:
             return self._repaired(student, folder, error)
         try:
@@ -329,18 +292,18 @@ class CandidateTrainer:
         load_weights(network.module, weights, source=folder.path)
         network.module.to(self.context.device).eval()
         epochs = folder.whole_history()
-        result = self._measure(network, student, epochs[-1].seconds if epochs else 0.0)
+        result = self._measure(network, epochs[-1].seconds if epochs else 0.0)
         folder.replace_metrics(result.to_json())
         return result
 
     def _keep(
-        self, network: Network, task: TrainTask, number: int, trained: TrainingSummary, plan: ReductionPlan | None
+        self, network: Network, task: TrainTask, trained: TrainingSummary, plan: ReductionPlan | None
     ) -> TrainResult:
-        """Measure the trained network of the student of that number, write its files and return its result.
+        """Measure the trained network, write its files and return its result.
 
         `plan` is the one that was learned, None for the student's own.
         """
-        context, student = self.context, task.students[number]
+        context, student = self.context, task.student
         if plan is not None:
             student = replace(student, plan=plan)
         network.module.to(context.device)  # a callback may have trained another module in its place
@@ -349,10 +312,8 @@ class CandidateTrainer:
                 network.module, context.data, batches=student.statistics_batches, batch_size=task.recipe.batch_size,
                 seed=derived_seed(student.seed, "statistics"), precision=context.precision, device=context.device,
             )  # fmt: skip
-        result = self._measure(network, student, trained.seconds * task.share_of_steps(number))
-        result = replace(result, plan=plan)
-        history = () if task.shares_weights else trained.history
-        self._write(network, student, result, weights=network.module.state_dict(), history=history)
+        result = replace(self._measure(network, trained.seconds), plan=plan)
+        self._write(network, student, result, weights=network.module.state_dict(), history=trained.history)
         return result
 
     def _keep_failure(self, network: Network, student: Student, failure: str) -> TrainResult:
@@ -406,9 +367,9 @@ def _counted(network: Network, **values: Any) -> TrainResult:
     )
 
 
-def _result_in(folder: NetworkFolder, metrics: dict[str, Any], network: Network, *, test: bool) -> TrainResult:
+def _result_in(folder: NetworkFolder, metrics: dict[str, Any], network: Network) -> TrainResult:
     try:
-        result = TrainResult.from_json(metrics, test=test)
+        result = TrainResult.from_json(metrics)
     except ValueError as error:
         raise CheckpointError(f"{folder.path}: {error}") from error
     counts = (result.relu_count, result.stage_relu_counts, result.macs)

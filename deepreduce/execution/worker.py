@@ -1,7 +1,7 @@
 """The process of one worker: python -m deepreduce.execution.worker, started by `processes`.
 
 It is sent the file that holds the context, then one task after the other, and sends back what it logs, the events of
-each training, and at last its results or why there are none. Another message during a training asks it to stop.
+each training, and at last its result or why there is none. Another message during a training asks it to stop.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _serve(trainer: CandidateTrainer, connection: Connection) -> None:
 
 
 def _train(trainer: CandidateTrainer, task: TrainTask, send: Callable[[Any], None]) -> Any:
-    """Return the results of the task, or the exception that its training raised, in a form that can be sent."""
+    """Return the result of the task, or the exception that its training raised, in a form that can be sent."""
     release_memory()
     try:
         return trainer.train(task, send)

@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedNetwork:
-    """A network as observers name it, or several that are trained together.
+    """A network as observers name it.
 
     `folder` is relative to the run's folder, as in "candidates/3fa9c1d2e4", and unique within the run, which `label`
-    is not. `plan_id` is None for networks that are trained together: none of them has a curve of its own.
+    is not.
     """
 
     label: str
     folder: str
-    plan_id: str | None
+    plan_id: str
 
 
 class RunObserver:
@@ -65,8 +65,8 @@ class RunObserver:
 
         The network is the `number`-th (from 1) of `count`, and takes `work` of the run's `total`, both in
         multiply-accumulates; `count` and `total` are estimates, which change while a run finds out what is worth
-        training. `epochs` are those that earlier processes trained, in order: all of them where the network is done,
-        none where networks trained together are done. An override may end in `**_` for keywords that it does not use.
+        training. `epochs` are those that earlier processes trained, in order: all of them where the network is done.
+        An override may end in `**_` for keywords that it does not use.
         """
 
     def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:
@@ -83,8 +83,8 @@ class RunObserver:
         `network_started` says where the training resumes, and epochs are counted from 1.
         """
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
-        """Note the result of a network, or one result for each of several that were trained together.
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
+        """Note the result of a network.
 
         Accuracies and churn are fractions, `train_seconds` covers all processes, and a network that could not be
         trained says why in `failure`. `was_done` tells that an earlier process finished it.
@@ -93,7 +93,7 @@ class RunObserver:
     def run_finished(self, candidates: Sequence[Candidate], objective: Objective) -> None:
         """Note that all networks are done, and tables and plots written.
 
-        `candidates` hold the full network, as `is_teacher`, and those that were dropped or failed. The frontier is
+        `candidates` hold the full network, as `is_teacher`, and those that failed. The frontier is
         `front_by(objective, candidates)`.
         """
 
@@ -137,8 +137,8 @@ class Observers(RunObserver):
     def epoch_ended(self, network: ObservedNetwork, record: EpochRecord) -> None:
         self._call(lambda observer: observer.epoch_ended(network, record))
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
-        self._call(lambda observer: observer.network_ended(network, results, was_done=was_done))
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
+        self._call(lambda observer: observer.network_ended(network, result, was_done=was_done))
 
     def run_finished(self, candidates: Sequence[Candidate], objective: Objective) -> None:
         self._call(lambda observer: observer.run_finished(candidates, objective))

@@ -47,8 +47,6 @@ class MlflowLogger(RunObserver):
         self._run = self._entry(self._folder.name, ".", {})
 
     def network_started(self, network: ObservedNetwork, *, epochs: Sequence[EpochRecord], **_: Any) -> None:
-        if network.plan_id is None:
-            return
         tags = {"mlflow.parentRunId": self._run.info.run_id, "plan_id": network.plan_id}
         entry = self._entry(network.label, network.folder, tags)
         if entry.info.status in (_DONE, _FAILED):
@@ -69,11 +67,10 @@ class MlflowLogger(RunObserver):
             self._log(curve.run_id, epoch_metrics(record), step=record.epoch, seconds=seconds)
             curve.known.add(record.epoch)
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
         curve = self._curves.pop(network.folder, None)
         if curve is None:
             return
-        (result,) = results
         self._client.log_param(curve.run_id, "relu_count", result.relu_count)
         self._log(curve.run_id, result_metrics(result), step=0, seconds=time.time())
         if result.failure is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -54,7 +53,7 @@ class _ProgressDisplay(RunObserver):
         # a training that went back to the start of an epoch may stand before the place where it was resumed
         training.done = max(training.work * progress.done - training.resumed, 0.0)
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
         training = self._running.pop(network.folder)
         earlier = training.work if was_done else training.resumed
         self._skipped += earlier
@@ -96,10 +95,10 @@ class ProgressBar(_ProgressDisplay):
         super().step_ended(network, progress)
         self._show(self._title(network), *_describe(progress))
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
         title = self._title(network)
-        super().network_ended(network, results, was_done=was_done)
-        self._show(title, *summarize(results).split(", "))
+        super().network_ended(network, result, was_done=was_done)
+        self._show(title, *result.summary().split(", "))
 
     def close(self) -> None:
         self._bar.close()
@@ -136,21 +135,11 @@ class ProgressLog(_ProgressDisplay):
         run = ", ".join(filter(None, [f"run {100 * self.share():.0f} %", self.time_left()]))
         log.info("%s: %s; %s", self._running[network.folder].title, ", ".join(_describe(progress)), run)
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
         title = self._running[network.folder].title
-        super().network_ended(network, results, was_done=was_done)
-        log.info("%s: %s%s", title, summarize(results), " (already done)" if was_done else "")
+        super().network_ended(network, result, was_done=was_done)
+        log.info("%s: %s%s", title, result.summary(), " (already done)" if was_done else "")
         self._last = time.monotonic()
-
-
-def summarize(results: Sequence[TrainResult]) -> str:
-    """Return the result of a network, or of several that were trained together, in a few words."""
-    if len(results) == 1:
-        return results[0].summary()
-    accuracies = [result.val_accuracy for result in results if result.val_accuracy is not None]
-    if not accuracies:
-        return f"failed: {results[0].failure}"
-    return f"{len(results)} networks, val {100 * min(accuracies):.2f} to {100 * max(accuracies):.2f} %"
 
 
 def _describe(progress: Progress) -> list[str]:

@@ -84,24 +84,18 @@ class TensorBoardLogger(RunObserver):
         self._path = folder / "tensorboard"
 
     def network_started(self, network: ObservedNetwork, *, epochs: Sequence[EpochRecord], **_: Any) -> None:
-        if network.plan_id is None:
-            return
         start = time.time() - (epochs[-1].seconds if epochs else 0.0)
         curve = self._curves[network.folder] = _Curve(events=_EventFile(self._path / network.folder), start=start)
         for record in epochs:
             curve.add(record)
 
     def epoch_ended(self, network: ObservedNetwork, record: EpochRecord) -> None:
-        if network.folder in self._curves:
-            self._curves[network.folder].add(record)
+        self._curves[network.folder].add(record)
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        if network.folder not in self._curves:
-            return
-        (result,), values = results, result_metrics(results[0])
-        events = self._curves.pop(network.folder).events
+        events, values = self._curves.pop(network.folder).events, result_metrics(result)
         for name, value in values.items():
             events.add_scalar(name, value)
         # a row in the table of networks

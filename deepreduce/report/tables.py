@@ -40,12 +40,12 @@ def candidates_csv(candidates: Iterable[Candidate], *, stages: Sequence[str]) ->
     """Return all candidates as CSV, by ReLU count descending, then by plan_id.
 
     Columns: plan_id (`teacher` for the full network), relu_count, val_accuracy, test_accuracy (fractions),
-    train_seconds, label, status (`ok`, `failed`, or `dropped` if another network is at least as good as this one
-    could become), failure (the reason), one `relus_<stage>` for each of `stages`, macs, churn (a fraction), folder,
-    and plan (compact JSON). For each preset with cost estimates, sorted, the costs of one image follow:
-    `latency_<preset>` (seconds), `online_bytes_`, `offline_seconds_`, `offline_bytes_` and `rounds_<preset>`; unknown
-    costs are empty. The measured cells of a failed or dropped candidate are empty. Label and failure are joined to
-    one line. Raises `UserError` if a measurement has ReLUs in a stage that `stages` does not list.
+    train_seconds, label, status (`ok`, `failed`, or `dropped` in runs of earlier versions), failure (the reason),
+    one `relus_<stage>` for each of `stages`, macs, churn (a fraction), folder, and plan (compact JSON). For each
+    preset with cost estimates, sorted, the costs of one image follow: `latency_<preset>` (seconds), `online_bytes_`,
+    `offline_seconds_`, `offline_bytes_` and `rounds_<preset>`; unknown costs are empty. The measured cells of a
+    failed or dropped candidate are empty. Label and failure are joined to one line. Raises `UserError` if a
+    measurement has ReLUs in a stage that `stages` does not list.
     """
     ordered = sorted(candidates, key=lambda c: (-c.relu_count, c.plan_id))
     presets = sorted({preset for candidate in ordered for preset in candidate.cost_estimates})

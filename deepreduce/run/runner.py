@@ -30,8 +30,8 @@ class Runner:
 
     def run(
         self, tasks: Mapping[K, TrainTask], works: Mapping[K, float], context: TrainingContext
-    ) -> Iterator[tuple[K, tuple[TrainResult, ...]]]:
-        """Yield every key with the results of its task: first those that are finished, the others as they end.
+    ) -> Iterator[tuple[K, TrainResult]]:
+        """Yield every key with the result of its task: first those that are finished, the others as they end.
 
         `works` are the tasks' multiply-accumulates. None of the tasks may start from another one of them. Raises as
         `Executor.run` does.
@@ -39,15 +39,15 @@ class Runner:
         trainer, unfinished = CandidateTrainer(context), []
         keys = {task.folder: key for key, task in tasks.items()}
         for key, task in tasks.items():
-            results = trainer.finished(task)
-            if results is None:
+            result = trainer.finished(task)
+            if result is None:
                 unfinished.append(task)
                 continue
             if self.stop():
                 raise Stopped
             self._start(task, works[key], trainer.history(task))
-            self._observers.network_ended(_observed(task), results, was_done=True)
-            yield key, results
+            self._observers.network_ended(_observed(task), result, was_done=True)
+            yield key, result
 
         def tell(task: TrainTask, event: TrainingEvent) -> None:
             match event:
@@ -58,9 +58,9 @@ class Runner:
                 case EpochEnded():
                     self._observers.epoch_ended(_observed(task), event.record)
 
-        for task, results in self._executor.run(unfinished, context, on_event=tell, stop=self.stop):
-            self._observers.network_ended(_observed(task), results, was_done=False)
-            yield keys[task.folder], results
+        for task, result in self._executor.run(unfinished, context, on_event=tell, stop=self.stop):
+            self._observers.network_ended(_observed(task), result, was_done=False)
+            yield keys[task.folder], result
 
     def _start(self, task: TrainTask, work: float, epochs: Sequence[EpochRecord]) -> None:
         """Count the task, and tell that its training begins with those epochs behind it."""
@@ -73,6 +73,6 @@ class Runner:
 
 def _observed(task: TrainTask) -> ObservedNetwork:
     """Return the task as observers name it."""
-    plan = task.students[0].plan
+    plan = task.student.plan
     plan_id = TEACHER_ID if plan.is_empty else plan.plan_id
-    return ObservedNetwork(label=task.name, folder=task.folder, plan_id=None if task.shares_weights else plan_id)
+    return ObservedNetwork(label=task.name, folder=task.folder, plan_id=plan_id)

@@ -1,10 +1,9 @@
-"""The tasks of a run and its state: how each network is trained, and kept as a candidate or given up."""
+"""The tasks of a run and its state: how each network is trained, and kept as a candidate."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,10 @@ from deepreduce.network import without_weights
 from deepreduce.plan import ReductionPlan
 from deepreduce.run.runner import Runner
 from deepreduce.run.spec import RunSpec
-from deepreduce.search.headroom import FrontierState, Incumbent
 from deepreduce.store.checkpoint import read_plan
-from deepreduce.store.names import CANDIDATES, DRAFTS, PROBES, TEACHER
+from deepreduce.store.names import CANDIDATES, PROBES, TEACHER
 from deepreduce.training import CallbackFactory, RecipeChanges
 from deepreduce.utils.seed import derived_seed
-
-log = logging.getLogger(__name__)
-
 
 TEACHER_START = WarmStart(folder=TEACHER, plan=ReductionPlan())
 """The weights of the full network, from which students start."""
@@ -34,22 +29,17 @@ TEACHER_START = WarmStart(folder=TEACHER, plan=ReductionPlan())
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """State of a run: its candidates by plan_id, with the teacher, and its frontier."""
+    """State of a run: its candidates by plan_id, with the teacher."""
 
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
-    frontier: FrontierState
 
     def in_order(self) -> list[Candidate]:
         """Return the teacher, then the candidates that are done, most ReLUs first."""
         return sorted(self.candidates.values(), key=lambda c: (not c.is_teacher, -c.relu_count, c.label))
 
-    def with_candidate(self, candidate: Candidate, incumbent: Incumbent | None = None) -> RunState:
-        """Return the state with one more candidate, which others must exceed if it is an `incumbent`."""
-        frontier = self.frontier
-        if incumbent is not None:
-            incumbents = sorted((*frontier.incumbents, incumbent), key=lambda i: (i.cost, i.label))
-            frontier = replace(frontier, incumbents=tuple(incumbents))
-        return RunState(candidates={**self.candidates, candidate.plan_id: candidate}, frontier=frontier)
+    def with_candidate(self, candidate: Candidate) -> RunState:
+        """Return the state with one more candidate."""
+        return RunState(candidates={**self.candidates, candidate.plan_id: candidate})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,9 +58,7 @@ class Session:
 
     # -- tasks ------------------------------------------------------------------------------------------------
 
-    def student(
-        self, proposal: Proposal, kind: str, *, start: WarmStart = TEACHER_START, test: bool = True
-    ) -> Student:
+    def student(self, proposal: Proposal, kind: str, *, start: WarmStart = TEACHER_START) -> Student:
         """Return the student of a proposal, whose files lie in a folder of that kind."""
         budget = self.spec.search.budget
         return Student(
@@ -80,35 +68,34 @@ class Session:
             seed=derived_seed(self.spec.seed, proposal.plan_id),
             start=start if budget.warm_starts else None,
             statistics_batches=budget.statistics_batches,
-            test=test,
         )
 
-    def task_alone(
-        self,
-        proposal: Proposal,
-        kind: str,
-        *,
-        epochs: float,
-        number: int,
-        test: bool = True,
-        callbacks: Sequence[CallbackFactory] = (),
-    ) -> TrainTask:
-        """Return the task of training the `number`-th of several networks that may be trained at the same time."""
+    def task_on_path(self, proposal: Proposal, epochs: float, *, parent: Proposal | None, number: int) -> TrainTask:
+        """Return the task of training the `number`-th of the proposed networks, which starts as its parent."""
         budget = self.spec.search.budget
-        return TrainTask.alone(
-            self.student(proposal, kind, test=test),
-            self.spec.student_recipe(epochs, batch_size=budget.alone_batch_size),
+        start = TEACHER_START if parent is None else WarmStart(folder=folder_of(CANDIDATES, parent), plan=parent.plan)
+        return TrainTask(
+            student=self.student(proposal, CANDIDATES, start=start),
+            recipe=budget.changes.of(self.spec.student_recipe(epochs)),
+            first_epoch=budget.first_epoch(number),
+            callbacks=self._anneal(start),
+        )
+
+    def _task_of_trial(self, request: TrainingRequest, number: int) -> TrainTask:
+        """Return the task of a training that only helps to choose, such as a probe's."""
+        budget = self.spec.search.budget
+        return TrainTask(
+            student=self.student(request.proposal, PROBES),
+            recipe=self.spec.student_recipe(request.epochs, batch_size=budget.trial_batch_size),
             first_epoch=budget.first_epoch(number),
             # first, so that other callbacks see the annealed module, and end before it hands its weights over
-            callbacks=(*self.anneal(), *callbacks),
+            callbacks=(*self._anneal(TEACHER_START), *request.callbacks),
         )
 
-    def task_requested(self, request: TrainingRequest, number: int, *, test: bool) -> TrainTask:
+    def task_requested(self, request: TrainingRequest, number: int) -> TrainTask:
         """Return the task of the `number`-th training that the method asks for."""
         if not request.makes_network:
-            return self.task_alone(
-                request.proposal, PROBES, epochs=request.epochs, number=number, test=test, callbacks=request.callbacks
-            )
+            return self._task_of_trial(request, number)
         budget, changes = self.spec.search.budget, request.changes or RecipeChanges()
         folder = folder_of_learner(request)
         start = self._start(request)
@@ -119,11 +106,10 @@ class Session:
             seed=derived_seed(self.spec.seed, folder),
             start=start,
             statistics_batches=budget.statistics_batches,
-            test=test,
         )
-        return TrainTask.alone(
-            student,
-            changes.of(self.spec.student_recipe(request.epochs)),
+        return TrainTask(
+            student=student,
+            recipe=changes.of(self.spec.student_recipe(request.epochs)),
             first_epoch=budget.first_epoch(number),
             callbacks=request.callbacks,
             learner=request.learner,
@@ -156,19 +142,12 @@ class Session:
         network = without_weights(search.network)
         return Proposal.of(network, plan, request.proposal.label, search.context.estimator)
 
-    def anneal(self) -> tuple[CallbackFactory, ...]:
+    def _anneal(self, start: WarmStart) -> tuple[CallbackFactory, ...]:
         """Return the callback that removes ReLUs gradually, where the budget asks for it."""
         share = self.spec.search.budget.anneal_share
-        return (Anneal(share=share),) if share else ()
+        return (Anneal(share=share, start=start.plan),) if share else ()
 
     # -- results ----------------------------------------------------------------------------------------------
-
-    def incumbent(self, proposal: Proposal, result: TrainResult) -> Incumbent | None:
-        """Return what others must exceed; None for a network that failed."""
-        if result.val_accuracy is None:
-            return None
-        cost = self.spec.search.context.objective.cost(proposal)
-        return Incumbent(label=proposal.label, cost=cost, accuracy=result.val_accuracy)
 
     def keep_trained(self, state: RunState, proposal: Proposal, folder: str, result: TrainResult) -> RunState:
         """Return the state with a trained network among the candidates, whose files lie in `folder`.
@@ -180,14 +159,7 @@ class Session:
             if result.val_accuracy is None or before.measurement.val_accuracy >= result.val_accuracy:
                 return state
         candidate = candidate_of(proposal, folder, measurement=result.measurement(), failure=result.failure)
-        return state.with_candidate(candidate, self.incumbent(proposal, result))
-
-    def drop(self, state: RunState, proposal: Proposal, reason: str) -> RunState:
-        """Return the state with a network that is given up."""
-        log.info('dropped "%s" (%s ReLUs): %s', proposal.label, f"{proposal.relu_count:,}", reason)
-        return state.with_candidate(
-            candidate_of(proposal, folder_of(DRAFTS, proposal), failure=reason, is_dropped=True)
-        )
+        return state.with_candidate(candidate)
 
 
 def folder_of(kind: str, proposal: Proposal) -> str:

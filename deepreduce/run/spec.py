@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import nn
 
-from deepreduce.cost.objective import Costs
 from deepreduce.cost.preset import Preset
 from deepreduce.data import ImageData
 from deepreduce.methods.base import Method, Search, SearchContext
@@ -18,7 +16,6 @@ from deepreduce.network import Network, without_weights
 from deepreduce.observers.base import RunObserver
 from deepreduce.report.published import Overlay
 from deepreduce.search.budget import Budget
-from deepreduce.search.headroom import FrontierState
 from deepreduce.search.schedule import Preview, Schedule, make_schedule, preview_search
 from deepreduce.store.run_folder import RunIdentity
 from deepreduce.training import Distillation, Recipe
@@ -57,14 +54,8 @@ class SearchSpec:
     @cached_property
     def _preview(self) -> tuple[Preview, Schedule]:
         preview = preview_search(self.search())
-        objective = self.context.objective
-        full = Costs(
-            relu_count=self.network.relu_count, cost_estimates=self.context.objective_estimator(self.network)
-        )
-        chance = 1 / self.budget.facts.num_classes
-        nothing_known = FrontierState(full_cost=objective.cost(full), full_accuracy=1.0, error=0.0, chance=chance)
         schedule = make_schedule(
-            preview.proposals, preview.requests, self.budget, objective, nothing_known,
+            preview.proposals, preview.requests, self.budget, self.context.objective,
             teacher_epochs=self.teacher_epochs,
         )  # fmt: skip
         return preview, schedule
@@ -74,17 +65,15 @@ class SearchSpec:
 class RunSpec:
     """Everything that a run needs.
 
-    `recipe` is the full recipe; `own_rate` is the learning rate of a training after a draft, in units of the
-    recipe's. `logits_cache_bytes` bounds the disk that the teacher's logits take. `checkpoint_seconds` bounds the
-    work that a kill destroys. `observers` follow the run, `callbacks` take part in every student's training. `title`
-    and `overlay` are those of the plots. `identity` is what a resumed run must share. `model` is the original if it
-    was given as a Python module.
+    `recipe` is the full recipe. `logits_cache_bytes` bounds the disk that the teacher's logits take.
+    `checkpoint_seconds` bounds the work that a kill destroys. `observers` follow the run, `callbacks` take part in
+    every student's training. `title` and `overlay` are those of the plots. `identity` is what a resumed run must
+    share. `model` is the original if it was given as a Python module.
     """
 
     search: SearchSpec
     data: ImageData
     recipe: Recipe
-    own_rate: float
     distillation: Distillation
     logits_cache_bytes: float
     checkpoint_seconds: float
@@ -98,35 +87,27 @@ class RunSpec:
     identity: RunIdentity
     model: nn.Module | None
 
-    def student_recipe(self, epochs: float, *, rate: float = 1.0, batch_size: int | None = None) -> Recipe:
+    def student_recipe(self, epochs: float, *, batch_size: int | None = None) -> Recipe:
         """Return the recipe of a student that is trained for `epochs` epochs (`batch_size` None: the budget's).
 
-        `rate` multiplies the learning rate, and so does a change of the batch size, in proportion. The warm-up of a
-        shorter training is shorter in proportion.
+        A change of the batch size multiplies the learning rate in proportion. The warm-up of a shorter training is
+        shorter in proportion.
         """
         budget = self.search.budget
-        recipe = scaled_recipe(
-            self.recipe, epochs=epochs, rate=rate, batch_size=batch_size or budget.student_batch_size
-        )
+        recipe = scaled_recipe(self.recipe, epochs=epochs, batch_size=batch_size or budget.student_batch_size)
         return replace(recipe, validate_every=budget.validation_interval(epochs, usual=recipe.validate_every))
 
 
-def scaled_recipe(recipe: Recipe, *, epochs: float, rate: float = 1.0, batch_size: int | None = None) -> Recipe:
-    """Return a recipe for another number of epochs, with `rate` times its learning rate, and another batch size.
+def scaled_recipe(recipe: Recipe, *, epochs: float, batch_size: int | None = None) -> Recipe:
+    """Return a recipe for another number of epochs, and another batch size.
 
     The learning rate is proportional to the batch size, the warm-up of a shorter training to its epochs.
     """
     batch_size = batch_size or recipe.batch_size
-    rate *= batch_size / recipe.batch_size
     return replace(
         recipe,
         epochs=epochs,
         batch_size=batch_size,
-        learning_rate=recipe.learning_rate * rate,
+        learning_rate=recipe.learning_rate * batch_size / recipe.batch_size,
         warmup_epochs=recipe.warmup_epochs * min(epochs / recipe.epochs, 1.0),
     )
-
-
-def standard_error(accuracy: float, images: int) -> float:
-    """Return the standard error of an accuracy (a fraction) that was measured on `images` images."""
-    return math.sqrt(accuracy * (1 - accuracy) / max(images, 1))

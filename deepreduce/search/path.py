@@ -23,6 +23,21 @@ def parents(ordered: Sequence[Proposal]) -> Mapping[Proposal, Proposal | None]:
         able = [before for before in found if can_warm_start(proposal.plan, before.plan)]
         # of the same width and resolution if there is one: its weights need no cutting
         alike = [p for p in able if (p.plan.alpha, p.plan.rho) == (proposal.plan.alpha, proposal.plan.rho)]
-        best = alike or able
-        found[proposal] = best[-1] if best else None
+        nearest = alike or able
+        found[proposal] = nearest[-1] if nearest else None
+    return found
+
+
+def levels(parents: Mapping[Proposal, Proposal | None]) -> list[list[Proposal]]:
+    """Return the networks in groups whose parents are all in earlier groups: those of one can be trained at a time.
+
+    `parents` lists every network after its parent.
+    """
+    depths: dict[Proposal, int] = {}
+    found: list[list[Proposal]] = []
+    for proposal, parent in parents.items():
+        depth = depths[proposal] = 0 if parent is None else depths[parent] + 1
+        if depth == len(found):
+            found.append([])
+        found[depth].append(proposal)
     return found

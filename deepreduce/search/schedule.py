@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deepreduce.cost.objective import Objective
 from deepreduce.methods.base import Answers, Search, TrainingAnswer, TrainingRequest, run_search
 from deepreduce.methods.proposal import Proposal, Proposals
-from deepreduce.search.budget import Allocation, Budget
-from deepreduce.search.headroom import FrontierState
+from deepreduce.search.budget import Budget
+from deepreduce.search.path import in_order, levels
 from deepreduce.training.timing import Work
 
 
@@ -43,31 +43,40 @@ def preview_search(search: Search) -> Preview:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The trainings of a run, as far as is known before the first candidate is trained.
+    """The trainings of a run.
 
-    `requests` are those that the method asks for. `candidates` are all networks that it proposes; those of `alone`
-    are trained alone for the given epochs; the others share `left`, in epochs of the full network, by `allocation`.
-    Works are estimates with a shared budget, as if no draft were dropped.
+    `requests` are those that the method asks for, `candidates` all networks that it proposes. Those of `epochs` are
+    trained after the search, in that order and for so many epochs; each starts as its parent, and as the budget says
+    where `parents` has None.
     """
 
     requests: tuple[TrainingRequest, ...]
     candidates: tuple[Proposal, ...]
-    alone: Mapping[Proposal, float]
-    left: float
-    allocation: Allocation
+    epochs: Mapping[Proposal, float]
+    parents: Mapping[Proposal, Proposal | None]
     teacher_work: Work
     request_works: tuple[Work, ...]
-    other_work: float
+    works: Mapping[Proposal, Work]
+
+    @property
+    def levels(self) -> list[list[Proposal]]:
+        """The networks trained after the search, in groups: parents are in an earlier one than their children."""
+        return levels(self.parents)
 
     @property
     def count(self) -> int:
-        """Number of trainings: teacher, requests, candidates trained alone, and those of the allocation."""
-        return 1 + len(self.requests) + len(self.alone) + self.allocation.count
+        """Number of trainings: teacher, requests, and proposed networks."""
+        return 1 + len(self.requests) + len(self.epochs)
+
+    @property
+    def proposed_work(self) -> float:
+        """Multiply-accumulates of all trainings after the search."""
+        return sum(work.total for work in self.works.values())
 
     @property
     def total_work(self) -> float:
         """Multiply-accumulates of all trainings."""
-        return self.teacher_work.total + sum(work.total for work in self.request_works) + self.other_work
+        return self.teacher_work.total + sum(work.total for work in self.request_works) + self.proposed_work
 
 
 def make_schedule(
@@ -75,32 +84,25 @@ def make_schedule(
     requests: Sequence[TrainingRequest],
     budget: Budget,
     objective: Objective,
-    state: FrontierState,
     *,
     teacher_epochs: float,
-    trained: Collection[str] = (),
 ) -> Schedule:
     """Return how the proposed networks are trained within a budget.
 
-    `requests` are the trainings that the method asked for, which the budget pays too. `state` is what is known of the
-    frontier; `trained` are the ids of plans whose networks are trained already.
+    `requests` are the trainings that the method asked for, which the budget pays too. A network that came of them, or
+    that one of them trained by the full recipe, is not trained again.
     """
-    candidates = proposals.networks
-    trained = {*trained, *proposals.trained}
-    costs = {p: objective.cost(p) for p in candidates if p.plan_id not in trained}
-    spent = sum(budget.price_alone({r.proposal: r.priced_epochs}) for r in requests)
-    spent += budget.price_of_evaluating([r.proposal for r in requests], trained=False)
-    alone, left = budget.train_alone(costs, state, spent=spent)
-    others = {p: cost for p, cost in costs.items() if p not in alone}
-    allocation = budget.allocate(others, state, left=left)
-    works = [budget.work_alone(p, e, tested=True).total for p, e in alone.items()]
+    done = {r.proposal.plan_id for r in requests if r.epochs >= budget.epochs and not r.callbacks}
+    done |= proposals.trained
+    ordered = in_order([p for p in proposals.networks if p.plan_id not in done], objective.cost)
+    request_works = tuple(budget.request_work(request) for request in requests)
+    epochs = budget.path_epochs(ordered, spent=budget.price_of(request_works))
     return Schedule(
         requests=tuple(requests),
-        candidates=candidates,
-        alone=alone,
-        left=left,
-        allocation=allocation,
+        candidates=proposals.networks,
+        epochs=dict(zip(ordered, epochs, strict=True)),
+        parents=budget.parents(ordered),
         teacher_work=budget.teacher_work(teacher_epochs),
-        request_works=tuple(budget.work_alone(r.proposal, r.priced_epochs, tested=not r.epochs) for r in requests),
-        other_work=sum(works) + budget.allocation_work(allocation, costs, state),
+        request_works=request_works,
+        works={p: budget.path_work(p, e) for p, e in zip(ordered, epochs, strict=True)},
     )

@@ -3,7 +3,7 @@
 ```
 RUN/
   config.yaml  environment.json  log.txt  criticality.json  costs.json
-  teacher/  {probes,drafts,candidates}/<hash>/     plan.json  model.safetensors  metrics.json  history.csv
+  teacher/  {probes,candidates}/<hash>/            plan.json  model.safetensors  metrics.json  history.csv
                                                masks.safetensors, where the plan has masks
                                                private-PROTOCOL.json, private-PROTOCOL-xBATCH.json,
                                                by 'deepreduce private run'
@@ -28,7 +28,7 @@ LOGITS_CACHE = "teacher-answers.bin"
 """The teacher's logits of augmented images, until the run is finished."""
 
 TEACHER, PROBES, DRAFTS, CANDIDATES = "teacher", "probes", "drafts", "candidates"
-"""Folders of networks: the teacher's own, and those that hold a folder for each plan."""
+"""Folders of networks: the teacher's own, and those that hold a folder for each plan; earlier versions had drafts."""
 
 PLAN, WEIGHTS, METRICS, HISTORY = "plan.json", "model.safetensors", "metrics.json", "history.csv"
 MASKS = "masks.safetensors"

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFolder:
-    """The files of one network of the run: teacher, probe, draft or candidate."""
+    """The files of one network of the run: teacher, probe or candidate."""
 
     path: Path
 
@@ -170,11 +170,6 @@ class NetworkFolder:
         with writing(self.path):
             shutil.rmtree(self.path)
             self.path.mkdir()
-
-    def discard(self) -> None:
-        """Remove the folder and all that is in it."""
-        with writing(self.path):
-            shutil.rmtree(self.path, ignore_errors=True)
 
 
 def history_csv(history: Sequence[EpochRecord]) -> str:

@@ -32,7 +32,6 @@ from deepreduce.training.recipe import (
     choose_precision,
     learning_rate_at,
 )
-from deepreduce.training.weight_sharing import SharedWeights
 
 __all__ = [
     "PRECISIONS",
@@ -50,7 +49,6 @@ __all__ = [
     "Progress",
     "Recipe",
     "RecipeChanges",
-    "SharedWeights",
     "Snapshot",
     "Started",
     "Stepped",

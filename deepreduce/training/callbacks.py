@@ -28,13 +28,10 @@ from deepreduce.training.events import EpochRecord
 class TrainingState:
     """A training as a callback sees it.
 
-    `module` holds all that is trained; `active` is the network that the step trains, which is `module` itself or, if
-    several networks share weights, the one whose turn it is. `step` and `epoch` count what has been done, over the
-    whole training.
+    `module` is the network that is trained. `step` and `epoch` count what has been done, over the whole training.
     """
 
     module: nn.Module
-    active: nn.Module
     optimizer: torch.optim.Optimizer
     step: int
     total_steps: int
@@ -125,10 +122,7 @@ class CallbackFactory(Protocol):
     """Builds a callback in the process that trains: a value that can be pickled, such as a frozen dataclass."""
 
     def build(self, student: PreparedStudent) -> TrainingCallback:
-        """Return a new callback for one training of the student.
-
-        Read weights in `on_start`, not here: students that are trained together do not share weights yet.
-        """
+        """Return a new callback for one training of the student."""
         ...
 
 
@@ -208,20 +202,17 @@ class Callbacks(TrainingCallback):
             )
 
 
-def build_callbacks(
-    factories: Sequence[CallbackFactory], students: Sequence[PreparedStudent]
-) -> list[TrainingCallback]:
-    """Build each callback of each student, in the order of the factories.
+def build_callbacks(factories: Sequence[CallbackFactory], student: PreparedStudent) -> list[TrainingCallback]:
+    """Build each callback of a student, in the order of the factories.
 
     Raises `UserError` if a factory does not build a callback.
     """
     callbacks = []
-    for student in students:
-        for factory in factories:
-            callback = factory.build(student)
-            if not isinstance(callback, TrainingCallback):
-                raise UserError(f"{factory!r}.build() returned {callback!r}; return a TrainingCallback")
-            callbacks.append(callback)
+    for factory in factories:
+        callback = factory.build(student)
+        if not isinstance(callback, TrainingCallback):
+            raise UserError(f"{factory!r}.build() returned {callback!r}; return a TrainingCallback")
+        callbacks.append(callback)
     return callbacks
 
 

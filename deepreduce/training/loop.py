@@ -37,7 +37,7 @@ from deepreduce.training.logits_cache import Teacher
 from deepreduce.training.optimizer import make_optimizer
 from deepreduce.training.recipe import Precision, Recipe, learning_rate_at
 from deepreduce.training.state import RestorableState, with_prefix
-from deepreduce.utils.seed import derived_generator, derived_seed
+from deepreduce.utils.seed import derived_seed
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,6 @@ def train(
     teacher: Teacher | None = None,
     distillation: Distillation | None = None,
     schedule: AugmentationSchedule | None = None,
-    turns: Sequence[nn.Module] = (),
     callbacks: Sequence[TrainingCallback] = (),
     resume: Snapshot | None = None,
     on_event: Callable[[TrainingEvent], None] = _ignore,
@@ -95,10 +94,8 @@ def train(
     `recipe.validate_every` epochs and after the last one, chooses nothing: the final weights are the result. After a
     loss that is not finite, training goes back to the start of the epoch at a lower learning rate.
 
-    `turns` are networks inside `module` that share weights: each step trains one of them, all of them in a random
-    order before any comes again. They are not validated. `callbacks` are new objects.
-
-    `save` gets a snapshot when `save_every` seconds have passed since the last one, and when `stop` returns true.
+    `callbacks` are new objects. `save` gets a snapshot when `save_every` seconds have passed since the last one, and
+    when `stop` returns true.
 
     Raises `Stopped` after a stop, `NonFiniteLossError` for the third loss that is not finite, `CheckpointError` for a
     `resume` of another training, `DataError` if the images fill no batch, `ValueError` for a batch size that is not a
@@ -108,7 +105,7 @@ def train(
     precision = precision.sound_for(module, device)
     session = _Session(
         module=module, data=data, recipe=recipe, seed=seed, precision=precision, device=device, teacher=teacher,
-        distillation=distillation or Distillation(), turns=tuple(turns) or (module,), callbacks=Callbacks(callbacks),
+        distillation=distillation or Distillation(), callbacks=Callbacks(callbacks),
         batches=AugmentedBatches(
             data.train, schedule or AugmentationSchedule(seed=seed), batch_size=recipe.batch_size, device=device
         ),
@@ -131,7 +128,6 @@ class _Session:
     device: torch.device
     teacher: Teacher | None
     distillation: Distillation
-    turns: tuple[nn.Module, ...]
     callbacks: Callbacks
     batches: AugmentedBatches
     on_event: Callable[[TrainingEvent], None]
@@ -152,10 +148,8 @@ class _Session:
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = self.recipe.num_steps(self.steps_per_epoch)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        self.active = self.module
-        shares_weights = len(self.turns) > 1
-        self.optimizer = make_optimizer(self.module, self.recipe, shares_weights=shares_weights)
-        self.state = RestorableState(self.module, self.optimizer, self.callbacks, shares_weights=shares_weights)
+        self.optimizer = make_optimizer(self.module, self.recipe)
+        self.state = RestorableState(self.module, self.optimizer, self.callbacks)
         self.clock = self.last_save = time.monotonic()
 
     @property
@@ -205,7 +199,6 @@ class _Session:
         rate = learning_rate_at(self.steps_done, recipe=self.recipe, steps_per_epoch=self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * ROLLBACK_RATE**self.rollbacks
-        self.active = self._network_in_turn()
         torch.manual_seed(derived_seed(self.seed, self.epoch, self.step))  # dropout resumes like all else
         self.callbacks.on_step_start(self._view())
         self.optimizer.zero_grad(set_to_none=True)
@@ -220,7 +213,7 @@ class _Session:
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.bf16):
-            logits = self.active(images)  # (batch, classes)
+            logits = self.module(images)  # (batch, classes)
         smoothing = self.recipe.label_smoothing
         if self.teacher is None:
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
@@ -242,15 +235,6 @@ class _Session:
             nn.utils.clip_grads_with_norm_(self.module.parameters(), bound, norm)
         return norm
 
-    def _network_in_turn(self) -> nn.Module:
-        """Return the network that the next step trains.
-
-        In a fixed order, a network would see the same few batches whenever the schedule's epochs repeat.
-        """
-        cycle, place = divmod(self.steps_done, len(self.turns))
-        order = torch.randperm(len(self.turns), generator=derived_generator(self.seed, "turns", cycle))
-        return self.turns[int(order[place])]
-
     def _check(self, running: Tensor) -> None:
         self.loss_sum = float(running)
         if not math.isfinite(self.loss_sum):
@@ -261,7 +245,7 @@ class _Session:
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
         last = self.epoch == self.epochs
         accuracy = None
-        if self.turns == (self.module,) and (last or self.epoch % self.recipe.validate_every == 0):
+        if last or self.epoch % self.recipe.validate_every == 0:
             batch_size = max(self.recipe.batch_size, 256)
             accuracy = predict(self.module, self.data.val, batch_size=batch_size, device=self.device).accuracy
         self._add_seconds()
@@ -292,7 +276,7 @@ class _Session:
 
     def _view(self) -> TrainingState:
         return TrainingState(
-            module=self.module, active=self.active, optimizer=self.optimizer, step=self.steps_done,
+            module=self.module, optimizer=self.optimizer, step=self.steps_done,
             total_steps=self.total_steps, epoch=self.epoch, history=self.history,
         )  # fmt: skip
 

@@ -8,11 +8,8 @@ from torch import nn
 from deepreduce.training.recipe import Recipe
 
 
-def make_optimizer(module: nn.Module, recipe: Recipe, *, shares_weights: bool) -> torch.optim.Optimizer:
-    """Return Nesterov SGD or Adam, whose weight decay spares norms and biases.
-
-    `shares_weights`: not every step trains every parameter.
-    """
+def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return Nesterov SGD or Adam, whose weight decay spares norms and biases."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
@@ -20,10 +17,6 @@ def make_optimizer(module: nn.Module, recipe: Recipe, *, shares_weights: bool) -
     ]
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
-    optimizer = torch.optim.SGD(
+    return torch.optim.SGD(
         groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
     )
-    if shares_weights:  # a fused step takes no mixture of parameters that have stepped and that have not
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer

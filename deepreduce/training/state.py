@@ -17,25 +17,14 @@ _OPTIMIZER = {"momentum_buffer": "momentum", "exp_avg": "exp_avg", "exp_avg_sq":
 
 
 class RestorableState:
-    """The weights, batch-norm statistics and momenta of a training, and the state of its callbacks.
+    """The weights, batch-norm statistics and momenta of a training, and the state of its callbacks."""
 
-    `shares_weights` says that networks inside `module` share weights, which are then saved once.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        callbacks: TrainingCallback,
-        *,
-        shares_weights: bool,
-    ) -> None:
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, callbacks: TrainingCallback) -> None:
         self._module, self._optimizer, self._callbacks = module, optimizer, callbacks
-        self._shares_weights = shares_weights
 
     def snapshot(self) -> Snapshot:
         """Return the present state; its tensors are the live ones, not copies."""
-        tensors = {f"model.{name}": tensor for name, tensor in self._weights().items()}
+        tensors = {f"model.{name}": tensor for name, tensor in self._module.state_dict().items()}
         for name, parameter in self._module.named_parameters():
             for kept, value in self._optimizer.state.get(parameter, {}).items():
                 if value is not None:
@@ -57,23 +46,15 @@ class RestorableState:
     def load(self, state: Snapshot) -> None:
         """Go back to a state. Raises `KeyError`, `TypeError`, `ValueError` or `RuntimeError` if it is another's."""
         weights = with_prefix(state.tensors, "model.")
-        if weights.keys() != self._weights().keys():
+        if weights.keys() != self._module.state_dict().keys():
             raise ValueError("it holds weights of other names")
-        self._module.load_state_dict(weights, strict=False)  # one of the names of a shared weight is enough
+        self._module.load_state_dict(weights)
         self._optimizer.state.clear()
         for name, parameter in self._module.named_parameters():
             for kept, prefix in _OPTIMIZER.items():
                 if (value := state.tensors.get(f"{prefix}.{name}")) is not None:
                     self._optimizer.state[parameter][kept] = _laid_out_as(parameter, value)
         self._callbacks.load_state_dict({**state.values, **with_prefix(state.tensors, "callbacks.")})
-
-    def _weights(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self._module.state_dict()
-        if not self._shares_weights:
-            return state
-        # a shared weight has a name in each network; the last one stands for all
-        names = {t.data_ptr() if t.numel() else name: name for name, t in state.items()}.values()
-        return {name: state[name] for name in names}
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:

@@ -26,23 +26,20 @@ _MACS_PER_STEP = 1e10  # enough to measure the machine's speed, little enough to
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Training one network of this compute cost, with a validation after every epoch and one test."""
+    """Training one network of this compute cost, and computing it for images that it is evaluated on."""
 
     compute_cost: ComputeCost
     batch_size: int
     epochs: float
     train_images: int
-    val_images: int
-    test_images: int
+    evaluated_images: float
 
     @property
     def total(self) -> float:
         """MACs of all passes."""
         trained = (1 + BACKWARD) * self.compute_cost.per_image(self.batch_size)
         evaluated = self.compute_cost.per_image(EVALUATION_BATCH)
-        return (
-            self.epochs * (self.train_images * trained + self.val_images * evaluated) + self.test_images * evaluated
-        )
+        return self.epochs * self.train_images * trained + self.evaluated_images * evaluated
 
 
 def seconds_per_mac(network: Network, *, batch_size: int, precision: Precision, device: torch.device) -> float:

@@ -31,19 +31,27 @@ class AnnealedNetwork:
             layer.share = min(max(share, 0.0), 1.0)
 
 
-def anneal(network: Network, plan: ReductionPlan, *, seed: int = 0) -> AnnealedNetwork | None:
+def anneal(
+    network: Network, plan: ReductionPlan, *, start: ReductionPlan | None = None, seed: int = 0
+) -> AnnealedNetwork | None:
     """Return the network reduced by `plan`, but for its actions at ReLU sites, which wait to be carried out.
 
-    None where there is no gradual way: the plan has no action, or one that can't be gradual; it pads linear regions
-    once, which there are only without ReLUs; or a ReLU overwrites what others read as well.
+    They lead there from what `start` does at the sites (None: from the network as it is). What it does already does
+    not wait, nor does anything at its sites where it is of another size: its masks fit no more. None where there is
+    no gradual way: no action waits, or one that can't be gradual; the plan pads linear regions once, which there are
+    only without ReLUs; or a ReLU overwrites what others read as well.
     """
     if plan.pad_once:
         return None
     plan = normalise_plan(network, plan)
-    actions, sites, present = dict(plan.sites), sites_to_rewrite(network, plan), actions_in(network)
+    done = {} if start is None else dict(start.sites)
+    sites, present = sites_to_rewrite(network, plan), actions_in(network) | done
+    is_resized = start is not None and (start.alpha, start.rho, start.depth) != (plan.alpha, plan.rho, plan.depth)
+    settled = tuple((name, a) for name, a in plan.sites if name in done and (is_resized or a == done[name]))
+    actions = {name: action for name, action in plan.sites if (name, action) not in settled}
     if not actions or any(present.get(name, KEEP).units() is None for name in actions):
         return None
-    module = apply_plan(network, replace(plan, sites=()), seed=seed).module
+    module = apply_plan(network, replace(plan, sites=settled), seed=seed).module
     nodes = [node for node in module.graph.nodes if SITE in node.meta and node.meta[SITE][0] in actions]
     if any(is_inplace(node, module) and len(node.all_input_nodes[0].users) > 1 for node in nodes):
         return None

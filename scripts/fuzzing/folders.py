@@ -29,7 +29,7 @@ RUN: dict[str, Any] = {
     **TINY,
     "training": {**TINY["training"], "checkpoint_seconds": 0},
     "method": {"rhos": [1.0]},
-    "fast": {"margin": 1.0, "price": 3.0, "probe_share": 0.3, "draft_share": 0.4},
+    "fast": {"price": 3.0, "probe_share": 0.3},
 }
 _DRAWN = (".png", ".svg", ".html")
 

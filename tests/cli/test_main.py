@@ -22,9 +22,7 @@ from deepreduce.store.network_folder import NetworkFolder
 from tests.helpers.private_networks import needs_engine
 from tests.helpers.records import begin_run
 from tests.helpers.runs import (
-    NUM_CANDIDATES,
-    NUM_FAMILIES,
-    NUM_PROBES,
+    NUM_TRAININGS,
     TINY_RELUS,
     command,
     plain_environment,
@@ -110,8 +108,9 @@ def test_a_run_a_resume_a_plot_and_an_evaluation(
     first = command("optimize", "--config", config, "--out", "run", cwd=tmp_path, timeout=300)
     assert first.returncode == 0, first.stderr
     assert "full network" in first.stdout and "frontier.csv" in first.stdout
-    count = 1 + NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
-    assert f"{count}/{count}" in first.stderr and "\r" not in first.stderr  # plain lines where no terminal is
+    assert (
+        f"{NUM_TRAININGS}/{NUM_TRAININGS}" in first.stderr and "\r" not in first.stderr
+    )  # plain lines where no terminal is
     (tmp_path / "run" / "frontier.png").unlink()
     printed, reported = here("optimize", "--config", config, "--out", "run", "--json")
     assert "already done" in reported

@@ -51,7 +51,7 @@ def test_the_recipe_decides_the_budget(tmp_path: Path, spec: RunSpec) -> None:
     shared, full = spec.search.budget, built(tmp_path, recipe="paper").search.budget
     assert isinstance(shared, SharedBudget) and isinstance(full, FullBudget)
     assert (shared.price, shared.batch_size, shared.student_batch_size, shared.schedule_epochs) == (3.0, 32, 16, 4)
-    assert (full.epochs, full.alone_batch_size, full.schedule_epochs) == (6, 32, 6)
+    assert (full.epochs, full.trial_batch_size, full.schedule_epochs) == (6, 32, 6)
 
 
 def test_without_a_name_the_objective_decides_the_method() -> None:
@@ -88,8 +88,8 @@ def test_the_objective_is_the_relu_count_unless_a_protocol_is_asked_for() -> Non
 
 def test_the_learning_rate_follows_the_batch_size_and_the_warm_up_the_epochs() -> None:
     full = recipe_of(load_config(values={"training": {"epochs": 10, "learning_rate": 0.4, "batch_size": 64}}))
-    half = scaled_recipe(full, epochs=5, rate=0.5, batch_size=32)
-    assert (half.epochs, half.batch_size, half.learning_rate, half.warmup_epochs) == (5, 32, 0.4 * 0.25, 0.5)
+    half = scaled_recipe(full, epochs=5, batch_size=32)
+    assert (half.epochs, half.batch_size, half.learning_rate, half.warmup_epochs) == (5, 32, 0.4 * 0.5, 0.5)
     assert scaled_recipe(full, epochs=20).warmup_epochs == full.warmup_epochs
 
 

@@ -14,12 +14,16 @@ from pydantic import BaseModel
 from deepreduce.config.load import (
     RESULT_FREE,
     differing_keys,
+    differing_keys_of_run,
     dump_config,
     load_config,
+    read_run_config,
     read_yaml,
 )
 from deepreduce.config.schema import DataConfig, ModelConfig, OptimizeConfig
+from deepreduce.config.yaml_text import dump_yaml
 from deepreduce.errors import ConfigError
+from deepreduce.utils.records import write_record
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -325,3 +329,22 @@ def test_the_keys_that_change_no_number_exist() -> None:
 def test_an_option_of_another_method_is_said_to_be_one() -> None:
     with pytest.raises(ConfigError, match=r"'method.cull_order'; it is an option of deepreduce and levers, so give"):
         load_config(values={"method": {"cull_order": ["S1"]}})
+
+
+def run_of_earlier_version(folder: Path, recipe: str) -> Path:
+    """A run's config when recipe `fast` had three keys more."""
+    config = OptimizeConfig(recipe=recipe).model_dump(mode="json")
+    config["fast"] |= {"draft_share": 0.8, "margin": 0.02, "rate": 0.25}
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    write_record(folder / "environment.json", {})
+    return folder / "config.yaml"
+
+
+def test_a_run_of_an_earlier_version_is_read_but_its_recipe_fast_is_another(tmp_path: Path) -> None:
+    for recipe, gone in (("fast", ["draft_share (0.8", "margin (0.02", "rate (0.25"]), ("paper", [])):
+        path, config = run_of_earlier_version(tmp_path / recipe, recipe), OptimizeConfig(recipe=recipe)
+        assert read_run_config(path.parent) == config
+        assert differing_keys_of_run(path, config) == [f"fast.{key}, now gone)" for key in gone]
+        with pytest.raises(ConfigError, match=r"unknown config key 'fast\.draft_share'"):
+            load_config(path)

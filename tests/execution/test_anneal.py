@@ -77,9 +77,7 @@ def test_the_share_follows_from_the_step_alone(original: Network) -> None:
     callback = Anneal(0.5).build(prepared)
     assert isinstance(callback, AnnealCallback) and callback.state_dict() == {}
     optimizer = torch.optim.SGD(prepared.module.parameters(), lr=0.1)
-    state = TrainingState(
-        module=prepared.module, active=prepared.module, optimizer=optimizer, step=2, total_steps=8, epoch=0
-    )
+    state = TrainingState(module=prepared.module, optimizer=optimizer, step=2, total_steps=8, epoch=0)
     shares = []
     for step in (2, 0, 4, 6, 2):
         callback.on_step_start(replace(state, step=step))
@@ -88,4 +86,7 @@ def test_the_share_follows_from_the_step_alone(original: Network) -> None:
 
 
 def test_the_factory_is_plain_data() -> None:
-    assert pickle.loads(pickle.dumps(Anneal(0.5))) == Anneal(0.5) and repr(Anneal(0.5)) == "Anneal(share=0.5)"
+    assert (
+        pickle.loads(pickle.dumps(Anneal(0.5))) == Anneal(0.5)
+        and repr(Anneal(0.5)) == "Anneal(share=0.5, start=None)"
+    )

@@ -28,7 +28,7 @@ from deepreduce.plan import ReductionPlan
 from deepreduce.training import EpochEnded, Started, Stepped, Stopped, TrainingEvent
 from tests.helpers import REPOSITORY
 from tests.helpers.callbacks import AverageWeights
-from tests.helpers.execution import HOPELESS, alone, folder_of, names_in, plain, same, taught, together, weights_of
+from tests.helpers.execution import HOPELESS, alone, folder_of, names_in, plain, same, taught, weights_of
 from tests.helpers.processes import all_end, children_running
 from tests.helpers.training import RECIPE
 
@@ -59,11 +59,11 @@ class Heard:
 
 
 def tasks_in(folder: str, **options: Any) -> list[TrainTask]:
-    """Tasks of every kind; options are those of the tasks of students alone."""
+    """Some tasks, with these options."""
     return [
-        alone(f"{folder}/tested", callbacks=(Anneal(0.5),), **options),
-        alone(f"{folder}/chosen", site=1, test=False, statistics_batches=2, first_epoch=1, **options),
-        together(f"{folder}/drafts"),
+        alone(f"{folder}/one", callbacks=(Anneal(0.5),), **options),
+        alone(f"{folder}/other", site=1, statistics_batches=2, first_epoch=1, **options),
+        alone(f"{folder}/third", site=1, **options),
     ]
 
 
@@ -74,7 +74,7 @@ def run(
     *,
     on_event: Callable[[TrainTask, TrainingEvent], None] = lambda task, event: None,
     stop: Callable[[], bool] = lambda: False,
-) -> list[tuple[TrainResult, ...]]:
+) -> list[TrainResult]:
     """The results in the order of the tasks."""
     found = dict(executor.run(tasks, context, on_event=on_event, stop=stop))
     assert len(found) == len(tasks)
@@ -87,10 +87,10 @@ class Reference:
 
     context: TrainingContext
     tasks: list[TrainTask]
-    results: list[tuple[TrainResult, ...]]
+    results: list[TrainResult]
     heard: Heard
 
-    def is_met_by(self, results: list[tuple[TrainResult, ...]], tasks: list[TrainTask], context: Any) -> bool:
+    def is_met_by(self, results: list[TrainResult], tasks: list[TrainTask], context: Any) -> bool:
         return results == self.results and all(
             same(weights_of(self.context, own), weights_of(context, other))
             for own, other in zip(self.tasks, tasks, strict=True)
@@ -145,8 +145,7 @@ def test_results_files_and_events_are_those_of_a_training_in_this_process(
     assert reference.is_met_by(run(executor, tasks, context, on_event=heard), tasks, context)
     assert heard.events == reference.heard.events
     for task in tasks:
-        for own in task.students:
-            assert names_in(context, own.folder) == names_in(reference.context, own.folder)
+        assert names_in(context, task.folder) == names_in(reference.context, task.folder)
     logits = [(each.root / "answers.bin").read_bytes() for each in (context, reference.context)]
     assert logits[0] == logits[1]
     assert not list(context.root.glob("context-*"))  # what workers were handed
@@ -161,7 +160,7 @@ def test_a_task_that_fails_is_a_result_and_the_others_are_trained(
 ) -> None:
     tasks = [alone("failing/hopeless", recipe=HOPELESS), *tasks_in("failing")]
     with caplog.at_level(logging.WARNING, "deepreduce"):
-        ((failed,), *others) = run(executor, tasks, context)
+        failed, *others = run(executor, tasks, context)
     assert "not finite" in (failed.failure or "") and failed.relu_count > 0
     assert reference.is_met_by(others, tasks[1:], context)
     # what a training logs, wherever it runs, is logged here by the logger that it was logged to

@@ -16,7 +16,7 @@ from deepreduce import load_reduced
 from deepreduce.errors import CheckpointError, RunError, UserError
 from deepreduce.execution import trainer as subject
 from deepreduce.execution.anneal import Anneal
-from deepreduce.execution.task import TrainResult, TrainTask, WarmStart
+from deepreduce.execution.task import TrainResult, WarmStart
 from deepreduce.execution.trainer import CandidateTrainer, TrainingContext
 from deepreduce.network import trace_network
 from deepreduce.plan import ReductionPlan
@@ -47,18 +47,16 @@ from tests.helpers.execution import (
     plain,
     same,
     stop_after,
-    student,
     taught,
     teacher,
-    together,
     untaught,
     weights_of,
 )
 from tests.helpers.records import change_record, changed
 from tests.helpers.training import FP32, RECIPE, tiny
 
-Weights = list[dict[str, torch.Tensor]]
-Undisturbed = dict[str, tuple[tuple[TrainResult, ...], Weights]]
+Weights = dict[str, torch.Tensor]
+Undisturbed = dict[str, tuple[TrainResult, Weights]]
 
 both_kinds = pytest.mark.parametrize("kind", MAKERS)
 
@@ -70,7 +68,7 @@ def context(tmp_path: Path) -> TrainingContext:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """The results, and the students' weights, of a task of each kind that nothing disturbed."""
+    """The result, and the student's weights, of a task of each kind that nothing disturbed."""
     context = taught(tmp_path_factory.mktemp("undisturbed"))
     return {
         kind: (plain(complete(context, make(kind))), weights_of(context, make(kind))) for kind, make in MAKERS.items()
@@ -87,13 +85,13 @@ def accuracy(module: nn.Module, context: TrainingContext) -> float:
 @pytest.mark.parametrize("precision", [FP32, Precision(bf16=True, channels_last=True)], ids=["fp32", "bf16"])
 def test_the_accuracies_kept_are_those_of_the_network_that_loads_back(tmp_path: Path, precision: Precision) -> None:
     context, task = taught(tmp_path, precision=precision), alone()
-    (result,) = complete(context, task)
+    result = complete(context, task)
     assert names_in(context, "cull") == FILES
-    reduced = apply_plan(original(), task.students[0].plan)
+    reduced = apply_plan(original(), task.student.plan)
     assert (result.relu_count, result.stage_relu_counts) == (reduced.relu_count, reduced.stage_relu_counts)
     for module in (
         load_reduced(tmp_path / "cull", model=tiny()),
-        CandidateTrainer(context).load(task.students[0]).module,
+        CandidateTrainer(context).load(task.student).module,
     ):
         assert accuracy(module, context) == result.val_accuracy
         test = predict(module, context.data.test, batch_size=256)
@@ -102,66 +100,28 @@ def test_the_accuracies_kept_are_those_of_the_network_that_loads_back(tmp_path: 
         assert result.churn == float((test.predicted != said).double().mean())
 
 
-def test_students_trained_together_are_kept_and_measured_each_on_its_own(context: TrainingContext) -> None:
-    task = together()
-    results = complete(context, task)
-    first, second = weights_of(context, task)
-    equal = {name for name in first if torch.equal(first[name], second[name])}
-    assert {"conv.weight", "twice.weight"} <= equal
-    assert not {"fc.weight", "bn.weight"} & equal
-    for own, result in zip(task.students, results, strict=True):
-        assert names_in(context, own.folder) == FILES and not folder_of(context, own.folder).history()
-        assert result.val_accuracy == accuracy(load_reduced(context.root / own.folder, model=tiny()), context)
-        assert result.test_accuracy is None
-        assert result.relu_count == apply_plan(original(), own.plan).relu_count
-    assert not (context.root / task.folder).exists()
-
-
-def test_the_seconds_of_students_trained_together_go_with_their_turns(context: TrainingContext) -> None:
-    first, second = (result.train_seconds for result in complete(context, together()))
-    assert first == pytest.approx(2 * second) and second > 0
-
-
 @both_kinds
 def test_a_task_that_is_finished_is_known_by_its_files(context: TrainingContext, kind: str) -> None:
     task, trainer = MAKERS[kind](), CandidateTrainer(context)
     assert trainer.finished(task) is None and not any(context.root.glob("*/"))
-    results = trainer.train(task, ignore)
+    result = trainer.train(task, ignore)
     before = {path: path.stat().st_mtime_ns for path in context.root.rglob("*.*")}
-    assert trainer.finished(task) == results
+    assert trainer.finished(task) == result
     assert {path: path.stat().st_mtime_ns for path in context.root.rglob("*.*")} == before
-
-
-def test_a_student_that_only_helps_to_choose_is_not_tested(context: TrainingContext) -> None:
-    (result,) = complete(context, alone(test=False))
-    assert result.val_accuracy is not None
-    assert result.test_accuracy is None and result.churn is None
 
 
 def test_measuring_changes_nothing_that_others_see(tmp_path: Path) -> None:
     context = untaught(tmp_path)
-    (result,) = complete(context, alone())
+    result = complete(context, alone())
     assert result.churn == 0.0  # a teacher agrees with itself
-    assert context.teacher_test is None and complete(context, alone("other"))[0].churn == 0.0
+    assert context.teacher_test is None and complete(context, alone("other")).churn == 0.0
 
 
-@both_kinds
-def test_what_is_not_to_be_trained_is_measured_as_it_starts(context: TrainingContext, kind: str) -> None:
-    task = MAKERS[kind](recipe=replace(RECIPE, epochs=0), **({"turns": ()} if kind == "together" else {}))
-    results = complete(context, task)
-    assert [result.train_seconds for result in results] == [0] * len(task.students)
-    if kind == "alone":  # the others have batch-norm statistics of their own
-        assert results[0].val_accuracy == accuracy(apply_plan(original(), task.students[0].plan).module, context)
-
-
-def test_a_network_that_is_not_worth_training_says_why_and_is_finished(context: TrainingContext) -> None:
-    trainer, own = CandidateTrainer(context), student()
-    trainer.record_untrained(own, "too expensive")
-    assert names_in(context, "cull") == [name for name in FILES if name != "model.safetensors"]
-    (result,) = trainer.finished(TrainTask.alone(own, RECIPE)) or ()
-    assert result.failure == "too expensive" and result.relu_count == apply_plan(original(), own.plan).relu_count
-    trainer.record_untrained(own, "another reason")
-    assert trainer.finished(TrainTask.alone(own, RECIPE)) == (result,)
+def test_what_is_not_to_be_trained_is_measured_as_it_starts(context: TrainingContext) -> None:
+    task = alone(recipe=replace(RECIPE, epochs=0))
+    result = complete(context, task)
+    assert result.train_seconds == 0
+    assert result.val_accuracy == accuracy(apply_plan(original(), task.student.plan).module, context)
 
 
 # -- stopping and resuming ------------------------------------------------------------------------------------
@@ -204,7 +164,7 @@ class Killed(BaseException):
     """Stands for kill -9: nothing catches it."""
 
 
-@pytest.mark.parametrize(("kind", "after"), [("alone", n) for n in range(8)] + [("together", n) for n in range(15)])
+@pytest.mark.parametrize(("kind", "after"), [(kind, n) for kind in MAKERS for n in range(8)])
 def test_a_kill_between_any_two_files_loses_nothing(
     context: TrainingContext, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, kind: str, after: int
 ) -> None:
@@ -221,7 +181,7 @@ def test_a_kill_between_any_two_files_loses_nothing(
         with pytest.raises(Killed):
             complete(replace(context, checkpoint_seconds=0.0), task)
     assert plain(complete(context, task)) == expected and same(weights_of(context, task), weights)
-    assert all(names_in(context, own.folder) == FILES for own in task.students)
+    assert set(names_in(context, task.folder)) >= set(FILES)
 
 
 # -- corrupt files --------------------------------------------------------------------------------------------
@@ -245,7 +205,7 @@ def corrupt(path: Path, how: str) -> None:
     [
         *[("alone", "model.safetensors", how) for how in ("truncated", "empty", "flipped", "missing")],
         *[("alone", "metrics.json", how) for how in ("truncated", "empty", "missing")],
-        *[("together", name, "truncated") for name in ("model.safetensors", "metrics.json")],
+        *[("learning", name, "truncated") for name in ("model.safetensors", "metrics.json")],
     ],
 )
 def test_a_corrupt_file_is_named_and_its_task_trained_again(
@@ -257,14 +217,14 @@ def test_a_corrupt_file_is_named_and_its_task_trained_again(
     how: str,
 ) -> None:
     task, (expected, weights) = MAKERS[kind](), undisturbed[kind]
-    victim = context.root / task.students[-1].folder
+    victim = context.root / task.folder
     complete(context, task)
     corrupt(victim / name, how)
     with caplog.at_level(logging.WARNING):
         assert plain(complete(context, task)) == expected
     # weights that are whole need no training
     done_again = "measuring" if name == "metrics.json" else "training"
-    again = [r.message for r in caplog.records if f"{done_again} {task.students[-1].name} again" in r.message]
+    again = [r.message for r in caplog.records if f"{done_again} {task.name} again" in r.message]
     if (name, how) == ("metrics.json", "missing"):
         assert not caplog.records  # it is not finished, then
     else:
@@ -325,7 +285,7 @@ def test_a_corrupt_description_is_named_and_written_again(
     ("kind", "how"),
     [
         *[("alone", how) for how in ("truncated", "empty", "flipped", "of another network", "of no training")],
-        *[("together", how) for how in ("truncated", "of fewer networks")],
+        ("learning", "truncated"),
     ],
 )
 def test_a_corrupt_snapshot_is_named_and_the_training_begins_again(
@@ -339,9 +299,6 @@ def test_a_corrupt_snapshot_is_named_and_the_training_begins_again(
     assert snapshot is not None
     if how == "of another network":
         folder.save_snapshot(replace(snapshot, tensors={name: torch.zeros(7) for name in snapshot.tensors}))
-    elif how == "of fewer networks":
-        fewer = {name: tensor for name, tensor in snapshot.tensors.items() if "members.1." not in name}
-        folder.save_snapshot(replace(snapshot, tensors=fewer))
     elif how == "of no training":
         folder.save_snapshot(replace(snapshot, values={}))
     else:
@@ -365,15 +322,13 @@ def test_a_history_that_can_not_be_read_is_named_and_missed_by_nobody(
 @both_kinds
 def test_a_loss_that_is_never_finite_is_a_result_and_not_tried_again(context: TrainingContext, kind: str) -> None:
     task, trainer = MAKERS[kind](recipe=HOPELESS), CandidateTrainer(context)
-    results = trainer.train(task, ignore)
-    assert len(results) == len(task.students)
-    for own, result in zip(task.students, results, strict=True):
-        assert "not finite" in (result.failure or "")
-        assert result.relu_count == apply_plan(original(), own.plan).relu_count
-        assert "model.safetensors" not in names_in(context, own.folder)
-        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-            trainer.load(own)
-    assert trainer.finished(task) == results
+    result = trainer.train(task, ignore)
+    assert "not finite" in (result.failure or "")
+    assert result.relu_count == apply_plan(original(), task.student.plan).relu_count
+    assert "model.safetensors" not in names_in(context, task.folder)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        trainer.load(task.student)
+    assert trainer.finished(task) == result
 
 
 @pytest.mark.parametrize(
@@ -428,14 +383,14 @@ def trained_parent(context: TrainingContext) -> WarmStart:
 def test_a_student_starts_from_the_weights_it_inherits(context: TrainingContext) -> None:
     start, untrained = trained_parent(context), replace(RECIPE, epochs=0)
     child, scratch = alone("child", start=start, recipe=untrained), alone("scratch", recipe=untrained)
-    (result,) = complete(context, child)
+    result = complete(context, child)
     parents = folder_of(context, "parent").weights()
-    expected = warm_start(original(), child.students[0].plan, parent=start.plan, weights=parents)
-    (weights,) = weights_of(context, child)
+    expected = warm_start(original(), child.student.plan, parent=start.plan, weights=parents)
+    weights = weights_of(context, child)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.module.state_dict().items())
     assert result.val_accuracy == accuracy(expected.module, context)
     complete(context, scratch)
-    assert not torch.equal(weights_of(context, scratch)[0]["conv.weight"], weights["conv.weight"])
+    assert not torch.equal(weights_of(context, scratch)["conv.weight"], weights["conv.weight"])
 
 
 def test_a_corrupt_parent_is_named(context: TrainingContext) -> None:
@@ -448,8 +403,8 @@ def test_a_corrupt_parent_is_named(context: TrainingContext) -> None:
 def test_statistics_are_recomputed_only_where_asked_for(context: TrainingContext) -> None:
     kept, renewed = alone("kept"), alone("renewed", statistics_batches=2)
     complete(context, kept)
-    (result,) = complete(context, renewed)
-    (one,), (other,) = weights_of(context, kept), weights_of(context, renewed)
+    result = complete(context, renewed)
+    one, other = weights_of(context, kept), weights_of(context, renewed)
     assert {name for name in one if not torch.equal(one[name], other[name])} == {
         "bn.running_mean", "bn.running_var", "bn.num_batches_tracked",
     }  # fmt: skip
@@ -474,24 +429,15 @@ def test_a_training_with_callbacks_resumes_where_it_was_stopped(
     assert plain(complete(context, stopped)) == plain(expected)
     weights = weights_of(context, whole)
     assert same(weights_of(context, stopped), weights)
-    assert not torch.equal(weights[0]["conv.weight"], undisturbed[kind][1][0]["conv.weight"])
+    assert not torch.equal(weights["conv.weight"], undisturbed[kind][1]["conv.weight"])
 
 
 def test_annealing_leaves_the_network_that_the_plan_names(context: TrainingContext, undisturbed: Undisturbed) -> None:
-    (result,) = complete(context, alone(callbacks=(Anneal(0.5),)))
-    ((sudden,), (weights,)) = undisturbed["alone"]
-    (annealed,) = weights_of(context, alone())
+    result = complete(context, alone(callbacks=(Anneal(0.5),)))
+    sudden, weights = undisturbed["alone"]
+    annealed = weights_of(context, alone())
     assert annealed.keys() == weights.keys() and result.relu_count == sudden.relu_count
     assert result.val_accuracy == accuracy(load_reduced(context.root / "cull", model=tiny()), context)
-
-
-def test_students_that_share_weights_are_annealed_together(context: TrainingContext) -> None:
-    task = together(callbacks=(Anneal(0.5),))
-    complete(context, task)
-    first, second = weights_of(context, task)
-    assert torch.equal(first["conv.weight"], second["conv.weight"])
-    for own in task.students:
-        load_reduced(context.root / own.folder, model=tiny())
 
 
 @both_kinds

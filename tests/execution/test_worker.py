@@ -20,7 +20,7 @@ from deepreduce.training import Started, Stopped
 from deepreduce.utils.child_process import ChildProcess
 from tests.helpers.execution import alone
 
-RESULTS = (TrainResult(val_accuracy=0.5),)
+RESULT = TrainResult(val_accuracy=0.5)
 
 
 class Sent:
@@ -34,7 +34,7 @@ class Sent:
 
 
 class StubTrainer:
-    """Raises an error, or gives results."""
+    """Raises an error, or gives a result."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
@@ -43,7 +43,7 @@ class StubTrainer:
         if self._error is not None:
             raise self._error
         on_event(Started(epochs=()))
-        return RESULTS
+        return RESULT
 
 
 def train(trainer: StubTrainer) -> list[Any]:
@@ -52,8 +52,8 @@ def train(trainer: StubTrainer) -> list[Any]:
     return sent.messages
 
 
-def test_the_events_of_a_training_come_before_its_results() -> None:
-    assert train(StubTrainer()) == [Started(epochs=()), RESULTS]
+def test_the_events_of_a_training_come_before_its_result() -> None:
+    assert train(StubTrainer()) == [Started(epochs=()), RESULT]
 
 
 @pytest.mark.parametrize("kind", [Stopped, UserError, CheckpointError, RunError])
@@ -110,7 +110,7 @@ def test_tasks_are_trained_one_after_the_other_and_late_requests_to_stop_passed_
     coming = Arriving(None, alone("one"), None, None, alone("two"))
     with pytest.raises(EOFError):
         subject._serve(StubTrainer(), coming)  # type: ignore[arg-type]
-    assert coming.messages == [Started(epochs=()), RESULTS] * 2
+    assert coming.messages == [Started(epochs=()), RESULT] * 2
 
 
 def test_a_task_that_can_not_be_loaded_is_named_and_the_next_one_trained() -> None:
@@ -118,7 +118,7 @@ def test_a_task_that_can_not_be_loaded_is_named_and_the_next_one_trained() -> No
     with pytest.raises(EOFError):
         subject._serve(StubTrainer(), coming)  # type: ignore[arg-type]
     error, *others = coming.messages
-    assert type(error) is UserError and others == [Started(epochs=()), RESULTS]
+    assert type(error) is UserError and others == [Started(epochs=()), RESULT]
     assert "can't load a task (Can't get attribute 'Mine'" in str(error) and "side_by_side to 1" in str(error)
 
 

@@ -40,7 +40,7 @@ class Average(TrainingCallback):
 
     @torch.no_grad()
     def on_backward_end(self, state: TrainingState) -> None:
-        for parameter in state.active.parameters():
+        for parameter in state.module.parameters():
             if parameter.grad is not None:
                 self.importance += parameter.grad.square().sum()
                 parameter.grad += 1e-3 * torch.randn_like(parameter)

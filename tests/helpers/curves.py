@@ -39,9 +39,9 @@ def mlflow_curve(folder: Path, entry: Any, name: str) -> list[tuple[int, float]]
 
 
 def histories(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the training losses of every network but drafts, by its folder in the run."""
+    """Return the training losses of every network, by its folder in the run."""
     found = {}
-    for path in (p for p in folder.glob("**/history.csv") if p.parent.parent.name != "drafts"):
+    for path in folder.glob("**/history.csv"):
         with open(path, newline="", encoding="utf-8") as file:
             found[path.parent.relative_to(folder).as_posix()] = [
                 (int(row["epoch"]), float(row["train_loss"])) for row in csv.DictReader(file)

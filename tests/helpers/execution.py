@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -71,17 +71,10 @@ def student(folder: str = "cull", *, site: int = 0, **options: Any) -> Student:
 
 
 def alone(folder: str = "cull", **options: Any) -> TrainTask:
-    """The task of one student; options are the student's, `recipe`, and those of `TrainTask.alone`."""
+    """The task of one student; options are the student's, `recipe`, and those of `TrainTask`."""
     own = {name: options.pop(name) for name in ("first_epoch", "callbacks") if name in options}
     recipe = options.pop("recipe", RECIPE)
-    return TrainTask.alone(student(folder, **options), recipe, **own)
-
-
-def together(folder: str = "drafts", **options: Any) -> TrainTask:
-    """The task of two students that share weights, the first of which has two turns of three."""
-    students = tuple(student(f"{folder}/{n}", site=n, test=False, statistics_batches=2) for n in range(2))
-    values = {"name": folder, "students": students, "folder": f"{folder}/together", "recipe": RECIPE, "seed": 7}
-    return TrainTask(**(values | {"turns": (0, 0, 1)} | options))
+    return TrainTask(student=student(folder, **options), recipe=recipe, **own)
 
 
 def learning(folder: str = "learning", **options: Any) -> TrainTask:
@@ -101,7 +94,7 @@ def relayed(folder: str = "relayed", **options: Any) -> TrainTask:
 
 
 MAKERS: dict[str, Callable[..., TrainTask]] = {
-    "alone": alone, "together": together, "learning": learning, "soft": soft, "relayed": relayed,
+    "alone": alone, "learning": learning, "soft": soft, "relayed": relayed,
 }  # fmt: skip
 
 
@@ -109,7 +102,7 @@ def ignore(event: TrainingEvent) -> None:
     pass
 
 
-def complete(context: TrainingContext, task: TrainTask, **options: Any) -> tuple[TrainResult, ...]:
+def complete(context: TrainingContext, task: TrainTask, **options: Any) -> TrainResult:
     """Train the task unless it is finished, as a run does; options are those of `CandidateTrainer`."""
     trainer = CandidateTrainer(context, **options)
     return trainer.finished(task) or trainer.train(task, ignore)
@@ -129,19 +122,16 @@ def names_in(context: TrainingContext, folder: str) -> list[str]:
     return sorted(path.name for path in (context.root / folder).iterdir())
 
 
-def weights_of(context: TrainingContext, task: TrainTask) -> list[dict[str, Tensor]]:
-    """The trained weights of each student."""
-    return [folder_of(context, student.folder).weights() for student in task.students]
+def weights_of(context: TrainingContext, task: TrainTask) -> dict[str, Tensor]:
+    """The trained weights of the student."""
+    return folder_of(context, task.folder).weights()
 
 
-def same(one: Sequence[dict[str, Tensor]], other: Sequence[dict[str, Tensor]]) -> bool:
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Bit for bit."""
-    return len(one) == len(other) and all(
-        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-        for a, b in zip(one, other, strict=True)
-    )
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def plain(results: Sequence[TrainResult]) -> tuple[TrainResult, ...]:
+def plain(result: TrainResult) -> TrainResult:
     """Without what a clock measured."""
-    return tuple(replace(result, train_seconds=0.0) for result in results)
+    return replace(result, train_seconds=0.0)

@@ -18,9 +18,7 @@ from tests.helpers.runs import TINY
 TEACHER = ObservedNetwork(label="teacher", folder="teacher", plan_id=TEACHER_ID)
 NETWORK = ObservedNetwork(label="cull S1", folder="candidates/0123abcd", plan_id="0123abcd")
 OTHER = ObservedNetwork(label="cull S2", folder="candidates/4567cdef", plan_id="4567cdef")
-TOGETHER = ObservedNetwork(label="drafts", folder="drafts/all", plan_id=None)
 RESULT = TrainResult(val_accuracy=0.75, test_accuracy=0.5, churn=0.25, train_seconds=2.0, relu_count=64, macs=128)
-DRAFT = TrainResult(val_accuracy=0.5, train_seconds=1.0, relu_count=64, macs=128)
 FAILED = TrainResult(relu_count=64, failure="the loss was not finite")
 
 QUICK: dict[str, Any] = {
@@ -28,9 +26,9 @@ QUICK: dict[str, Any] = {
     "data": {**TINY["data"], "train_limit": 100},
     "training": {**TINY["training"], "epochs": 2},
     "method": {**TINY["method"], "alphas": [1.0]},
-    "fast": {"margin": 1.0, "price": 20.0, "probe_share": 0.05},
+    "fast": {"price": 20.0, "probe_share": 0.05},
 }
-"""Three short probes, and two levels of culling, each as it is and thinned, trained alone for two epochs."""
+"""Three short probes, and two levels of culling, each as it is and thinned, trained for two epochs."""
 
 
 def epoch(number: int, *, val_accuracy: float | None = 0.5) -> EpochRecord:
@@ -68,12 +66,12 @@ def start(
 def end(
     observer: RunObserver,
     network: ObservedNetwork = NETWORK,
-    results: Sequence[TrainResult] = (RESULT,),
+    result: TrainResult = RESULT,
     *,
     was_done: bool = False,
 ) -> None:
     """Report that a network ended."""
-    observer.network_ended(network, results, was_done=was_done)
+    observer.network_ended(network, result, was_done=was_done)
 
 
 def finish(observer: RunObserver) -> None:
@@ -82,7 +80,6 @@ def finish(observer: RunObserver) -> None:
 
 
 def candidate(network: ObservedNetwork, *, relu_count: int = 64) -> Candidate:
-    assert network.plan_id is not None
     return Candidate(
         plan_id=network.plan_id,
         plan=ReductionPlan(),
@@ -109,7 +106,6 @@ class HeardNetwork:
     epochs: list[int] = field(default_factory=list)
     behind: int = 0
     steps: int = 0
-    results: int = 0
     was_done: bool | None = None
 
 
@@ -126,8 +122,8 @@ class Recorder(RunObserver):
         self._broken, self._error = broken, error or OSError("no space left")
 
     def epochs(self) -> dict[str, list[int]]:
-        """Return the epochs of every network that has a curve, by its folder."""
-        return {n.folder: heard.epochs for n, heard in self.networks.items() if n.plan_id is not None}
+        """Return the epochs of every network, by its folder."""
+        return {n.folder: heard.epochs for n, heard in self.networks.items()}
 
     def run_started(self, folder: Path) -> None:
         self._hear("run_started", not self.calls and folder.is_dir())
@@ -156,11 +152,10 @@ class Recorder(RunObserver):
         self._hear("epoch_ended", self._is_running(network) and record.epoch == len(heard) + 1)
         heard.append(record.epoch)
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
-        single = network.plan_id is None or len(results) == 1
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
         trained = self.networks[network].epochs[self.networks[network].behind :]
-        self._hear("network_ended", self._is_running(network) and single and not (was_done and trained))
-        self.networks[network].was_done, self.networks[network].results = was_done, len(results)
+        self._hear("network_ended", self._is_running(network) and not (was_done and trained))
+        self.networks[network].was_done = was_done
 
     def run_finished(self, candidates: Sequence[Candidate], objective: Objective) -> None:
         ended = all(each.was_done is not None for each in self.networks.values())

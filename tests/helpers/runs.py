@@ -18,8 +18,7 @@ TINY: dict[str, Any] = {
     "data": {"name": "digits", "train_limit": 300, "test_limit": 100},
     "training": {"epochs": 6, "batch_size": 32, "learning_rate": 0.1, "precision": "fp32"},
     "method": {"name": "deepreduce", "rhos": [1.0]},
-    # drops no network, and gives each some steps in its draft and some on its own
-    "fast": {"margin": 1.0, "price": 3.0, "probe_share": 0.3, "draft_share": 0.4},
+    "fast": {"price": 3.0, "probe_share": 0.3},
     "threads": 1,
     "side_by_side": 1,
 }
@@ -28,14 +27,11 @@ TINY_RELUS = {"S1": 3 * 4 * 8 * 8, "S2": 2 * 8 * 4 * 4, "S3": 2 * 16 * 2 * 2}
 """Stem and one block of two sites in S1, one block each in the others; channels double as the maps halve."""
 
 NUM_PROBES = 3
-NUM_FAMILIES = 2
-"""Of drafts: alpha 1 and 0.5."""
-NUM_CANDIDATES = 2 * 3
+NUM_PROPOSED = 2 * 3
 """Two levels of culling, each as it is, thinned, and thinned at alpha 0.5."""
-
-
-RICH = {**TINY, "fast": {"margin": 1.0, "price": 6.0, "probe_share": 0.3}}
-"""So much to spend that every network is trained alone, and the probes are candidates too."""
+NUM_TRAININGS = 1 + NUM_PROBES + NUM_PROPOSED
+NUM_CANDIDATES = NUM_PROBES + NUM_PROPOSED - 1
+"""The second level of culling is one of the probes."""
 
 
 def tiny_config(path: Path, **sections: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,11 +84,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_method_of_another_package_runs_to_a_frontier(tmp_path: Path) -> None:
     values = {**TINY, "recipe": "paper", "training": {**TINY["training"], "epochs": 2}}
     result = deepreduce.optimize(out=tmp_path / "run", **{**values, "method": {"name": "one-stage", "tries": 2}})
-    (network,) = result.candidates
-    assert network.label in ("without S1", "without S2") and network.measurement.test_accuracy > 0
-    assert {p.name for p in (tmp_path / "run" / "probes").iterdir()} >= {network.plan_id}
+    assert {network.label for network in result.candidates} == {"without S1", "without S2"}
     assert len(list((tmp_path / "run" / "probes").iterdir())) == 2
-    assert len(result.frontier) in (1, 2)
+    # the better one was trained for less than the full recipe, so it is trained again
+    (proposed,) = (path.name for path in (tmp_path / "run" / "candidates").iterdir())
+    best = max(json.loads(p.read_text())["val_accuracy"] for p in (tmp_path / "run" / "probes").rglob("metrics.json"))
+    accuracies = {n.plan_id: n.measurement.val_accuracy for n in result.candidates}
+    assert accuracies[proposed] >= best
+    assert len(result.frontier) in (1, 2, 3)
     assert "name: one-stage" in (tmp_path / "run" / "config.yaml").read_text()
 
 

@@ -13,7 +13,7 @@ import pytest
 from deepreduce.observers.mlflow import MlflowLogger
 from tests.helpers.curves import mlflow_curve as curve
 from tests.helpers.curves import mlflow_entries as entries
-from tests.helpers.observers import FAILED, NETWORK, OTHER, RESULT, TOGETHER, at, end, epoch, epochs, finish, start
+from tests.helpers.observers import FAILED, NETWORK, OTHER, RESULT, end, epoch, epochs, finish, start
 
 pytest.importorskip("mlflow")
 
@@ -27,14 +27,8 @@ def logger_for(folder: Path) -> MlflowLogger:
     return logger
 
 
-def test_a_store_holds_each_epoch_once_through_a_kill_and_a_stop_and_no_networks_trained_together(
-    tmp_path: Path,
-) -> None:
+def test_a_store_holds_each_epoch_once_through_a_kill_and_a_stop(tmp_path: Path) -> None:
     killed = logger_for(tmp_path)
-    start(killed, TOGETHER)
-    killed.step_ended(TOGETHER, at(1))
-    killed.epoch_ended(TOGETHER, epoch(1))
-    end(killed, TOGETHER, [RESULT, FAILED])
     start(killed)
     killed.epoch_ended(NETWORK, epoch(1))
     killed.epoch_ended(NETWORK, epoch(2))  # trained, and lost with the process: the last snapshot is older
@@ -52,7 +46,7 @@ def test_a_store_holds_each_epoch_once_through_a_kill_and_a_stop_and_no_networks
     start(resumed, OTHER, epochs=[epoch(1, val_accuracy=None)])
     resumed.epoch_ended(NETWORK, epoch(3))
     end(resumed)
-    end(resumed, OTHER, [FAILED])
+    end(resumed, OTHER, FAILED)
     finish(resumed)
     resumed.close()
 

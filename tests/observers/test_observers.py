@@ -30,13 +30,11 @@ from tests.helpers.curves import (
     tensorboard_events,
 )
 from tests.helpers.observers import (
-    DRAFT,
     FAILED,
     NETWORK,
     OTHER,
     QUICK,
     TEACHER,
-    TOGETHER,
     Recorder,
     at,
     end,
@@ -45,7 +43,7 @@ from tests.helpers.observers import (
     finish,
     start,
 )
-from tests.helpers.runs import NUM_CANDIDATES, NUM_PROBES, TINY, StopsIn, without_seconds
+from tests.helpers.runs import NUM_PROBES, NUM_TRAININGS, TINY, StopsIn, without_seconds
 
 # other people's packages warn about themselves
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -75,25 +73,21 @@ any_observer = pytest.mark.parametrize("make", OBSERVERS)
 
 
 @any_observer
-def test_an_observer_takes_networks_alone_together_in_parallel_failed_and_done_before(
+def test_an_observer_takes_networks_in_parallel_failed_and_done_before(
     tmp_path: Path, make: Callable[[], RunObserver], caplog: pytest.LogCaptureFixture
 ) -> None:
     observer = make()
     observer.run_started(tmp_path)
     start(observer, TEACHER, number=1, epochs=epochs(1, 2))
     end(observer, TEACHER, was_done=True)
-    start(observer, TOGETHER, number=2)
-    observer.step_ended(TOGETHER, at(1))
-    observer.epoch_ended(TOGETHER, epoch(1, val_accuracy=None))
-    end(observer, TOGETHER, [DRAFT, FAILED])
-    start(observer, NETWORK, number=3)
-    start(observer, OTHER, number=4, epochs=epochs(1))
+    start(observer, NETWORK, number=2)
+    start(observer, OTHER, number=3, epochs=epochs(1))
     for number in (1, 2):
         observer.step_ended(NETWORK, at(number))
         observer.epoch_ended(NETWORK, epoch(number))
         observer.step_ended(OTHER, at(number + 1, resumed=1))
         observer.epoch_ended(OTHER, epoch(number + 1))
-    end(observer, OTHER, [FAILED])
+    end(observer, OTHER, FAILED)
     end(observer, NETWORK)
     finish(observer)
     observer.close()
@@ -209,13 +203,12 @@ def test_a_run_reports_every_network_in_order_whether_trained_now_or_before(tmp_
         assert recorder.epochs() == expected_epochs(tmp_path / "run")
         assert len(recorder.networks) == 1 + NUM_PROBES + 4
         assert {heard.was_done for heard in recorder.networks.values()} == {recorder is again}
-    assert all(network.plan_id is not None for network in now.networks)
     assert next(iter(now.networks)) == TEACHER
 
 
 def test_an_interrupted_run_reports_what_is_behind_each_network_and_ends_complete(tmp_path: Path) -> None:
     resumed = []
-    for number in (1, 2, 2 + NUM_PROBES):  # the teacher, a probe, drafts
+    for number in (1, 2, 2 + NUM_PROBES):  # the teacher, a probe, the first on the path
         recorder = Recorder()
         with pytest.raises(RunInterrupted):
             deepreduce.optimize(out=tmp_path / "run", observers=[recorder, StopsIn(number)], **TINY)
@@ -225,8 +218,6 @@ def test_an_interrupted_run_reports_what_is_behind_each_network_and_ends_complet
     deepreduce.optimize(out=tmp_path / "run", observers=[recorder], **TINY)
     assert len(resumed) == 3 and recorder.errors == []
     assert recorder.epochs() == expected_epochs(tmp_path / "run")
-    together = [heard for network, heard in recorder.networks.items() if network.plan_id is None]
-    assert sorted(heard.results for heard in together) == [2, 4]  # alpha 0.5, alpha 1
 
 
 class Draws(RunObserver):
@@ -312,14 +303,14 @@ def test_loggers_show_an_interrupted_run_in_one_process_or_several_as_one_that_n
 ) -> None:
     pytest.importorskip(name)
     options, own = {**TINY, "side_by_side": side_by_side}, Recorder()
-    # the teacher, a probe, drafts, as far as starting other processes is worth the time; no log at first
+    # as above, as far as starting other processes is worth the time; no log at first
     for i, number in enumerate((1, 2, 2 + NUM_PROBES)[::side_by_side]):
         with pytest.raises(RunInterrupted):
             deepreduce.optimize(out=tmp_path, observers=[StopsIn(number)], log=[name] if i else [], **options)
     result = deepreduce.optimize(out=tmp_path, observers=[own], log=[name], **options)
     assert own.errors == [] and own.epochs() == expected_epochs(result.folder)
     found, expected = losses(result.folder, RunObserver()), histories(result.folder)
-    assert found.keys() == expected.keys() and len(expected) == 1 + NUM_PROBES + NUM_CANDIDATES
+    assert found.keys() == expected.keys() and len(expected) == NUM_TRAININGS
     assert all(agree(found[network], curve) for network, curve in expected.items())
     if name == "tensorboard":
         frontier = tensorboard_events(result.folder / "tensorboard" / "frontier")
@@ -350,5 +341,5 @@ def test_the_documented_observer_works_as_written(
     monkeypatch.setattr(deepreduce, "optimize", quick)
     exec(compile(code, "running.md", "exec"), {})
     *lines, last = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + NUM_PROBES + 4 and last == "5 networks, the full one included"
+    assert len(lines) == 1 + NUM_PROBES + 4 and last == "7 networks, the full one included"
     assert lines[0].startswith("teacher: val ") and all(" ReLUs, " in line for line in lines)

@@ -12,9 +12,9 @@ import pytest
 
 from deepreduce.observers import ObservedNetwork
 from deepreduce.observers import progress as subject
-from deepreduce.observers.progress import ProgressBar, ProgressLog, summarize
+from deepreduce.observers.progress import ProgressBar, ProgressLog
 from deepreduce.training import Progress
-from tests.helpers.observers import DRAFT, FAILED, NETWORK, OTHER, RESULT, TEACHER, TOGETHER, at, end, start
+from tests.helpers.observers import FAILED, NETWORK, OTHER, TEACHER, at, end, start
 
 THIRD = ObservedNetwork(label="cull S3", folder="candidates/89ab0123", plan_id="89ab0123")
 
@@ -116,7 +116,7 @@ def test_networks_in_parallel_are_reckoned_together(clock: Time, log: pytest.Log
     assert left(display, NETWORK, at(1), log) == "run 8 %, 1 min 50 s left"
     # 20 units of both
     assert left(display, OTHER, at(1), log) == "run 17 %, 50 s left"
-    end(display, OTHER, [FAILED])
+    end(display, OTHER, FAILED)
     start(display, THIRD, number=3, count=3, work=40, total=120)
     clock.now += 15
     assert left(display, NETWORK, at(2), log) == "run 50 %, 25 s left"  # 40 + 20 units took 25 s
@@ -163,12 +163,6 @@ def test_an_accuracy_that_was_not_measured_is_left_out(log: pytest.LogCaptureFix
     assert lines(log)[-1].startswith("1/4 cull S1: epoch 4/4, val 50.0 %, loss 1.250; ")
 
 
-def test_networks_trained_together_are_summed_up_by_the_range_of_their_accuracies() -> None:
-    assert summarize([DRAFT, RESULT, FAILED]) == "3 networks, val 50.00 to 75.00 %"
-    assert summarize([FAILED, FAILED]) == "failed: the loss was not finite"
-    assert summarize([RESULT]) == RESULT.summary()
-
-
 # -- the bar ---------------------------------------------------------------------------------------------------
 
 
@@ -190,10 +184,10 @@ def test_the_bar_tells_the_network_the_training_and_the_share_of_the_whole_run(
 
 
 def test_the_bar_tells_how_many_are_trained_in_parallel(clock: Time, bar: ProgressBar, file: io.StringIO) -> None:
-    for number, network in enumerate((NETWORK, OTHER, TOGETHER), start=1):
+    for number, network in enumerate((TEACHER, NETWORK, OTHER), start=1):
         start(bar, network, number=number)
     bar.step_ended(OTHER, at(2))
-    assert "2/4 cull S2 (+2 in parallel) · epoch 3/4" in shown(file)[-1]
+    assert "3/4 cull S2 (+2 in parallel) · epoch 3/4" in shown(file)[-1]
     assert "12%" in shown(file)[-1]  # half of a quarter
 
 

@@ -12,7 +12,7 @@ from deepreduce.observers.tensorboard import TensorBoardLogger
 from tests.helpers.curves import agree
 from tests.helpers.curves import tensorboard_curve as curve
 from tests.helpers.curves import tensorboard_events as events
-from tests.helpers.observers import FAILED, NETWORK, RESULT, TOGETHER, at, end, epoch, epochs, finish, start
+from tests.helpers.observers import FAILED, NETWORK, RESULT, end, epoch, epochs, finish, start
 
 pytest.importorskip("tensorboard")
 
@@ -64,17 +64,9 @@ def test_an_epoch_that_is_trained_again_after_a_kill_stands_once(tmp_path: Path,
 
 def test_a_network_that_failed_says_why(tmp_path: Path, logger: TensorBoardLogger) -> None:
     start(logger)
-    end(logger, results=[FAILED])
+    end(logger, result=FAILED)
     found = events(tmp_path / "tensorboard" / NETWORK.folder)
     assert b"not finite" in found.Tensors("failure/text_summary")[0].tensor_proto.string_val[0]
-
-
-def test_networks_trained_together_have_no_curve(tmp_path: Path, logger: TensorBoardLogger) -> None:
-    start(logger, TOGETHER)
-    logger.step_ended(TOGETHER, at(1))
-    logger.epoch_ended(TOGETHER, epoch(1))
-    end(logger, TOGETHER, [RESULT, FAILED])
-    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_the_frontier_is_drawn_against_its_relus(tmp_path: Path, logger: TensorBoardLogger) -> None:

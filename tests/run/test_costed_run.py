@@ -27,7 +27,7 @@ from deepreduce.store.names import private_run
 from deepreduce.transforms.collapse.costs import estimate_costs
 from deepreduce.utils.records import write_record
 from tests.helpers.records import change_record, changed
-from tests.helpers.runs import RICH, TINY
+from tests.helpers.runs import TINY
 
 COST = {"objective": "latency", "protocol": "delphi", "presets": ["cheetah-wan"], "networks": 5}
 METHOD = {"name": "deepreduce", "alphas": [1.0, 0.5], "rhos": [1.0], "cull_order": ["S1"]}
@@ -63,7 +63,7 @@ def test_every_network_has_its_costs_under_every_preset_in_the_table(finished: d
 
 
 def test_probes_that_are_candidates_keep_their_costs(tmp_path: Path) -> None:
-    values = {**RICH, "method": {"alphas": [1.0], "rhos": [1.0]}, "cost": {**COST, "networks": 2}}
+    values = {**TINY, "method": {"alphas": [1.0], "rhos": [1.0]}, "cost": {**COST, "networks": 2}}
     result = deepreduce.optimize(out=tmp_path / "run", settings=["data.train_limit=100"], **values)
     probes = [n.plan_id for n in result.candidates if n.folder.parent.name == "probes"]
     assert probes

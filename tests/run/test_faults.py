@@ -32,20 +32,20 @@ from tests.helpers.runs import TINY, tiny_config, without_seconds
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO)
 
 
-def small_run(folder: Path) -> tuple[TrainResult, ...]:
+def small_run(folder: Path) -> TrainResult:
     """Do with files what a run does with them, for one network: everything but plots."""
     identity = RunIdentity(config_yaml="seed: 0\n", differing_keys=lambda _: [], environment={"identity": {}})
     with RunFolder.open(folder, identity) as opened, _log_file(opened.path / LOG):
         context = _taught(opened.path)
-        results = complete(context, alone())
+        result = complete(context, alone())
         logging.getLogger("deepreduce").warning("trained")
         network = original()
         candidate = Candidate(
             plan_id=TEACHER_ID, plan=ReductionPlan(), label="x", relu_count=1, folder="teacher",
-            measurement=results[0].measurement(),
+            measurement=result.measurement(),
         )  # fmt: skip
         write_tables(opened.path, [candidate], stages=network.stages, complete=True)
-    return results
+    return result
 
 
 def _taught(root: Path) -> TrainingContext:
@@ -66,19 +66,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[TrainResult, ...], dict[str, bytes], int]:
-    """The results and files of a run that nothing disturbed, and its number of calls that may fail."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, dict[str, bytes], int]:
+    """The result and files of a run that nothing disturbed, and its number of calls that may fail."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     with failing_disk(folder) as disk:
-        results = plain(small_run(folder))
+        result = plain(small_run(folder))
     assert {"open", "write", "fsync", "replace", "mkdir"} <= set(disk.calls)
-    return results, contents(folder), len(disk.calls)
+    return result, contents(folder), len(disk.calls)
 
 
 @pytest.mark.parametrize("forever", [False, True])
 @pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_whichever_call_fails_it_is_one_line_and_the_run_resumes(
-    tmp_path: Path, undisturbed: tuple[tuple[TrainResult, ...], dict[str, bytes], int], forever: bool, every: int
+    tmp_path: Path, undisturbed: tuple[TrainResult, dict[str, bytes], int], forever: bool, every: int
 ) -> None:
     expected, files, count = undisturbed
     failures = 0

@@ -22,7 +22,6 @@ from deepreduce.errors import (
     RunError,
     RunFolderError,
     RunInterrupted,
-    UserError,
 )
 from deepreduce.execution import trainer as subject
 from deepreduce.execution.task import TrainResult, TrainTask
@@ -34,8 +33,6 @@ from deepreduce.observers import ObservedNetwork, RunObserver
 from deepreduce.report.tables import read_candidates_csv
 from deepreduce.run.page import page_contents
 from deepreduce.run.read import read_run
-from deepreduce.search import budget
-from deepreduce.search.headroom import FrontierState
 from deepreduce.store.network_folder import NetworkFolder
 from deepreduce.training import AugmentationSchedule, Distillation, LogitsCache, Teacher, train
 from deepreduce.transforms import apply_plan
@@ -43,9 +40,9 @@ from deepreduce.utils.seed import derived_seed
 from tests.helpers.records import change_record
 from tests.helpers.runs import (
     NUM_CANDIDATES,
-    NUM_FAMILIES,
     NUM_PROBES,
-    RICH,
+    NUM_PROPOSED,
+    NUM_TRAININGS,
     TINY,
     TINY_RELUS,
     StopsIn,
@@ -63,7 +60,7 @@ FILES = {"plan.json", "model.safetensors", "metrics.json", "history.csv"}
 
 
 def measured(result: deepreduce.Result) -> list[deepreduce.ReducedNetwork]:
-    """The candidates that were not dropped."""
+    """The candidates that did not fail."""
     return [n for n in result.candidates if n.candidate.measurement is not None]
 
 
@@ -76,15 +73,13 @@ def test_a_run_leaves_every_file_that_is_promised(finished: deepreduce.Result) -
     names = {path.name for path in finished.folder.iterdir()}
     assert names >= {
         "config.yaml", "environment.json", "log.txt", "criticality.json", "candidates.csv", "frontier.csv",
-        "frontier.png", "frontier.svg", "layers.png", "teacher", "candidates", "drafts", "probes",
+        "frontier.png", "frontier.svg", "layers.png", "teacher", "candidates", "probes",
     }  # fmt: skip
     assert not {"teacher-answers.bin", "report.html"} & names and not any(name.endswith(".part") for name in names)
-    dropped = [n for n in finished.candidates if n.candidate.is_dropped]
     assert len(finished.candidates) == NUM_CANDIDATES
-    assert len(list((finished.folder / "drafts").iterdir())) == NUM_CANDIDATES
-    assert len(list((finished.folder / "candidates").iterdir())) == NUM_CANDIDATES - len(dropped)
+    assert len(list((finished.folder / "candidates").iterdir())) == NUM_PROPOSED
     assert len(list((finished.folder / "probes").iterdir())) == NUM_PROBES
-    for kind in ("candidates", "drafts", "probes"):
+    for kind in ("candidates", "probes"):
         for folder in (finished.folder / kind).iterdir():
             assert {p.name for p in folder.iterdir()} == FILES
 
@@ -110,7 +105,11 @@ def test_every_candidate_has_the_relus_that_its_name_says(finished: deepreduce.R
     order = json.loads((finished.folder / "criticality.json").read_text())["cull_order"]
     left = sum(TINY_RELUS.values()) - TINY_RELUS[order[0]]
     assert by_label[f"cull {order[0]}"].relu_count == left
-    assert by_label[f"cull {order[0]} {order[1]}"].relu_count == left - TINY_RELUS[order[1]]
+    (kept,) = TINY_RELUS.keys() - set(order)
+    both = (
+        by_label.get(f"cull {order[0]} {order[1]}") or by_label[f"only {kept}"]
+    )  # a network and a probe of one plan
+    assert both.relu_count == left - TINY_RELUS[order[1]] == TINY_RELUS[kept]
     assert set(finished.criticality) == set(TINY_RELUS)
     # the stage that goes first is the least critical one, or can't be told from it
     worth, images = finished.criticality, 30
@@ -181,7 +180,7 @@ class _Listener(RunObserver):
         self.numbers.append(number)
         self.work, self.total, self.count = self.work + work, total, count
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
         self.done_before[network.folder] = was_done
 
 
@@ -192,9 +191,9 @@ def test_observers_hear_of_every_training_and_whether_it_was_done_before(
         listener = _Listener()
         deepreduce.optimize(out=folder, observers=[listener], **TINY)
         assert listener.numbers == list(range(1, listener.count + 1))
-        assert len(listener.done_before) == listener.count == 1 + NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
+        assert len(listener.done_before) == listener.count == NUM_TRAININGS
         assert set(listener.done_before.values()) == {was_done}
-        assert listener.work == pytest.approx(listener.total, rel=0.2)  # which networks there are was measured
+        assert listener.work == pytest.approx(listener.total)
 
 
 def test_another_config_is_refused_and_nothing_in_the_folder_changes(finished: deepreduce.Result) -> None:
@@ -226,22 +225,25 @@ def test_a_run_that_was_begun_with_other_stages_is_refused(finished: deepreduce.
         deepreduce.optimize(out=copy, **TINY)
 
 
-def test_a_corrupt_network_is_named_and_trained_again(
+def test_a_corrupt_network_is_named_and_trained_again_alone(
     finished: deepreduce.Result, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Others start as it; what they were trained to stays."""
     copy = tmp_path / "copy"
     shutil.copytree(finished.folder, copy)
-    victim = copy / finished.frontier[0].candidate.folder / "model.safetensors"
+    first = next(n for n in finished.candidates if n.label.startswith("cull"))
+    victim = copy / first.candidate.folder / "model.safetensors"
     victim.write_bytes(victim.read_bytes()[:-100])
-    again = deepreduce.optimize(out=copy, **TINY)
+    listener = _Listener()
+    again = deepreduce.optimize(out=copy, observers=[listener], **TINY)
     assert str(victim) in caplog.text
-    assert without_seconds((again.folder / "candidates.csv").read_text()) == without_seconds(
-        (finished.folder / "candidates.csv").read_text()
-    )
+    assert [folder for folder, done in listener.done_before.items() if not done] == [first.candidate.folder]
+    assert victim.read_bytes() == (first.folder / "model.safetensors").read_bytes()
+    assert cells(again) == cells(finished)
 
 
-STOPS = [1, 2, 2 + NUM_PROBES, 3 + NUM_PROBES, 2 + NUM_PROBES + NUM_FAMILIES, 1 + NUM_PROBES + NUM_FAMILIES + 3]
-"""The teacher, the first probe, both families, the first and the third candidate."""
+STOPS = [1, 2, 2 + NUM_PROBES, 3 + NUM_PROBES, NUM_TRAININGS]
+"""The teacher, the first probe, the first two networks on the path, the last one."""
 
 
 @pytest.mark.parametrize("side_by_side", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -253,8 +255,8 @@ def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(
         with pytest.raises(RunInterrupted, match="stopped; all is saved in") as caught:
             deepreduce.optimize(out=tmp_path / "run", observers=[StopsIn(number)], **options)
         assert caught.value.folder == tmp_path / "run"
-        # the candidates' own trainings are so short that they may end before they are asked
-        assert list((tmp_path / "run").rglob("training.safetensors")) or number > 1 + NUM_PROBES + NUM_FAMILIES
+        # trainings on the path are so short that they may end before they are asked
+        assert list((tmp_path / "run").rglob("training.safetensors")) or number > 1 + NUM_PROBES
         assert (tmp_path / "run" / "teacher-answers.bin").exists() == (number > 1)
     result = deepreduce.optimize(out=tmp_path / "run", **options)
     for name in ("frontier.csv", "candidates.csv"):
@@ -272,115 +274,25 @@ def test_ctrl_c_saves_and_the_same_call_ends_as_if_undisturbed(
 # -- recipe fast ----------------------------------------------------------------------------------------------
 
 
-def accuracy_of_draft(result: deepreduce.Result, network: deepreduce.ReducedNetwork) -> float:
-    return json.loads((result.folder / "drafts" / network.plan_id / "metrics.json").read_text())["val_accuracy"]
-
-
-@pytest.mark.slow
-def test_the_networks_whose_draft_another_one_beats_are_dropped_and_no_others(tmp_path: Path) -> None:
-    result = deepreduce.optimize(out=tmp_path / "run", settings=["fast.margin=0.01"], **TINY)
-    drafts = {n.plan_id: accuracy_of_draft(result, n) for n in result.candidates}
-    for network in result.candidates:
-        rivals = [
-            other
-            for other in result.candidates
-            if other.relu_count <= network.relu_count
-            and drafts[other.plan_id] > drafts[network.plan_id] + 0.01
-        ]  # fmt: skip
-        assert network.candidate.is_dropped == bool(rivals), network.label
-        if rivals:
-            best = max(drafts[other.plan_id] for other in rivals)
-            told = network.candidate.failure or ""
-            assert f"{100 * drafts[network.plan_id]:.2f} % validation accuracy" in told
-            assert told.endswith(f"{100 * best:.2f} %")
-        kind = "drafts" if rivals else "candidates"
-        assert network.folder == result.folder / kind / network.plan_id
-
-
-def drop_first(relu_counts: Any, accuracies: Any, *, margin: float) -> dict[str, str]:
-    """Instead of `dominated`: the network of most ReLUs, by that of fewest."""
-    order = sorted(relu_counts, key=lambda name: relu_counts[name])
-    return {order[-1]: order[0]}
-
-
-def test_a_dropped_network_is_in_the_tables_and_can_be_loaded_as_its_draft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(budget, "dominated", drop_first)
-    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
-    (dropped,) = (n for n in result.candidates if n.candidate.is_dropped)
-    assert dropped.relu_count == max(n.relu_count for n in result.candidates)
-    assert f"dropped: {dropped.candidate.failure}" in repr(dropped)
-    assert f"1 of {NUM_CANDIDATES} networks were dropped" in result.summary() and "failed" not in result.summary()
-    assert dropped.plan_id not in {n.plan_id for n in result.frontier}
-    assert ',dropped,"its draft has ' in (result.folder / "candidates.csv").read_text()
-    (row,) = (c for c in read_run(result.folder) if c.plan_id == dropped.plan_id)
-    assert row.is_dropped and row.failure == dropped.candidate.failure and row.measurement is None
-    again = {n.plan_id: n.candidate for n in deepreduce.load_result(result.folder).candidates}
-    assert again[dropped.plan_id] == dropped.candidate
-    assert dropped.model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-    assert not (result.folder / "candidates" / dropped.plan_id).exists()
-    page = page_contents(result.folder, title="", objective=result.objective).to_json()
-    assert [n["id"] for n in page["networks"] if n["is_dropped"]] == [dropped.plan_id]
-
-
-@pytest.fixture(scope="module")
-def rich(tmp_path_factory: pytest.TempPathFactory) -> deepreduce.Result:
-    """A run with enough to spend to train every network alone."""
-    return deepreduce.optimize(out=tmp_path_factory.mktemp("run") / "rich", **RICH)
-
-
-def test_networks_that_get_the_full_recipe_are_never_drafted_and_probes_join_them(rich: deepreduce.Result) -> None:
-    probes = [n for n in rich.candidates if n.folder.parent.name == "probes"]
-    others = [n for n in rich.candidates if n.folder.parent.name == "candidates"]
-    # one of the probes is a candidate as well, and is trained once
-    assert len(probes) == NUM_PROBES and len(others) == NUM_CANDIDATES - 1
-    assert len(rich.candidates) == len(measured(rich)) == NUM_PROBES + NUM_CANDIDATES - 1
-    assert not (rich.folder / "drafts").exists()
-    assert [n.label.split(",")[0] for n in probes] == ["only S1", "only S2", "only S3"]
-    assert all(n.relu_count == TINY_RELUS[n.label[5:7]] for n in probes if "alpha" not in n.label)
-    # most ReLUs first, as in every other table, and read back the same
-    counts = [n.relu_count for n in rich.candidates]
+def test_every_network_that_was_trained_is_a_candidate_most_relus_first(finished: deepreduce.Result) -> None:
+    trained = {path.name for kind in ("probes", "candidates") for path in (finished.folder / kind).iterdir()}
+    assert {n.plan_id for n in measured(finished)} == trained
+    counts = [n.relu_count for n in finished.candidates]
     assert counts == sorted(counts, reverse=True)
-    again = deepreduce.load_result(rich.folder)
-    assert [(n.plan_id, n.folder) for n in again.candidates] == [(n.plan_id, n.folder) for n in rich.candidates]
+    probes = [n for n in finished.candidates if n.label.startswith("only")]
+    assert all(n.relu_count == TINY_RELUS[n.label[5:7]] for n in probes)
+    again = deepreduce.load_result(finished.folder)
+    assert [(n.plan_id, n.folder) for n in again.candidates] == [(n.plan_id, n.folder) for n in finished.candidates]
 
 
-@pytest.mark.parametrize("side_by_side", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_networks_alone_stop_and_go_on_as_drafts_do(
-    rich: deepreduce.Result, tmp_path: Path, side_by_side: int
-) -> None:
-    options = {**RICH, "side_by_side": side_by_side}
-    for number in (1, 3, 2 + NUM_PROBES, 4 + NUM_PROBES)[1::side_by_side]:
-        with pytest.raises(RunInterrupted):
-            deepreduce.optimize(out=tmp_path / "run", observers=[StopsIn(number)], **options)
-        assert list((tmp_path / "run").rglob("training.safetensors"))
-    result = deepreduce.optimize(out=tmp_path / "run", **options)
-    assert cells(result) == cells(rich)
-    assert not list((tmp_path / "run").rglob("training.safetensors"))
-
-
-def test_a_network_that_could_not_be_better_is_left_untrained_and_says_so(
-    rich: deepreduce.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    most = max(n.relu_count for n in rich.candidates if n.folder.parent.name == "candidates")
-    gain = FrontierState.gain
-
-    def none_for_the_largest(self: FrontierState, cost: float, epochs: float) -> float:
-        return -1.0 if cost >= most and self.incumbents else gain(self, cost, epochs)
-
-    monkeypatch.setattr(FrontierState, "gain", none_for_the_largest)
-    result = deepreduce.optimize(out=tmp_path / "run", **RICH)
-    (dropped,) = (n for n in result.candidates if n.candidate.is_dropped)
-    assert dropped.relu_count == most
-    assert "validation accuracy already, the full network" in (dropped.candidate.failure or "")
-    folder = result.folder / "drafts" / dropped.plan_id
-    assert dropped.folder == folder
-    assert {p.name for p in folder.iterdir()} == {"plan.json", "metrics.json", "history.csv"}
-    with pytest.raises(UserError, match=r"holds no weights: .*validation accuracy already, the full network"):
-        _ = dropped.model
-    again = deepreduce.optimize(out=tmp_path / "run", **RICH)
-    assert cells(again) == cells(result)
+def test_of_a_probe_and_a_proposed_network_of_one_plan_the_more_accurate_stays(finished: deepreduce.Result) -> None:
+    both = {p.name for p in (finished.folder / "probes").iterdir()}
+    both &= {p.name for p in (finished.folder / "candidates").iterdir()}
+    assert len(both) == 1
+    (network,) = (n for n in finished.candidates if n.plan_id in both)
+    folders = [finished.folder / kind / network.plan_id for kind in ("probes", "candidates")]
+    accuracies = [json.loads((folder / "metrics.json").read_text())["val_accuracy"] for folder in folders]
+    assert network.measurement.val_accuracy == max(accuracies)
 
 
 def test_a_measured_order_that_can_not_keep_the_limit_gives_way_to_that_of_costs(
@@ -400,35 +312,60 @@ def test_a_measured_order_that_can_not_keep_the_limit_gives_way_to_that_of_costs
     assert json.loads((result.folder / "criticality.json").read_text())["cull_order"] == ["S1", "S2"]
 
 
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> list[TrainTask]:
+    """The tasks that are trained, as they begin."""
+    real, seen = CandidateTrainer.train, []
+
+    def watching(self: CandidateTrainer, task: TrainTask, on_event: Any) -> Any:
+        seen.append(task)
+        return real(self, task, on_event)
+
+    monkeypatch.setattr(CandidateTrainer, "train", watching)
+    return seen
+
+
 def test_all_training_of_students_together_costs_no_more_than_the_price(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tasks: list[TrainTask]
 ) -> None:
     """Counted apart from the schedule: images that each network is trained on, times its multiplications."""
-    train, spent = CandidateTrainer.train, []
-
-    def counting(self: CandidateTrainer, task: TrainTask, on_event: Any) -> Any:
-        context, batch_size = self.context, task.recipe.batch_size
-        steps = task.recipe.num_steps(context.data.train.num_steps(batch_size))
-        turns = task.turns or (0,)
-        costs = [
-            apply_plan(context.original, task.students[i].plan).compute_cost.per_image(batch_size) for i in turns
-        ]
-        if context.teacher is not None:
-            spent.append(steps * batch_size * sum(costs) / len(costs))
-        return train(self, task, on_event)
-
-    monkeypatch.setattr(CandidateTrainer, "train", counting)
-    settings = ["training.epochs=6", "fast.price=0.8"]
-    result = deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)
-    assert len(measured(result)) == NUM_CANDIDATES
-    assert len(spent) == NUM_PROBES + NUM_FAMILIES + NUM_CANDIDATES
+    deepreduce.optimize(out=tmp_path / "run", settings=["fast.price=0.8"], **TINY)
     config = deepreduce.load_config(values=TINY)
     images = load_data(config.data, seed=0)
     network = original_network(config.model, images.facts, seed=0)
+    spent = 0.0
+    for task in tasks[1:]:
+        batch_size = task.recipe.batch_size
+        steps = task.recipe.num_steps(images.train.num_steps(batch_size))
+        reduced = apply_plan(network, task.student.plan)
+        spent += steps * batch_size * reduced.compute_cost.per_image(batch_size)
+    assert len(tasks) == NUM_TRAININGS
     whole = 6 * images.facts.train_images * network.compute_cost.per_image(32)
     # each training has whole steps, at least one
-    rounding = len(spent) * 16 * network.compute_cost.per_image(16)
-    assert 0.3 * 0.8 * whole < sum(spent) < 0.8 * whole + rounding
+    rounding = len(tasks) * 16 * network.compute_cost.per_image(16)
+    assert 0.3 * 0.8 * whole < spent < 0.8 * whole + rounding
+
+
+def test_each_network_starts_as_one_that_was_trained_before_it_and_decays_linearly(
+    tmp_path: Path, tasks: list[TrainTask]
+) -> None:
+    values = {**TINY, "data": {**TINY["data"], "train_limit": 100}, "fast": {**TINY["fast"], "price": 0.5}}
+    deepreduce.optimize(out=tmp_path / "run", settings=["method.cull_order=S1,S2"], **values)
+    folders = {task.name: task.folder for task in tasks}
+    starts = {task.name: task.student.start for task in tasks if task.student.start is not None}
+    assert {name: start.folder for name, start in starts.items()} == {
+        "cull S1": "teacher",
+        "cull S1, thin": folders["cull S1"],
+        "cull S1, thin, alpha 0.5": folders["cull S1, thin"],
+        "cull S1 S2": folders["cull S1"],
+        "cull S1 S2, thin": folders["cull S1 S2"],
+        "cull S1 S2, thin, alpha 0.5": folders["cull S1, thin, alpha 0.5"],
+    }
+    done = [task.folder for task in tasks]
+    assert all(done.index(start.folder) < done.index(folders[name]) for name, start in starts.items())
+    plans = {task.folder: task.student.plan for task in tasks}
+    assert all(start.plan == plans[start.folder] for start in starts.values())
+    assert {(task.recipe.decay, task.recipe.batch_size) for task in tasks[1:]} == {("linear", 16)}
 
 
 def test_the_teacher_is_asked_once_for_each_view_and_its_answers_are_gone_at_the_end(
@@ -455,24 +392,24 @@ def test_remembering_less_changes_no_number(finished: deepreduce.Result, tmp_pat
 @pytest.mark.parametrize(
     "settings",
     [
-        ["max_relus=100"],  # the widest draft is deeper culled than some of the narrower ones
+        ["max_relus=100"],  # the first network is deeper culled than some of the narrower ones
         ["max_relus=170", "method.thin_keep=both"],  # or has kept other ReLUs of each block
         ["max_relus=100", "method.rhos=[1,0.5]"],
     ],
 )
-def test_a_limit_on_relus_leaves_every_draft_a_network_to_start_from(tmp_path: Path, settings: list[str]) -> None:
+def test_a_limit_on_relus_leaves_every_network_one_to_start_from(tmp_path: Path, settings: list[str]) -> None:
     given = ["method.cull_order=S1,S2", "data.train_limit=100", "training.epochs=1", *settings]
     result = deepreduce.optimize(out=tmp_path / "run", settings=given, **TINY)
     assert len(measured(result)) == len(result.candidates) > 1
 
 
-def failing(kind: str, real: Any, *, times: int = 1) -> Any:
-    """Instead of `train`: the first networks of that kind have a loss that is not finite."""
+def failing(kinds: Sequence[str], real: Any, *, times: int = 1) -> Any:
+    """Instead of `train`: the first networks of those kinds have a loss that is not finite."""
     failed: list[Path] = []
 
     def train(*args: Any, **options: Any) -> Any:
         path = options["save"].__self__.path
-        if path.parent.name == kind and len(failed) < times:
+        if path.parent.name in kinds and len(failed) < times:
             failed.append(path)
             raise NonFiniteLossError("the loss was not finite in epoch 1, also after 2 retries")
         return real(*args, **options)
@@ -480,49 +417,44 @@ def failing(kind: str, real: Any, *, times: int = 1) -> Any:
     return train
 
 
-def test_a_probe_that_would_be_a_candidate_and_explodes_is_one_that_failed(
+def test_a_probe_whose_loss_explodes_is_a_candidate_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subject, "train", failing("probes", subject.train))
-    result = deepreduce.optimize(out=tmp_path / "run", **RICH)
-    (failed,) = (n for n in result.candidates if n.candidate.measurement is None and not n.candidate.is_dropped)
+    monkeypatch.setattr(subject, "train", failing(["probes"], subject.train))
+    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
+    (failed,) = (n for n in result.candidates if n.candidate.measurement is None)
     assert failed.folder.parent.name == "probes" and "not finite" in (failed.candidate.failure or "")
     assert result.criticality[failed.label[5:7]] == 0
 
 
-def test_a_loss_that_explodes_fails_that_candidate_and_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_loss_that_explodes_fails_that_candidate_and_the_next_ones_start_as_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: list[TrainTask]
 ) -> None:
-    monkeypatch.setattr(subject, "train", failing("candidates", subject.train))
-    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
+    monkeypatch.setattr(subject, "train", failing(["candidates"], subject.train))
+    settings = ["method.cull_order=S1,S2"]
+    result = deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)
     (failed,) = (n for n in result.candidates if n.candidate.measurement is None)
-    assert "not finite" in (failed.candidate.failure or "") and not failed.candidate.is_dropped
+    assert "not finite" in (failed.candidate.failure or "") and failed.label == "cull S1"
     assert failed.plan_id not in {n.plan_id for n in result.frontier}
     assert 'failed,"the loss was not finite' in (result.folder / "candidates.csv").read_text()
-    assert f"1 of {NUM_CANDIDATES} networks failed" in result.summary()
-
-
-def test_drafts_whose_loss_explodes_fail_together_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(subject, "train", failing("drafts", subject.train))
-    result = deepreduce.optimize(out=tmp_path / "run", **TINY)
-    failed = [n for n in result.candidates if n.candidate.measurement is None]
-    assert {n.plan.alpha for n in failed} == {1.0} and {n.plan.alpha for n in measured(result)} == {0.5}
-    assert all("not finite" in (n.candidate.failure or "") and not n.candidate.is_dropped for n in failed)
-    # their folders are there to tell of them
-    page = {
-        n["id"]: n for n in page_contents(result.folder, title="", objective=result.objective).to_json()["networks"]
-    }
-    for network in failed:
-        assert (network.folder / "plan.json").is_file()
-        assert sum(count for _, _, count in page[network.plan_id]["sites"]) == network.relu_count
+    assert f"1 of {NUM_PROPOSED} networks failed" in result.summary()
+    starts = {task.name: task.student.start for task in tasks[1:]}
+    for name in ("cull S1", "cull S1, thin", "cull S1 S2"):
+        start = starts[name]
+        assert start is not None and start.folder == "teacher"
+    page = page_contents(result.folder, title="", objective=result.objective).to_json()["networks"]
+    (shown,) = (n for n in page if n["id"] == failed.plan_id)
+    assert sum(count for _, _, count in shown["sites"]) == failed.relu_count
+    # the failure is remembered, so a second call starts no other
+    trained = len(tasks)
+    again = deepreduce.optimize(out=tmp_path / "run", settings=settings, **TINY)
+    assert len(tasks) == trained and cells(again) == cells(result)
 
 
 def test_a_run_none_of_whose_students_can_be_trained_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subject, "train", failing("candidates", subject.train, times=99))
+    monkeypatch.setattr(subject, "train", failing(["probes", "candidates"], subject.train, times=99))
     with pytest.raises(RunError, match=r"no network could be trained: the loss was not finite .*; lower training"):
         deepreduce.optimize(out=tmp_path / "run", **TINY)
 
@@ -531,30 +463,23 @@ def test_a_run_none_of_whose_students_can_be_trained_is_an_error(
 
 
 def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tasks: list[TrainTask]
 ) -> None:
-    train, seen = CandidateTrainer.train, []
-
-    def watching(self: CandidateTrainer, task: TrainTask, on_event: Any) -> Any:
-        seen.append(task)
-        return train(self, task, on_event)
-
-    monkeypatch.setattr(CandidateTrainer, "train", watching)
     result = deepreduce.optimize(out=tmp_path / "run", recipe="paper", **TINY)
-    assert len(measured(result)) == NUM_CANDIDATES and not (result.folder / "drafts").exists()
-    assert len(seen) == 1 + NUM_PROBES + NUM_CANDIDATES
-    recipe = seen[0].recipe
+    assert len(measured(result)) == NUM_CANDIDATES
+    assert len(tasks) == 1 + NUM_CANDIDATES  # the network that a probe is as well is trained once
+    recipe = tasks[0].recipe
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (6, 32, 0.1)
-    for task in seen:
-        (student,) = task.students
+    for task in tasks:
+        student = task.student
         assert student.start is None and student.statistics_batches == 0 and task.recipe == recipe
         assert len(NetworkFolder(path=result.folder / student.folder).history()) == 6
     # from scratch: what a student starts with is what the original does
     config = deepreduce.load_config(values=TINY)
     images = load_data(config.data, seed=0)
     original = original_network(config.model, images.facts, seed=model_seed(config))
-    task = next(task for task in seen if task.folder.startswith("candidates/"))
-    untrained = apply_plan(original, task.students[0].plan, seed=task.seed % 2**31).module.state_dict()
+    task = next(task for task in tasks if task.folder.startswith("candidates/"))
+    untrained = apply_plan(original, task.student.plan, seed=task.student.seed % 2**31).module.state_dict()
     trained = NetworkFolder(path=result.folder / task.folder).weights()
     assert untrained.keys() == trained.keys()
     again = train_alone(original, task, images, result)
@@ -563,12 +488,12 @@ def test_the_papers_recipe_trains_every_network_from_scratch_for_all_epochs(
 
 def train_alone(original: Network, task: TrainTask, images: ImageData, result: deepreduce.Result) -> dict[str, Any]:
     """The student by `train` alone, from the original's initial weights and the run's teacher."""
-    network = apply_plan(original, task.students[0].plan, seed=task.seed % 2**31)
+    network = apply_plan(original, task.student.plan, seed=task.student.seed % 2**31)
     teacher = deepreduce.load_reduced(result.teacher.folder).requires_grad_(False)
     config = deepreduce.load_config(values=TINY)
     distillation = Distillation(temperature=config.distill.temperature, weight=config.distill.weight)
     train(
-        network.module, images, task.recipe, seed=task.seed, precision=FP32, device=torch.device("cpu"),
+        network.module, images, task.recipe, seed=task.student.seed, precision=FP32, device=torch.device("cpu"),
         teacher=Teacher(teacher, precision=FP32), distillation=distillation,
         schedule=AugmentationSchedule(seed=derived_seed(0, "views"), epochs=6),
     )  # fmt: skip

@@ -18,8 +18,7 @@ from tests.helpers.runs import TINY
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> deepreduce.Result:
-    # a margin that no accuracy exceeds: nothing is dropped
-    fewer = ["data.train_limit=100", "training.epochs=1", "method.alphas=1.0", "fast.margin=1"]
+    fewer = ["data.train_limit=100", "training.epochs=1", "method.alphas=1.0"]
     return deepreduce.optimize(out=tmp_path_factory.mktemp("run") / "tiny", settings=fewer, **TINY)
 
 

@@ -16,7 +16,7 @@ from deepreduce.observers import ObservedNetwork, RunObserver
 from deepreduce.plan import ReductionPlan
 from deepreduce.run.runner import Runner
 from deepreduce.training import EpochEnded, EpochRecord, Progress, Started, Stepped, Stopped, TrainingEvent
-from tests.helpers.execution import alone, together, untaught
+from tests.helpers.execution import alone, student, untaught
 
 PROGRESS = Progress(epoch=0, epochs=2, step=1, steps=4, done=0.125, train_loss=1.0, val_accuracy=None)
 RECORD = EpochRecord(epoch=1, learning_rate=0.1, train_loss=1.0, val_accuracy=0.5, seconds=1.0)
@@ -36,7 +36,7 @@ class StubExecutor(SerialExecutor):
         *,
         on_event: Callable[[TrainTask, TrainingEvent], None],
         stop: Callable[[], bool],
-    ) -> Iterator[tuple[TrainTask, tuple[TrainResult, ...]]]:
+    ) -> Iterator[tuple[TrainTask, TrainResult]]:
         self.run_tasks += [task.name for task in tasks]
         for task in tasks:
             on_event(task, Started(epochs=()))
@@ -45,7 +45,7 @@ class StubExecutor(SerialExecutor):
                 raise Stopped
             on_event(task, Stepped(progress=PROGRESS))
             on_event(task, EpochEnded(record=RECORD))
-            yield task, (RESULT,) * len(task.students)
+            yield task, RESULT
 
 
 class Notes(RunObserver):
@@ -66,8 +66,8 @@ class Notes(RunObserver):
     def epoch_ended(self, network: ObservedNetwork, record: EpochRecord) -> None:
         self.told.append(("epoch", network.folder))
 
-    def network_ended(self, network: ObservedNetwork, results: Sequence[TrainResult], *, was_done: bool) -> None:
-        self.told.append(("ended", network.folder, len(results), was_done))
+    def network_ended(self, network: ObservedNetwork, result: TrainResult, *, was_done: bool) -> None:
+        self.told.append(("ended", network.folder, result.val_accuracy, was_done))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def context(tmp_path: Path) -> TrainingContext:
 
 def run(
     tasks: Mapping[str, TrainTask], context: TrainingContext, *, stop: Callable[[], bool] = lambda: False
-) -> tuple[list[tuple[str, tuple[TrainResult, ...]]], StubExecutor, Notes]:
+) -> tuple[list[tuple[str, TrainResult]], StubExecutor, Notes]:
     executor, notes = StubExecutor(), Notes()
     runner = Runner(executor, notes, stop=stop)
     runner.expect(len(tasks), 10.0 * len(tasks))
@@ -85,29 +85,26 @@ def run(
 
 
 def test_every_network_is_told_of_with_its_number_and_yields_its_key_as_it_ends(context: TrainingContext) -> None:
-    found, executor, notes = run({"a": alone("one"), "b": together("two")}, context)
-    assert found == [("b", (RESULT, RESULT)), ("a", (RESULT,))]
+    found, executor, notes = run({"a": alone("one"), "b": alone("two")}, context)
+    assert found == [("b", RESULT), ("a", RESULT)]
     assert executor.run_tasks == ["one", "two"]
     assert notes.told == [
         ("started", "one", 1, 2, 10.0, 20.0, 0),
-        ("started", "two/together", 2, 2, 10.0, 20.0, 0),
-        *[("step", "two/together"), ("epoch", "two/together"), ("ended", "two/together", 2, False)],
-        *[("step", "one"), ("epoch", "one"), ("ended", "one", 1, False)],
+        ("started", "two", 2, 2, 10.0, 20.0, 0),
+        *[("step", "two"), ("epoch", "two"), ("ended", "two", 0.5, False)],
+        *[("step", "one"), ("epoch", "one"), ("ended", "one", 0.5, False)],
     ]
 
 
 def test_what_is_finished_is_not_executed_and_told_with_its_history(context: TrainingContext) -> None:
-    done, drafts = alone("done"), together("drafts")
-    for task in (done, drafts):
-        CandidateTrainer(context).train(task, lambda event: None)
-    found, executor, notes = run({"a": alone("new"), "b": done, "c": drafts}, context)
-    assert [key for key, _ in found] == ["b", "c", "a"] and executor.run_tasks == ["new"]
-    assert found[0][1][0].val_accuracy is not None and len(found[1][1]) == 2
-    assert notes.told[:4] == [
-        ("started", "done", 1, 3, 10.0, 30.0, done.recipe.epochs),
-        ("ended", "done", 1, True),
-        ("started", "drafts/together", 2, 3, 10.0, 30.0, 0),
-        ("ended", "drafts/together", 2, True),
+    done = alone("done")
+    accuracy = CandidateTrainer(context).train(done, lambda event: None).val_accuracy
+    found, executor, notes = run({"a": alone("new"), "b": done}, context)
+    assert [key for key, _ in found] == ["b", "a"] and executor.run_tasks == ["new"]
+    assert found[0][1].val_accuracy == accuracy is not None
+    assert notes.told[:2] == [
+        ("started", "done", 1, 2, 10.0, 20.0, done.recipe.epochs),
+        ("ended", "done", accuracy, True),
     ]
 
 
@@ -126,13 +123,10 @@ def test_what_is_expected_is_counted_from_what_has_begun(context: TrainingContex
     ("task", "plan_id"),
     [
         (alone("teacher", plan=ReductionPlan()), TEACHER_ID),
-        (alone("cull"), alone("cull").students[0].plan.plan_id),
-        (together("drafts"), None),
+        (alone("cull"), student("cull").plan.plan_id),
     ],
 )
-def test_a_network_is_named_by_its_plan_and_several_by_none(
-    context: TrainingContext, task: TrainTask, plan_id: str | None
-) -> None:
+def test_a_network_is_named_by_its_plan(context: TrainingContext, task: TrainTask, plan_id: str) -> None:
     class Names(Notes):
         def step_ended(self, network: ObservedNetwork, progress: Progress) -> None:
             assert network == ObservedNetwork(label=task.name, folder=task.folder, plan_id=plan_id)
@@ -144,7 +138,7 @@ def test_a_network_is_named_by_its_plan_and_several_by_none(
 
 
 def test_a_stop_is_heard_before_what_is_finished_is_told(context: TrainingContext) -> None:
-    CandidateTrainer(context).record_untrained(alone("done").students[0], "too expensive")
+    CandidateTrainer(context).train(alone("done"), lambda event: None)
     notes = Notes()
     with pytest.raises(Stopped):
         list(Runner(StubExecutor(), notes, stop=lambda: True).run({0: alone("done")}, {0: 1.0}, context))

@@ -16,7 +16,7 @@ from tests.helpers.callbacks import Average, AverageWeights
 from tests.helpers.runs import TINY, StopsIn, without_seconds
 
 NETWORKS = 5
-"""Teacher, probes, and the first draft: a stop here leaves some of all kinds."""
+"""Teacher, probes, and the first proposed network: a stop here leaves some of all kinds."""
 
 
 def optimize(out: Path, callbacks: Sequence[CallbackFactory], **options: Any) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from deepreduce.plan import ReductionPlan
 from deepreduce.training import (
     PreparedStudent,
     Recipe,
-    SharedWeights,
     Snapshot,
     Stopped,
     TrainingCallback,
@@ -71,7 +70,7 @@ def test_hooks_are_called_in_their_order_and_know_how_far_the_training_is(data: 
     assert [(hook, state.step, state.epoch) for hook, state in noted.notes] == expected
     for _, state in noted.notes:
         assert state.total_steps == 6 and state.share_done == state.step / 6
-        assert state.module is state.active is module
+        assert state.module is module
     assert [state.history for hook, state in noted.notes if hook == "on_epoch_end"] == [history[:1], history]
 
 
@@ -186,15 +185,6 @@ def test_weights_set_at_the_end_are_those_of_the_training(data: ImageData) -> No
     assert all(torch.equal(tensor, average.weights[name]) for name, tensor in module.state_dict().items())
 
 
-def test_the_active_network_is_the_one_whose_turn_it_is(data: ImageData) -> None:
-    shared, noted = SharedWeights([tiny(seed=1), tiny(seed=2)]), Noted()
-    fit(shared, data, turns=list(shared.members), callbacks=[noted])
-    active = [state.active for hook, state in noted.notes if hook == "on_backward_end"]
-    for turn in range(0, len(active), 2):
-        assert {id(network) for network in active[turn : turn + 2]} == {id(member) for member in shared.members}
-    assert all(state.module is shared for _, state in noted.notes)
-
-
 # -- state ----------------------------------------------------------------------------------------------------
 
 
@@ -204,28 +194,18 @@ def through_a_file(snapshot: Snapshot, folder: Path) -> Snapshot:
     return Snapshot(tensors=tensors, values=values)
 
 
-def two_in_turns(seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    shared = SharedWeights([tiny(seed=seed), tiny(seed=seed + 1)])
-    return shared, {"turns": list(shared.members)}
-
-
-def one_alone(seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    return tiny(seed=seed), {}
-
-
-@pytest.mark.parametrize("networks", [one_alone, two_in_turns])
 def test_a_stateful_callback_that_was_stopped_after_any_step_ends_like_one_that_was_not(
-    data: ImageData, tmp_path: Path, networks: Callable[[int], tuple[nn.Module, dict[str, Any]]]
+    data: ImageData, tmp_path: Path
 ) -> None:
-    expected, (undisturbed, options) = Average(decay=0.7), networks(0)
-    fit(undisturbed, data, callbacks=[Noted(), expected], **options)
+    expected, undisturbed = Average(decay=0.7), tiny(seed=0)
+    fit(undisturbed, data, callbacks=[Noted(), expected])
     for stop_after in range(1, 2 * STEPS - 1):
-        stop, (stopped, options) = StopAfter(stop_after), networks(0)
+        stop = StopAfter(stop_after)
         with pytest.raises(Stopped):
-            fit(stopped, data, callbacks=[Noted(), Average(decay=0.7)], **stop.options(), **options)
-        average, (resumed, options) = Average(decay=0.7), networks(5)
+            fit(tiny(seed=0), data, callbacks=[Noted(), Average(decay=0.7)], **stop.options())
+        average, resumed = Average(decay=0.7), tiny(seed=5)
         snapshot = through_a_file(stop.snapshot, tmp_path)
-        fit(resumed, data, callbacks=[Noted(), average], resume=snapshot, **options)
+        fit(resumed, data, callbacks=[Noted(), average], resume=snapshot)
         assert same_weights(resumed, undisturbed), stop_after
         assert average.steps == expected.steps == list(range(1, 2 * STEPS + 1))
         assert torch.equal(average.importance, expected.importance)
@@ -241,7 +221,7 @@ class Bursting(TrainingCallback):
     def on_backward_end(self, state: TrainingState) -> None:
         self.call += 1
         if self.call in self.calls:
-            next(state.active.parameters()).grad.fill_(torch.inf)  # type: ignore[union-attr]
+            next(state.module.parameters()).grad.fill_(torch.inf)  # type: ignore[union-attr]
 
 
 def test_going_back_after_a_loss_that_is_not_finite_restores_the_callbacks_too(data: ImageData) -> None:
@@ -376,13 +356,11 @@ class Wrap:
         return TrainingCallback()
 
 
-def test_each_student_has_each_callback_and_later_ones_see_the_module_that_earlier_ones_set() -> None:
-    students = [student(seed) for seed in (1, 2)]
-    callbacks = build_callbacks([Wrap(), AverageWeights(0.25)], students)
-    assert [type(callback).__name__ for callback in callbacks] == ["TrainingCallback", "Average"] * 2
-    for average, each in zip(callbacks[1::2], students, strict=True):
-        assert isinstance(average, Average) and average.module is each.module and isinstance(each.module, Wrapped)
-        assert each.module.inner is each.network.module
+def test_later_callbacks_see_the_module_that_earlier_ones_set() -> None:
+    prepared = student(1)
+    _, average = build_callbacks([Wrap(), AverageWeights(0.25)], prepared)
+    assert isinstance(average, Average) and average.module is prepared.module
+    assert isinstance(prepared.module, Wrapped) and prepared.module.inner is prepared.network.module
 
 
 class Mistaken:
@@ -392,7 +370,7 @@ class Mistaken:
 
 def test_what_builds_no_callback_is_named() -> None:
     with pytest.raises(UserError, match=r"Mistaken.*\.build\(\) returned None; return a TrainingCallback"):
-        build_callbacks([Mistaken()], [student(0)])
+        build_callbacks([Mistaken()], student(0))
     with pytest.raises(UserError, match=r"Average object.* is no factory of callbacks; give an object with build"):
         describe_callbacks([Average(0.5)])  # type: ignore[list-item]
 

@@ -21,14 +21,12 @@ from deepreduce.training import (
     EpochEnded,
     Precision,
     Recipe,
-    SharedWeights,
     Snapshot,
     Started,
     Stepped,
     Stopped,
     Teacher,
     TrainingEvent,
-    TrainingSummary,
     predict,
     train,
 )
@@ -376,107 +374,6 @@ def test_a_training_that_was_stopped_within_a_fraction_ends_like_one_that_was_no
         resumed = tiny(seed=5)
         assert curve(fit(resumed, data, recipe, resume=stop.snapshot)) == curve(expected)
         assert same_weights(resumed, undisturbed)
-
-
-# -- networks in turns --------------------------------------------------------------------------------------
-
-TURNS = (0, 0, 1)
-"""Of two networks: each cycle of three steps trains the first one twice."""
-
-
-def family() -> SharedWeights:
-    return SharedWeights([tiny(seed=1), tiny(seed=2, dropout=0.0)])
-
-
-def fit_in_turns(module: SharedWeights, data: ImageData, **options: Any) -> TrainingSummary:
-    return fit(module, data, turns=[module.members[i] for i in TURNS], **options)
-
-
-def turns_taken(data: ImageData, *, epochs: int, **options: Any) -> list[int]:
-    """The numbers of the networks that were called, in their order."""
-    module = family()
-    called: list[int] = []
-    for number, member in enumerate(module.members):
-        member.register_forward_hook(lambda m, inputs, output, number=number: called.append(number))
-    history = fit_in_turns(module, data, recipe=replace(RECIPE, epochs=epochs), **options).history
-    assert [r.val_accuracy for r in history] == [None] * epochs
-    return called
-
-
-def test_each_step_trains_one_network_and_each_has_its_turns_before_any_comes_again(data: ImageData) -> None:
-    called = turns_taken(data, epochs=6)
-    assert len(called) == 6 * 4  # and none to validate
-    cycles = [tuple(called[i : i + 3]) for i in range(0, 24, 3)]
-    assert all(sorted(cycle) == [0, 0, 1] for cycle in cycles)
-    assert len(set(cycles)) > 1  # the images repeat in the same order, so the turns must not
-    assert turns_taken(data, epochs=6) == called != turns_taken(data, epochs=6, seed=1)
-
-
-def test_turns_of_one_network_alone_are_not_validated_either(data: ImageData) -> None:
-    module, alone = SharedWeights([tiny(seed=1)]), tiny(seed=1)
-    history = fit(module, data, turns=[module.members[0]]).history
-    assert [r.val_accuracy for r in history] == [None, None]
-    fit(alone, data)
-    assert same_weights(module.members[0], alone)
-
-
-@pytest.mark.parametrize("precision", [FP32, Precision(bf16=True, channels_last=True)], ids=["fp32", "bf16"])
-def test_networks_in_turns_that_were_stopped_after_any_step_end_like_those_that_were_not(
-    data: ImageData, teacher: nn.Module, precision: Precision
-) -> None:
-    options = {"precision": precision, "teacher": Teacher(teacher, precision=precision)}
-    undisturbed = family()
-    expected = fit_in_turns(undisturbed, data, **options)
-    for stop_after in range(1, 2 * 4 - 1):
-        stop = StopAfter(stop_after)
-        with pytest.raises(Stopped):
-            fit_in_turns(family(), data, **stop.options(), **options)
-        resumed = SharedWeights([tiny(seed=5), tiny(seed=6, dropout=0.0)])
-        result = fit_in_turns(resumed, data, resume=stop.snapshot, **options)
-        assert same_weights(resumed, undisturbed), stop_after
-        assert curve(result) == curve(expected), stop_after
-
-
-def test_a_snapshot_of_a_family_holds_each_shared_weight_once(data: ImageData) -> None:
-    stop = StopAfter(2)
-    with pytest.raises(Stopped):
-        fit_in_turns(family(), data, **stop.options())
-    names = [name.rpartition("members.")[2] for name in stop.snapshot.tensors if name.startswith("now.model.")]
-    own = [name.removeprefix(f"{number}.") for number in (0, 1) for name in names if name.startswith(f"{number}.")]
-    for weight in ("conv.weight", "twice.weight"):
-        assert own.count(weight) == 1
-    for weight in ("fc.weight", "bn.weight", "bn.running_mean", "bn.num_batches_tracked", "conv.bias"):
-        assert own.count(weight) == 2
-    module = family()
-    distinct = {id(p) for p in module.parameters()}
-    assert len([n for n in stop.snapshot.tensors if n.startswith("now.momentum.")]) == len(distinct)
-
-
-def test_a_snapshot_of_another_family_is_refused(data: ImageData) -> None:
-    stop = StopAfter(2)
-    with pytest.raises(Stopped):
-        fit_in_turns(family(), data, **stop.options())
-    three = SharedWeights([tiny(seed=1), tiny(seed=2), tiny(seed=3)])
-    with pytest.raises(CheckpointError, match="not of this training"):
-        fit(three, data, turns=list(three.members), resume=stop.snapshot)
-    with pytest.raises(CheckpointError, match="not of this training"):
-        tensors = {name: tensor for name, tensor in stop.snapshot.tensors.items() if "fc.weight" not in name}
-        fit_in_turns(family(), data, resume=replace(stop.snapshot, tensors=tensors))
-
-
-def test_a_bad_loss_of_one_network_takes_all_back_to_the_start_of_the_epoch(data: ImageData) -> None:
-    """The first epoch is the bad one, so what follows is a training at the lower rate from the beginning."""
-    slower = family()
-    fit(slower, data, replace(RECIPE, learning_rate=RECIPE.learning_rate * ROLLBACK_RATE),
-        turns=[slower.members[i] for i in TURNS])  # fmt: skip
-    disturbed = family()
-    burst = iter(range(100))
-    disturbed.members[1].register_forward_hook(
-        lambda m, inputs, output: output * math.nan if next(burst) == 0 else output
-    )
-    fit_in_turns(disturbed, data)
-    for name, tensor in slower.state_dict().items():
-        assert torch.allclose(tensor, disturbed.state_dict()[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_frozen_and_unused_parameters_stay_as_they_were(data: ImageData) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deepreduce.training import SharedWeights, Snapshot
+from deepreduce.training import Snapshot
 from deepreduce.training.callbacks import Callbacks
 from deepreduce.training.state import RestorableState
 from tests.helpers.callbacks import Average
@@ -16,11 +16,11 @@ from tests.helpers.training import tiny
 class Trained:
     """A module that has taken some steps, and its restorable state."""
 
-    def __init__(self, module: nn.Module, *, shares_weights: bool = False) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self.module, self.average = module, Average(decay=0.5)
         self.average.weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         self.optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
-        self.state = RestorableState(module, self.optimizer, Callbacks([self.average]), shares_weights=shares_weights)
+        self.state = RestorableState(module, self.optimizer, Callbacks([self.average]))
         self.step()
 
     def step(self) -> None:
@@ -64,18 +64,6 @@ def test_a_state_before_the_first_step_has_no_momenta() -> None:
     assert len(fresh) < len(copy.tensors)
     trained.state.load(Snapshot(tensors=fresh, values=copy.values))
     assert trained.state.snapshot().tensors.keys() == fresh.keys()
-
-
-def test_shared_weights_are_kept_once() -> None:
-    module = SharedWeights([tiny(seed=1), tiny(seed=2)])
-    trained = Trained(module, shares_weights=True)
-    names = [name for name in trained.state.snapshot().tensors if name.startswith("model.")]
-    assert sum(name.endswith(".twice.weight") for name in names) == 1
-    assert sum(name.endswith(".fc.weight") for name in names) == 2
-    copy = trained.state.copy()
-    trained.step()
-    trained.state.load(copy)
-    assert same(copy, trained.state.snapshot())
 
 
 def test_a_state_of_another_module_is_refused() -> None:

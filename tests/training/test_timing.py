@@ -19,25 +19,25 @@ from tests.helpers.zoo import conv
 
 def work(**changes: Any) -> Work:
     load = ComputeCost(macs=7, operations=changes.pop("operations", 0))
-    values = {"batch_size": 16, "epochs": 3, "train_images": 100, "val_images": 10, "test_images": 20}
+    values = {"batch_size": 16, "epochs": 3, "train_images": 100, "evaluated_images": 50}
     return Work(compute_cost=load, **(values | changes))
 
 
 def test_work_is_three_passes_per_image_of_training_and_one_of_judging() -> None:
-    assert work().total == 3 * (100 * 3 * 7 + 10 * 7) + 20 * 7
-    assert work(epochs=0.25).total == 0.25 * (100 * 3 * 7 + 10 * 7) + 20 * 7
-    assert work(epochs=0).total == 20 * 7
+    assert work().total == 3 * 100 * 3 * 7 + 50 * 7
+    assert work(epochs=0.25).total == 0.25 * 100 * 3 * 7 + 50 * 7
+    assert work(epochs=0).total == 50 * 7
 
 
 def test_operations_take_their_time_in_every_batch_however_few_images_it_has() -> None:
-    images = {"val_images": 0, "test_images": 0, "epochs": 1}
+    images = {"evaluated_images": 0, "epochs": 1}
     alone = work(operations=5, batch_size=1, **images).total - work(batch_size=1, **images).total
     assert alone == 100 * 3 * 5 * OPERATION_MACS
     assert work(operations=5, batch_size=50, **images).total - work(**images).total == pytest.approx(alone / 50)
 
 
 def test_an_answer_costs_what_a_forward_pass_is_of_a_training_step() -> None:
-    step = work(epochs=1, val_images=0, test_images=0).total / 100
+    step = work(epochs=1, evaluated_images=0).total / 100
     assert pytest.approx(step * FORWARD_SHARE) == 7
 
 

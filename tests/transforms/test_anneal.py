@@ -54,6 +54,32 @@ def test_between_them_negative_values_are_scaled() -> None:
         assert all(torch.equal(relu(x), torch.tensor([expected, 3.0])) for relu in faded.layers)
 
 
+def test_what_its_start_has_lost_is_gone_at_once() -> None:
+    network = TOYS["basic"].network()
+    first, second = network.stages[:2]
+    start, plan = cull_plan(network, [first]), cull_plan(network, [first, second])
+    faded = anneal(network, plan, start=start)
+    assert faded is not None and len(faded.layers) == sum(site.stage == second for site in network.sites)
+    assert torch.equal(logits(faded.module, network), logits(apply_plan(network, start).module, network))
+    faded.advance(1.0)
+    assert torch.equal(logits(faded.module, network), logits(apply_plan(network, plan).module, network))
+    assert anneal(network, plan, start=plan) is None
+
+
+def test_a_mask_leads_on_from_the_larger_mask_of_its_start_unless_that_has_another_shape() -> None:
+    network = TOYS["basic"].network()
+    site = network.sites[0]
+    larger, smaller = (
+        ReductionPlan(sites={site.name: ChannelMask.of(torch.arange(site.shape[0]) < site.shape[0] // n)})
+        for n in (2, 4)
+    )
+    faded = anneal(network, smaller, start=larger)
+    assert faded is not None
+    assert torch.equal(logits(faded.module, network), logits(apply_plan(network, larger).module, network))
+    narrow = ReductionPlan(sites={site.name: IDENTITY}, alpha=0.5)
+    assert anneal(network, narrow, start=larger) is None
+
+
 def test_only_the_relus_that_the_plan_drops_fade_and_other_edits_are_there_at_once() -> None:
     network = TOYS["basic"].network()
     stage = network.stages[0]
