@@ -115,8 +115,23 @@ def _shapes(network: Network, options: TaylorOptions) -> dict[ReductionPlan, lis
         if options.rhos is not None:
             found |= {_reshape(alpha, rho): budgets for rho in options.rhos}
         else:
-            for budget in budgets:
-                found.setdefault(_at_its_resolution(network, alpha, budget, options.sparsest), []).append(budget)
+            found |= _at_their_resolutions(network, alpha, budgets, options.sparsest)
+    return found
+
+
+def _at_their_resolutions(
+    network: Network, alpha: float, budgets: Sequence[int], sparsest: float
+) -> dict[ReductionPlan, list[int]]:
+    """Return the budgets of each resolution. A lower one begins with the last budget of the one before it.
+
+    Its student gets used to the resolution there, at little cost.
+    """
+    found: dict[ReductionPlan, list[int]] = {}
+    last: list[int] = []
+    for budget in budgets:
+        shape = _at_its_resolution(network, alpha, budget, sparsest)
+        found.setdefault(shape, last).append(budget)
+        last = [budget]
     return found
 
 

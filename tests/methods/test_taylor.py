@@ -173,8 +173,9 @@ def test_budgets_of_few_relus_take_half_the_resolution() -> None:
     asked: list[TrainingRequest] = []
     budgets = [TINY.relu_count // share for share in (2, 9, 11, 40)]
     search(train=lambda r: asked.extend(r) or trained(r), budgets=budgets, sparsest=0.1)  # type: ignore[func-returns-value]
-    found = {r.learner.budget: r.proposal.plan.rho for r in asked}  # type: ignore[union-attr]
-    assert found == {b: 1.0 if b >= 0.1 * TINY.relu_count else 0.5 for b in budgets}
+    found = {(r.learner.budget, r.proposal.plan.rho) for r in asked}  # type: ignore[union-attr]
+    # the path at half the resolution begins with the last budget at the full one
+    assert found == {(budgets[0], 1.0), (budgets[1], 1.0), (budgets[1], 0.5), (budgets[2], 0.5), (budgets[3], 0.5)}
 
 
 def test_every_shape_goes_down_a_path_of_its_own() -> None:
