@@ -58,10 +58,10 @@ class TrainingRequest:
 
     A `learner` decides in the training what is done at the ReLU sites: the network begins with all ReLUs of the
     proposal's shape, which is what is expected of the learner, and the answer tells what came of it. With `after`, a
-    request that has been answered, it begins as the network that came of that. `changes` are what its training has otherwise than the run's recipe. With `start` it begins as a network of an earlier run;
-    for 0 epochs, without a learner, that network is measured as it is. `extra_forwards` are the forward passes, per
-    image that is trained on, that learner and callbacks compute besides; the price and the estimates of time count
-    them.
+    request that has been answered, it begins as the network that came of that. With `start` it begins as a network of
+    an earlier run; for 0 epochs, without a learner, that network is measured as it is. `changes` are what its
+    training has otherwise than the run's recipe. `extra_forwards` are the forward passes, per image that is trained
+    on, that learner and callbacks compute besides; the price and the estimates of time count them.
     """
 
     proposal: Proposal
