@@ -46,6 +46,13 @@ def refuse_other_objectives(name: str, context: SearchContext) -> None:
         )
 
 
+def refuse_limits(context: SearchContext) -> None:
+    """Raise `PlanError` where limits are given: no budget is within them."""
+    limits = context.limits
+    if limits.given:
+        raise PlanError(f"no budget has {limits.text()}; raise {' or '.join(limits.given)}, or give smaller budgets")
+
+
 def budgets_of(options: BudgetOptions, relu_count: int) -> list[int]:
     """Return the ReLU counts to train for, most first, for a network of so many ReLUs.
 

@@ -27,7 +27,13 @@ from torch import Tensor
 
 from deepreduce.errors import ModelError, PlanError
 from deepreduce.methods.base import Answers, Search, SearchContext, TrainingAnswer, TrainingRequest
-from deepreduce.methods.budgets import BudgetOptions, budgets_of, expected_networks, refuse_other_objectives
+from deepreduce.methods.budgets import (
+    BudgetOptions,
+    budgets_of,
+    expected_networks,
+    refuse_limits,
+    refuse_other_objectives,
+)
 from deepreduce.methods.deepreduce import MOST_SCALES
 from deepreduce.methods.mask_learning import LearnableNetwork, LearnedRelu, MaskLearner, Unit, choose_anew, keep_best
 from deepreduce.methods.proposal import Collector, Proposal
@@ -101,6 +107,7 @@ class Taylor:
         ]
         expected = [proposal for path in paths for proposal in path.values()]
         if not expected:
+            refuse_limits(context)
             return collected.proposals()  # raises why there is none
         epochs = dict(zip(expected, context.budget.path_epochs(expected), strict=True))
         yield from _go_down([_Path(path, epochs, options, collected) for path in paths])

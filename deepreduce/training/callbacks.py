@@ -61,7 +61,7 @@ class TrainingCallback:
     def loss_term(self, state: TrainingState, images: Tensor) -> Tensor | None:
         """Return a scalar that is added to the loss before the backward pass; None adds nothing.
 
-        `images` (batch, C, H, W) are those that `state.active` has just been computed of.
+        `images` (batch, C, H, W) are those that `state.module` has just been computed of.
         """
         return None
 

@@ -62,7 +62,7 @@ def prepared(
 def at(step: int, module: nn.Module, total: int = 100) -> TrainingState:
     """The state before a step, or after it."""
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    return TrainingState(module=module, active=module, optimizer=optimizer, step=step, total_steps=total, epoch=0)
+    return TrainingState(module=module, optimizer=optimizer, step=step, total_steps=total, epoch=0)
 
 
 def check_resumes(factory: LearnerFactory, student: Callable[[], PreparedStudent], *, epochs: float = 2) -> None:

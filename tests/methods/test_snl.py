@@ -42,7 +42,7 @@ def built(learner: LearnAlphas) -> tuple[AlphaLearner, PreparedStudent]:
 def state(module: nn.Module, *, step: int = 0, total: int = 100_000) -> TrainingState:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
     return TrainingState(
-        module=module, active=module, optimizer=optimizer, step=step, total_steps=total, epoch=0
+        module=module, optimizer=optimizer, step=step, total_steps=total, epoch=0
     )  # fmt: skip
 
 

@@ -211,12 +211,12 @@ def test_budgets_are_spread_evenly_in_the_logarithm() -> None:
 
 
 def test_budgets_that_nothing_fits_are_left_out_by_name() -> None:
-    found = search(budgets=(128, 1, TINY.relu_count, 10 * TINY.relu_count))
+    found = search(budgets=(128, 1, TINY.relu_count, 10 * TINY.relu_count), rhos=(1.0,))
     assert len(found.networks) == 1
     said = " ".join(found.left_out)
     assert "no channel has as few ReLUs" in said and "as many ReLUs as the full network" in said
     with pytest.raises(PlanError, match="no channel has as few ReLUs"):
-        search(budgets=(1,))
+        search(budgets=(1,), rhos=(1.0,))
 
 
 def test_a_limit_leaves_larger_budgets_out() -> None:

@@ -154,7 +154,7 @@ def test_any_other_value_of_a_record_is_named(run: Path) -> None:
         for at in places if len(places) < 60 else random.Random(0).sample(places, 60):
             assert same_or_named(path, json.dumps(with_another_value(record, at)).encode()), (path, at)
             tried += 1
-    assert tried > 300
+    assert tried > 250
 
 
 def test_a_record_without_its_checksum_is_named(run: Path) -> None:

@@ -12,7 +12,6 @@ from deepreduce.methods.base import TrainingRequest
 from deepreduce.methods.deepreduce import DeepReduce, DeepReduceOptions
 from deepreduce.methods.proposal import Proposal, Proposals
 from deepreduce.search.budget import FullBudget
-from deepreduce.search.headroom import FrontierState
 from deepreduce.search.schedule import make_schedule, preview_search
 from deepreduce.transforms import cull_plan
 from tests.methods.test_base import BASIC, CONTEXT
@@ -35,7 +34,7 @@ def test_a_preview_of_a_given_order_is_what_will_be_trained() -> None:
 def test_the_work_of_a_requested_training_counts_its_extra_forward_passes() -> None:
     plan = cull_plan(BASIC, [BASIC.stages[0]])
     plain = TrainingRequest(proposal=Proposal.of(BASIC, plan, "culled"), epochs=3.0)
-    facts = DataFacts(train_images=100, val_images=10, test_images=10, num_classes=3, image_shape=(3, 8, 8))
+    facts = DataFacts(train_images=100, val_images=0, test_images=0, num_classes=3, image_shape=(3, 8, 8))
     budget = FullBudget(
         compute=BASIC.compute_cost, facts=facts, epochs=3, batch_size=10, student_batch_size=10, schedule_epochs=3
     )
@@ -46,7 +45,6 @@ def test_the_work_of_a_requested_training_counts_its_extra_forward_passes() -> N
             requests,
             budget,
             COUNT_OF_RELUS,
-            FrontierState(full_cost=1.0, full_accuracy=1.0, error=0.0, chance=0.1),
             teacher_epochs=0,
         )
         works.append(sum(work.total for work in schedule.request_works))

@@ -133,12 +133,12 @@ class Penalty(TrainingCallback):
         self.seen += len(images)
         if not self.as_term:
             return None
-        return torch.stack([0.05 * weight.square().sum() for weight in state.active.parameters()]).sum()
+        return torch.stack([0.05 * weight.square().sum() for weight in state.module.parameters()]).sum()
 
     @torch.no_grad()
     def on_backward_end(self, state: TrainingState) -> None:
         if not self.as_term:
-            for weight in state.active.parameters():
+            for weight in state.module.parameters():
                 assert weight.grad is not None
                 weight.grad += 0.1 * weight
 
