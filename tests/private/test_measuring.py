@@ -98,7 +98,7 @@ def test_the_elements_that_masks_keep_are_compared_and_no_other_as_their_price_s
 def test_analyzer_onnx_and_engine_count_the_same_relus(
     masked: Network, masked_run: PrivateRun, tmp_path: Path
 ) -> None:
-    report = export_network(masked, tmp_path / "masked.onnx", to="onnx", images=images(1, masked))
+    report = export_network(masked, tmp_path / "masked.onnx", to="onnx", images=images(2, masked))
     sent = sum(layer.bytes for layer in masked_run.layers if layer.kind == "relu")
     assert masked.relu_count == report.relu_count == relus_in_onnx(tmp_path / "masked.onnx") == sent / 144
 
